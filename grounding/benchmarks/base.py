@@ -1,0 +1,85 @@
+"""What a benchmark is: a name, splits, and a list of validated examples for each split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from grounding.errors import BadInput, unknown_choice
+from grounding.examples import Example, validate
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An example left out because it is broken, and why."""
+
+    id: str
+    reason: str
+
+
+class Benchmark(ABC):
+    """Base of all benchmarks. Images are opened lazily; everything else is validated on load.
+
+    After ``load(split, skip_bad=True)``, ``skipped`` lists what was left out.
+    """
+
+    name: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]]
+    needs_root: ClassVar[bool] = False
+
+    def __init__(self, root: Path | None = None, seed: int = 0):
+        if self.needs_root and root is None:
+            raise BadInput(f"benchmark {self.name!r} needs a root folder (--root)")
+        if root is not None and not Path(root).is_dir():
+            raise BadInput(f"root {str(root)!r} is not a folder")
+        self.root = Path(root) if root is not None else None
+        self.seed = seed
+        self.skipped: list[Skipped] = []
+
+    def load(self, split: str, limit: int | None = None, skip_bad: bool = False) -> Sequence[Example]:
+        """Validated examples of a split, in a fixed order; ``limit`` keeps the first that many.
+
+        Raises BadInput for an unknown split, and at the first broken example unless ``skip_bad``.
+        """
+        if split not in self.splits:
+            raise unknown_choice("split", split, self.splits)
+        if limit is not None and limit < 1:
+            raise BadInput(f"limit {limit} is too small; accepted: 1 or more")
+        self.skipped = []
+        examples: list[Example] = []
+        for item in self._read(split, limit):
+            if limit is not None and len(examples) == limit:
+                break
+            try:
+                if isinstance(item, Fault):
+                    raise BadInput(item.reason)
+                validate(item)
+            except BadInput as error:
+                if not skip_bad:
+                    raise
+                self.skipped.append(Skipped(item.id, str(error)))
+            else:
+                examples.append(item)
+        return examples
+
+    @abstractmethod
+    def _read(self, split: str, limit: int | None) -> Iterator[Example | Fault]:
+        """Yield the examples of a split in order; a Fault stands for one that cannot be built.
+
+        ``limit`` is a hint that no more than that many good ones are wanted.
+        """
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, object]:
+        """What the examples depend on (content hash or version, seed, options), JSON values only."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A record of a benchmark that could not be turned into an example."""
+
+    id: str
+    reason: str

@@ -1,0 +1,167 @@
+"""The model protocol: preprocess, forward, sites; and what each of them exchanges."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from grounding.errors import BadInput, unknown_choice
+from grounding.examples import Example, Prediction
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where each stream sits along the token axis of a site's ``[B, N, D]`` states.
+
+    Image tokens are in raster order over ``Batch.grid``; text tokens follow ``Batch.offsets``.
+    """
+
+    text: slice | None = None
+    image: slice | None = None
+    query: slice | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named place in a model where activations can be read or replaced.
+
+    name: ``block.7``; module_path: the module whose output it is; stage and layer order the sites of a curve.
+    streams: which of ``text``, ``image``, ``query`` it holds; width: channels of its states.
+    to_tokens: module output -> states ``[B, N, D]``; layout: batch -> where the streams are in them.
+    phrase_partner, region_partner: the site that supplies phrase or region states where this one lacks the stream.
+    attention_path: the attention module (``grounding.models.attention``) whose weights belong to the site.
+    """
+
+    name: str
+    module_path: str
+    stage: str
+    layer: int
+    streams: tuple[str, ...]
+    width: int
+    layout: Callable[[Batch], TokenLayout]
+    to_tokens: Callable[[Any], Tensor] = lambda output: output
+    phrase_partner: str | None = None
+    region_partner: str | None = None
+    attention_path: str | None = None
+
+
+@dataclass
+class Batch:
+    """Model inputs for B examples and P phrases (all phrases of the batch, concatenated).
+
+    images: uint8 ``[B, 3, H, W]``, candidates stacked along the height, zero-padded at bottom and right.
+    pixel_mask: bool ``[B, H, W]``, True on real pixels.
+    input_ids, text_mask: ``[B, T]``. offsets: int64 ``[B, T, 2]``, caption characters ``[begin, end)`` of each
+    token; (0, 0) for special and padding tokens.
+    caption_tokens: bool ``[B, T]``, the tokens whose state answers the task.
+    phrase_tokens: bool ``[P, T]``. phrase_example: int64 ``[P]``. phrase_ids: P strings.
+    grid: (rows, columns) of image tokens on the padded canvas. valid: int64 ``[B, 2]`` real pixel height and width.
+    dropped_phrases: phrases that no token covers (caption over the token limit): excluded, never guessed.
+    """
+
+    examples: tuple[Example, ...]
+    images: Tensor
+    pixel_mask: Tensor
+    input_ids: Tensor
+    text_mask: Tensor
+    offsets: Tensor
+    caption_tokens: Tensor
+    phrase_tokens: Tensor
+    phrase_example: Tensor
+    phrase_ids: tuple[str, ...]
+    grid: tuple[int, int]
+    valid: Tensor
+    dropped_phrases: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with every tensor on ``device``."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by DataLoader)."""
+        pinned = {
+            f.name: getattr(self, f.name).pin_memory()
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **pinned)
+
+
+@dataclass
+class Output:
+    """What a forward pass gives; each model adds its own fields.
+
+    task_point: float ``[B, 2]``, (x, y) of the answer relative to the real (un-padded) canvas.
+    """
+
+    task_point: Tensor
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Base of the model configurations: plain values only, so that they are stored as JSON."""
+
+    model: ClassVar[str]
+
+
+class GroundingModel(nn.Module, ABC):
+    """A model that reads a caption over images, answers the task and grounds phrases."""
+
+    config: ModelConfig
+
+    @abstractmethod
+    def preprocess(self, examples: Sequence[Example]) -> Batch:
+        """Open images, tokenise captions, align phrases with tokens (CPU; equals collate of encode)."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Output:
+        """Run the model on a batch that is already on its device."""
+
+    @abstractmethod
+    def sites(self) -> list[Site]:
+        """Every place where activations can be read, in order of computation."""
+
+    @abstractmethod
+    def predict(self, batch: Batch, output: Output) -> list[Prediction]:
+        """Task answers and phrase groundings, one Prediction an example, in order."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def choose_sites(self, names: Sequence[str] | None = None) -> list[Site]:
+        """The sites of those names (``block.*`` matches a stage); all of them for None."""
+        sites = self.sites()
+        if names is None:
+            return sites
+        chosen = []
+        for name in names:
+            matches = [s for s in sites if s.name == name or (name.endswith(".*") and s.stage == name[:-2])]
+            if not matches:
+                raise unknown_choice("site", name, [s.name for s in sites])
+            chosen += [m for m in matches if m not in chosen]
+        return chosen
+
+
+def stack_height(example: Example, size: int) -> int:
+    """Canvas height in pixels of an example's candidates, each ``size`` pixels high."""
+    if not example.images:
+        raise BadInput(f"example {example.id!r} has no images")
+    return size * len(example.images)
+
+
+__all__ = ["Batch", "GroundingModel", "ModelConfig", "Output", "Site", "TokenLayout", "field", "stack_height"]
