@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from grounding.errors import BadInput, unknown_choice
+from grounding.errors import unknown_choice
 from grounding.examples import Example, Prediction
 
 
@@ -135,7 +135,7 @@ class GroundingModel(nn.Module, ABC):
         """Every place where activations can be read, in order of computation."""
 
     @abstractmethod
-    def predict(self, batch: Batch, output: Output) -> list[Prediction]:
+    def predict(self, batch: Batch, output: Any) -> list[Prediction]:
         """Task answers and phrase groundings, one Prediction an example, in order."""
 
     @property
@@ -155,13 +155,3 @@ class GroundingModel(nn.Module, ABC):
                 raise unknown_choice("site", name, [s.name for s in sites])
             chosen += [m for m in matches if m not in chosen]
         return chosen
-
-
-def stack_height(example: Example, size: int) -> int:
-    """Canvas height in pixels of an example's candidates, each ``size`` pixels high."""
-    if not example.images:
-        raise BadInput(f"example {example.id!r} has no images")
-    return size * len(example.images)
-
-
-__all__ = ["Batch", "GroundingModel", "ModelConfig", "Output", "Site", "TokenLayout", "field", "stack_height"]

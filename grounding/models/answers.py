@@ -1,0 +1,48 @@
+"""From a predicted point on the canvas to the answer of a task, and back to each candidate's own coordinates."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from grounding.examples import Example, PhrasePrediction, Point, Prediction, ReferenceGame, SpatialDescription
+
+SDR_CANVAS = (3712, 800)
+SDR_THRESHOLD = 80.0
+
+
+def target_point(example: Example) -> Point:
+    """The point a model should give, relative to the stacked canvas: for a game the target's centre."""
+    if isinstance(example.task, ReferenceGame):
+        return 0.5, (example.task.target_index + 0.5) / len(example.images)
+    return example.task.target_xy
+
+
+def sdr_distance(point: Point, truth: Point) -> float:
+    """Distance in pixels of a 3712 x 800 panorama (arXiv 2309.02691, section 5)."""
+    return float(np.hypot((point[0] - truth[0]) * SDR_CANVAS[0], (point[1] - truth[1]) * SDR_CANVAS[1]))
+
+
+def answer(example: Example, point: Point, score: float, phrases: tuple[PhrasePrediction, ...]) -> Prediction:
+    """Prediction for a point (x, y) on the canvas: floor(y * N) is the candidate; SDR is right within 80 pixels."""
+    if isinstance(example.task, SpatialDescription):
+        correct = sdr_distance(point, example.task.target_xy) < SDR_THRESHOLD
+        return Prediction(example.id, point, score, correct, phrases)
+    chosen = min(int(point[1] * len(example.images)), len(example.images) - 1)
+    return Prediction(example.id, chosen, score, chosen == example.task.target_index, phrases)
+
+
+def canvas_boxes_to_candidates(boxes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """xyxy boxes ``[K, 4]`` on a canvas of ``count`` stacked candidates -> boxes in their own, and which it is.
+
+    A box belongs to the candidate that its centre is in; it is not clipped, so nothing is lost.
+    """
+    index = np.clip(((boxes[:, 1] + boxes[:, 3]) / 2 * count).astype(np.int64), 0, count - 1)
+    own = boxes.copy()
+    own[:, [1, 3]] = boxes[:, [1, 3]] * count - index[:, None]
+    return own, index
+
+
+def candidate_box_to_canvas(box: tuple[float, float, float, float], index: int, count: int) -> np.ndarray:
+    """xyxy box in candidate ``index`` -> the same box on the stacked canvas."""
+    x1, y1, x2, y2 = box
+    return np.array([x1, (index + y1) / count, x2, (index + y2) / count], dtype=np.float32)

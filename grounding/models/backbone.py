@@ -1,0 +1,61 @@
+"""Convolutional backbones for MDETR: torchvision's ResNets with frozen batch norm, and a small one."""
+
+from __future__ import annotations
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops import FrozenBatchNorm2d
+
+from grounding.errors import unknown_choice
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+SMALL_CHANNELS = (32, 48, 64, 96)
+
+
+class SmallResNet(nn.Module):
+    """A residual network of stride 16 for miniature images: a stem and three stages, group norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stem, *stages = SMALL_CHANNELS
+        self.conv1 = nn.Conv2d(3, stem, 5, stride=2, padding=2, bias=False)
+        self.bn1 = _group_norm(stem)
+        self.relu = nn.ReLU(inplace=True)
+        widths = (stem, *stages)
+        self.layer1, self.layer2, self.layer3 = (_stage(widths[i], widths[i + 1]) for i in range(len(stages)))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """``[B, 3, H, W]`` -> ``{"0": [B, C, H / 16, W / 16]}``."""
+        features = self.relu(self.bn1(self.conv1(images)))
+        return {"0": self.layer3(self.layer2(self.layer1(features)))}
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(8, channels)
+
+
+def _stage(before: int, after: int) -> nn.Sequential:
+    shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), _group_norm(after))
+    return nn.Sequential(BasicBlock(before, after, 2, shortcut, norm_layer=_group_norm))
+
+
+class Backbone(nn.Module):
+    """Features of the last stage. channels: their width; stride: pixels a cell."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        if name == "small":
+            self.body: nn.Module = SmallResNet()
+            self.channels, self.stride = SMALL_CHANNELS[-1], 16
+        elif name in RESNETS:
+            resnet = getattr(torchvision.models, name)(weights=None, norm_layer=FrozenBatchNorm2d)
+            self.channels, self.stride = resnet.fc.in_features, 32
+            self.body = IntermediateLayerGetter(resnet, {"layer4": "0"})
+        else:
+            raise unknown_choice("backbone", name, ("small", *RESNETS))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> ``[B, C, rows, columns]``."""
+        return self.body(images)["0"]

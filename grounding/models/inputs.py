@@ -1,0 +1,141 @@
+"""Examples to model inputs: ``encode`` one example (cacheable, in any process), ``collate`` many into a Batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from grounding.errors import BadInput
+from grounding.examples import Example, ReferenceGame, SpatialDescription
+from grounding.images import read_image
+from grounding.models.base import Batch
+from grounding.models.text import CaptionTokenizer, EncodedText
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example ready to be batched: canvas uint8 ``[H, W, 3]``, tokens, and which tokens mean what."""
+
+    example: Example
+    canvas: np.ndarray
+    text: EncodedText
+    caption_tokens: np.ndarray  # [T]
+    phrase_tokens: np.ndarray  # [phrases that have tokens, T]
+    phrase_ids: tuple[str, ...]
+    dropped_phrases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """How images become canvases and captions tokens.
+
+    candidate_size: side in pixels of each candidate of a game. multiple: canvas sides are rounded down to it.
+    stride: pixels an image token covers. pad_text_to: fixed token length of a batch, or None for its longest.
+    """
+
+    tokenizer: CaptionTokenizer
+    candidate_size: int
+    multiple: int
+    stride: int
+    pad_text_to: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.candidate_size % self.multiple:
+            raise BadInput(f"candidate size {self.candidate_size} is not a multiple of {self.multiple}")
+
+    def encode(self, example: Example) -> Encoded:
+        """Open the images and tokenise the caption of one example."""
+        text = self.tokenizer.encode(example.caption)
+        spans = ((0, len(example.caption)),)
+        if isinstance(example.task, SpatialDescription) and example.task.target_spans:
+            spans = example.task.target_spans
+        masks = [text.tokens_of(phrase.spans) for phrase in example.phrases]
+        kept = [i for i, mask in enumerate(masks) if mask.any()]
+        return Encoded(
+            example=example,
+            canvas=self.canvas(example),
+            text=text,
+            caption_tokens=text.tokens_of(spans),
+            phrase_tokens=np.stack([masks[i] for i in kept])
+            if kept
+            else np.zeros((0, len(text.ids)), dtype=bool),
+            phrase_ids=tuple(example.phrases[i].id for i in kept),
+            dropped_phrases=tuple(p.id for i, p in enumerate(example.phrases) if i not in kept),
+        )
+
+    def canvas(self, example: Example) -> np.ndarray:
+        """Candidates of a game as squares stacked along the height; a single image at its own size, rounded down."""
+        if isinstance(example.task, ReferenceGame):
+            return np.concatenate([read_image(source, self.candidate_size) for source in example.images])
+        pixels = read_image(example.images[0])
+        height, width = (side // self.multiple * self.multiple for side in pixels.shape[:2])
+        if not height or not width:
+            raise BadInput(
+                f"example {example.id!r}: image of {pixels.shape[1]} x {pixels.shape[0]} pixels is smaller than "
+                f"{self.multiple} x {self.multiple}"
+            )
+        if (height, width) == pixels.shape[:2]:
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        """Pad images with zeros at bottom and right, captions at the end."""
+        tokens = self.pad_text_to or max(len(item.text.ids) for item in items)
+        heights, widths = zip(*(item.canvas.shape[:2] for item in items), strict=True)
+        size = (len(items), max(heights), max(widths))
+        images = np.zeros((*size, 3), dtype=np.uint8)
+        pixel_mask = np.zeros(size, dtype=bool)
+        ids = np.full((len(items), tokens), self.tokenizer.pad_id, dtype=np.int64)
+        text_mask = np.zeros((len(items), tokens), dtype=bool)
+        offsets = np.zeros((len(items), tokens, 2), dtype=np.int64)
+        caption_tokens = np.zeros((len(items), tokens), dtype=bool)
+        phrase_tokens = np.zeros((sum(len(item.phrase_ids) for item in items), tokens), dtype=bool)
+        phrase_example = np.repeat(np.arange(len(items)), [len(item.phrase_ids) for item in items])
+        first_phrase = 0
+        for row, item in enumerate(items):
+            height, width = item.canvas.shape[:2]
+            length = len(item.text.ids)
+            images[row, :height, :width] = item.canvas
+            pixel_mask[row, :height, :width] = True
+            ids[row, :length] = item.text.ids
+            text_mask[row, :length] = True
+            offsets[row, :length] = item.text.offsets
+            caption_tokens[row, :length] = item.caption_tokens
+            phrase_tokens[first_phrase : first_phrase + len(item.phrase_ids), :length] = item.phrase_tokens
+            first_phrase += len(item.phrase_ids)
+        return Batch(
+            examples=tuple(item.example for item in items),
+            images=torch.from_numpy(images).permute(0, 3, 1, 2),
+            pixel_mask=torch.from_numpy(pixel_mask),
+            input_ids=torch.from_numpy(ids),
+            text_mask=torch.from_numpy(text_mask),
+            offsets=torch.from_numpy(offsets),
+            caption_tokens=torch.from_numpy(caption_tokens),
+            phrase_tokens=torch.from_numpy(phrase_tokens),
+            phrase_example=torch.from_numpy(phrase_example.astype(np.int64)),
+            phrase_ids=tuple(phrase_id for item in items for phrase_id in item.phrase_ids),
+            grid=(-(-size[1] // self.stride), -(-size[2] // self.stride)),
+            valid=torch.tensor(list(zip(heights, widths, strict=True)), dtype=torch.int64),
+            dropped_phrases=tuple(phrase_id for item in items for phrase_id in item.dropped_phrases),
+        )
+
+
+def permute_candidates(item: Encoded, order: Sequence[int]) -> Encoded:
+    """The same game with its candidates in another order: new candidate k is the old ``order[k]``."""
+    example = item.example
+    if not isinstance(example.task, ReferenceGame):
+        return item
+    count = len(example.images)
+    position = {old: new for new, old in enumerate(order)}
+    canvas = item.canvas.reshape(count, -1, *item.canvas.shape[1:])[list(order)].reshape(item.canvas.shape)
+    moved = replace(
+        example,
+        images=tuple(example.images[old] for old in order),
+        task=ReferenceGame(position[example.task.target_index]),
+        phrases=tuple(replace(p, image_index=position[p.image_index]) for p in example.phrases),
+    )
+    return replace(item, example=moved, canvas=canvas)

@@ -1,0 +1,304 @@
+"""MDETR with the study's extra query: boxes for phrases, and a point that answers the task.
+
+Kamath et al. (2021), arXiv 2104.12763; the extra query and its head: Kojima, Averbuch-Elor and Artzi (2023),
+arXiv 2309.02691, section 3. State-dict names equal those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import box_convert
+from transformers import RobertaConfig
+
+from grounding.examples import Example, PhrasePrediction, Prediction
+from grounding.models.answers import answer, canvas_boxes_to_candidates, target_point
+from grounding.models.backbone import Backbone
+from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site, TokenLayout
+from grounding.models.inputs import Preprocessor
+from grounding.models.mdetr_transformer import MdetrTransformer, sine_positions
+from grounding.models.text import CaptionTokenizer
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class MdetrConfig(ModelConfig):
+    """Sizes of an MDETR; the defaults are those of the released ResNet-101 checkpoints.
+
+    token_slots: caption positions the soft-token head tells apart. task_layer: decoder layer whose state of the
+    extra query answers the task; 0, the first, is what the released checkpoints were trained with.
+    """
+
+    model: ClassVar[str] = "mdetr"
+    backbone: str = "resnet101"
+    width: int = 256
+    heads: int = 8
+    feed_forward: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    queries: int = 100
+    token_slots: int = 255
+    contrastive_width: int = 64
+    dropout: float = 0.1
+    candidate_size: int = 224
+    multiple: int = 32
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    text_feed_forward: int = 3072
+    vocabulary: int = 50265
+    max_text: int = 256
+    pad_id: int = 1
+    text_pooler: bool = True
+    task_layer: int = 0
+
+
+@dataclass
+class MdetrOutput(Output):
+    """Heads of every decoder layer (L), the last one last.
+
+    token_logits: ``[L, B, Q, token_slots + 1]``. boxes_cxcywh: ``[L, B, Q, 4]`` relative to the real canvas.
+    projected_queries: ``[L, B, Q, c]`` and projected_tokens: ``[B, T, c]``, of unit length.
+    boxes_xyxy: ``[B, Q, 4]`` of the last layer. phrase_scores: ``[P, Q]``; phrase_query: ``[P]``, the best of them.
+    task_points: ``[L, B, 2]``.
+    """
+
+    token_logits: Tensor
+    boxes_cxcywh: Tensor
+    projected_queries: Tensor
+    projected_tokens: Tensor
+    boxes_xyxy: Tensor
+    phrase_scores: Tensor
+    phrase_query: Tensor
+    task_points: Tensor
+
+
+class PointMlp(nn.Module):
+    """Three layers with ReLU between."""
+
+    def __init__(self, width: int, outputs: int):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, outputs)]
+        )
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[..., D]`` -> ``[..., outputs]``."""
+        first, second, last = self.layers
+        return last(second(first(states).relu()).relu())
+
+
+class MdetrCore(nn.Module):
+    """The network of the released checkpoints."""
+
+    def __init__(self, config: MdetrConfig):
+        super().__init__()
+        text = RobertaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.text_width,
+            num_hidden_layers=config.text_layers,
+            num_attention_heads=config.text_heads,
+            intermediate_size=config.text_feed_forward,
+            max_position_embeddings=config.max_text + config.pad_id + 1 if config.max_text != 256 else 514,
+            type_vocab_size=1,
+            layer_norm_eps=1e-5,
+            pad_token_id=config.pad_id,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
+        self.transformer = MdetrTransformer(
+            config.width,
+            config.heads,
+            config.feed_forward,
+            config.encoder_layers,
+            config.decoder_layers,
+            config.dropout,
+            text,
+            config.text_pooler,
+        )
+        self.class_embed = nn.Linear(config.width, config.token_slots + 1)
+        self.bbox_embed = PointMlp(config.width, 4)
+        self.query_embed = nn.Embedding(config.queries, config.width)
+        self.backbone = nn.ModuleList([Backbone(config.backbone)])
+        self.input_proj = nn.Conv2d(self.backbone[0].channels, config.width, 1)
+        self.contrastive_align_projection_image = nn.Linear(config.width, config.contrastive_width)
+        self.contrastive_align_projection_text = nn.Linear(config.width, config.contrastive_width)
+
+    def encode(
+        self, images: Tensor, pixel_mask: Tensor, ids: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised images ``[B, 3, H, W]`` and token ids -> memory, positions, key bias (image, then text)."""
+        features = self.backbone[0](images)
+        mask = functional.interpolate(pixel_mask[:, None].float(), features.shape[-2:])[:, 0].bool()
+        cells = self.input_proj(features).flatten(2).transpose(1, 2)
+        positions = sine_positions(mask, cells.shape[-1])
+        return self.transformer.encode(cells, positions, mask.flatten(1), ids, text_mask)
+
+
+class Mdetr(GroundingModel):
+    """MDETR and the task query; sites ``backbone``, ``text.k``, ``embedding``, ``encoder.k``, ``decoder.k``."""
+
+    config: MdetrConfig
+
+    def __init__(self, config: MdetrConfig, tokenizer: CaptionTokenizer):
+        super().__init__()
+        self.config = config
+        self.mdetr = MdetrCore(config)
+        self.sdr_embed = nn.Embedding(1, config.width)
+        self.sdr_head = PointMlp(config.width, 4)
+        self.preprocessor = Preprocessor(
+            tokenizer, config.candidate_size, config.multiple, stride=self.mdetr.backbone[0].stride
+        )
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN)[:, None, None] * 255, persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD)[:, None, None] * 255, persistent=False)
+
+    def preprocess(self, examples: Sequence[Example]) -> Batch:
+        """Games become one stacked canvas; single images keep their size, rounded down to a multiple of 32."""
+        return self.preprocessor.collate([self.preprocessor.encode(example) for example in examples])
+
+    def forward(self, batch: Batch) -> MdetrOutput:
+        """Normalise with ImageNet's mean and standard deviation and run the network."""
+        dtype = self.sdr_embed.weight.dtype
+        images = ((batch.images - self.image_mean) / self.image_std).to(dtype)
+        images = images.masked_fill(~batch.pixel_mask[:, None], 0.0)
+        core = self.mdetr
+        memory, positions, bias = core.encode(images, batch.pixel_mask, batch.input_ids, batch.text_mask)
+        queries = torch.cat([core.query_embed.weight, self.sdr_embed.weight])
+        hidden = core.transformer.decode(queries, memory, positions, bias)  # [L, B, Q + 1, D]
+        objects, task = hidden[:, :, :-1], hidden[:, :, -1]
+        token_logits = core.class_embed(objects).float()
+        boxes_cxcywh = core.bbox_embed(objects).float().sigmoid()
+        text = memory[:, -batch.input_ids.shape[1] :]
+        task_points = self.sdr_head(task).float().sigmoid()[..., :2]
+        phrase_scores = _phrase_scores(token_logits[-1], batch)
+        return MdetrOutput(
+            task_point=task_points[self.config.task_layer],
+            token_logits=token_logits,
+            boxes_cxcywh=boxes_cxcywh,
+            projected_queries=functional.normalize(core.contrastive_align_projection_image(objects), dim=-1),
+            projected_tokens=functional.normalize(core.contrastive_align_projection_text(text), dim=-1),
+            boxes_xyxy=box_convert(boxes_cxcywh[-1], "cxcywh", "xyxy"),
+            phrase_scores=phrase_scores,
+            phrase_query=phrase_scores.argmax(1),
+            task_points=task_points,
+        )
+
+    def sites(self) -> list[Site]:
+        """Image features, text layers, the joint encoder and the decoder's queries."""
+        config = self.config
+        joint, first = ("text", "image"), "mdetr.transformer"
+        sites = [
+            Site(
+                "backbone",
+                "mdetr.input_proj",
+                "backbone",
+                0,
+                ("image",),
+                config.width,
+                _image_only,
+                to_tokens=_feature_map_tokens,
+                phrase_partner="embedding",
+            )
+        ]
+        sites += [
+            Site(
+                f"text.{k}",
+                f"{first}.text_encoder.encoder.layer.{k}",
+                "text",
+                k,
+                ("text",),
+                config.text_width,
+                _text_only,
+                to_tokens=_first_output,
+                region_partner="backbone",
+            )
+            for k in range(config.text_layers)
+        ]
+        sites.append(Site("embedding", f"{first}.joint_input", "embedding", 0, joint, config.width, _joint))
+        sites += [
+            Site(
+                f"encoder.{k}",
+                f"{first}.encoder.layers.{k}",
+                "encoder",
+                k,
+                joint,
+                config.width,
+                _joint,
+                attention_path=f"{first}.encoder.layers.{k}.self_attn",
+            )
+            for k in range(config.encoder_layers)
+        ]
+        sites += [
+            Site(
+                f"decoder.{k}",
+                f"{first}.decoder.layers.{k}",
+                "decoder",
+                k,
+                ("query",),
+                config.width,
+                self._queries,
+                phrase_partner=f"encoder.{config.encoder_layers - 1}",
+                attention_path=f"{first}.decoder.layers.{k}.cross_attn_image",
+            )
+            for k in range(config.decoder_layers)
+        ]
+        return sites
+
+    def predict(self, batch: Batch, output: MdetrOutput) -> list[Prediction]:
+        """The candidate that the point falls in, or the point; every query's box ranked for each phrase."""
+        scores, order = output.phrase_scores.sort(dim=1, descending=True, stable=True)
+        scores, order = scores.cpu().numpy(), order.cpu()
+        boxes = output.boxes_xyxy.cpu()
+        points = output.task_point.tolist()
+        owners = batch.phrase_example.tolist()
+        predictions = []
+        for row, example in enumerate(batch.examples):
+            phrases = []
+            for p in (p for p, owner in enumerate(owners) if owner == row):
+                own, index = canvas_boxes_to_candidates(boxes[row][order[p]].numpy(), len(example.images))
+                phrases.append(
+                    PhrasePrediction(batch.phrase_ids[p], boxes=own, image_index=index, scores=scores[p])
+                )
+            x, y = points[row]
+            target_x, target_y = target_point(example)
+            score = -(abs(x - target_x) + abs(y - target_y))
+            predictions.append(answer(example, (x, y), score, tuple(phrases)))
+        return predictions
+
+    def _queries(self, batch: Batch) -> TokenLayout:
+        return TokenLayout(query=slice(0, self.config.queries))
+
+
+def _phrase_scores(token_logits: Tensor, batch: Batch) -> Tensor:
+    """Probability of a phrase's most likely token slot: ``[B, Q, slots + 1]`` -> ``[P, Q]`` (MDETR, section 3.1)."""
+    slots = batch.phrase_tokens.shape[1]
+    probability = token_logits.softmax(-1)[..., :slots][batch.phrase_example]  # [P, Q, T]
+    return probability.masked_fill(~batch.phrase_tokens[:, None], 0.0).amax(-1)
+
+
+def _feature_map_tokens(output: Tensor) -> Tensor:
+    return output.flatten(2).transpose(1, 2)
+
+
+def _first_output(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _image_only(batch: Batch) -> TokenLayout:
+    return TokenLayout(image=slice(0, batch.grid[0] * batch.grid[1]))
+
+
+def _text_only(batch: Batch) -> TokenLayout:
+    return TokenLayout(text=slice(0, batch.input_ids.shape[1]))
+
+
+def _joint(batch: Batch) -> TokenLayout:
+    cells = batch.grid[0] * batch.grid[1]
+    return TokenLayout(image=slice(0, cells), text=slice(cells, cells + batch.input_ids.shape[1]))

@@ -1,0 +1,106 @@
+"""Captions to tokens, and character spans to the tokens that overlap them: one aligner for every tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from grounding.errors import BadInput
+from grounding.examples import Span
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Token ids ``[T]`` and the caption characters ``[T, 2]`` of each token, (0, 0) for special tokens."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def tokens_of(self, spans: Sequence[Span]) -> np.ndarray:
+        """bool ``[T]``: the tokens that overlap any of the spans (all False where truncation lost them)."""
+        begins, ends = self.offsets[:, 0], self.offsets[:, 1]
+        chosen = np.zeros(len(self.ids), dtype=bool)
+        for begin, end in spans:
+            chosen |= (begins < end) & (begin < ends) & (begins < ends)
+        return chosen
+
+
+class CaptionTokenizer:
+    """A fast tokenizer that keeps at most ``max_length`` tokens, special ones included."""
+
+    def __init__(self, backend: Tokenizer, max_length: int):
+        self.backend = backend
+        self.max_length = max_length
+        backend.no_padding()
+        backend.enable_truncation(max_length)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        for token in ("[PAD]", "<pad>"):
+            if (found := self.backend.token_to_id(token)) is not None:
+                return found
+        raise BadInput("tokenizer has no padding token; accepted: [PAD] or <pad>")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return self.backend.get_vocab_size()
+
+    def encode(self, caption: str) -> EncodedText:
+        """Tokens of one caption."""
+        encoding = self.backend.encode(caption)
+        return EncodedText(
+            np.asarray(encoding.ids, dtype=np.int64),
+            np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write ``tokenizer.json``."""
+        self.backend.save(str(path))
+
+
+def load_tokenizer(source: str | Path, max_length: int) -> CaptionTokenizer:
+    """Tokenizer from a ``tokenizer.json``, a folder, or the name of a released one (in the local cache or online).
+
+    Raises BadInput if it cannot be had.
+    """
+    path = Path(source)
+    if path.is_dir() and (path / "tokenizer.json").is_file():
+        path = path / "tokenizer.json"
+    if path.is_file():
+        try:
+            return CaptionTokenizer(Tokenizer.from_file(str(path)), max_length)
+        except Exception as error:  # tokenizers raises the bare Exception
+            raise BadInput(f"tokenizer {path} cannot be read: {error}") from None
+    from transformers import AutoTokenizer
+
+    try:
+        return CaptionTokenizer(AutoTokenizer.from_pretrained(str(source)).backend_tokenizer, max_length)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"tokenizer {str(source)!r} is neither a file nor a name that can be loaded: {reason}"
+        ) from None
+
+
+def train_tokenizer(
+    captions: Sequence[str], max_length: int, vocabulary_size: int = 2000
+) -> CaptionTokenizer:
+    """A WordPiece tokenizer in BERT's form, trained on captions (lower case)."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.train_from_iterator(
+        captions,
+        trainers.WordPieceTrainer(vocab_size=vocabulary_size, special_tokens=special, show_progress=False),
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return CaptionTokenizer(backend, max_length)

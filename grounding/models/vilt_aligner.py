@@ -1,0 +1,345 @@
+"""ViLT-Aligner: a joint text-image transformer and one heatmap head for the task and for phrases.
+
+ViLT: Kim, Son and Kim (2021), arXiv 2102.03334. Aligner head: Kojima, Averbuch-Elor and Artzi (2023),
+arXiv 2309.02691, section 3. State-dict names equal those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from grounding.examples import Example, PhrasePrediction, Prediction
+from grounding.models.answers import answer, target_point
+from grounding.models.attention import FusedProjectionAttention, key_bias
+from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site, TokenLayout
+from grounding.models.inputs import Preprocessor
+from grounding.models.text import CaptionTokenizer
+
+
+@dataclass(frozen=True)
+class ViltAlignerConfig(ModelConfig):
+    """Sizes of a ViLT-Aligner; the defaults are those of the released checkpoints.
+
+    candidate_size: pixels a side of each candidate of a game. position_grid: rows and columns of the learned
+    position table. text_padding: ``max`` pads captions to max_text, as the original does, ``longest`` to the
+    longest of the batch (equal results, less work).
+    """
+
+    model: ClassVar[str] = "vilt-aligner"
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    feed_forward: int = 3072
+    patch: int = 32
+    position_grid: tuple[int, int] = (12, 12)
+    candidate_size: int = 224
+    vocabulary: int = 30522
+    max_text: int = 80
+    text_padding: str = "max"
+    dropout: float = 0.1
+    pooler: bool = True
+
+
+@dataclass
+class ViltAlignerOutput(Output):
+    """log_task: ``[B, H, W]`` and log_phrases: ``[P, H, W]``, log-softmax over all pixels of the canvas."""
+
+    log_task: Tensor
+    log_phrases: Tensor
+
+
+class TextEmbeddings(nn.Module):
+    """BERT's embeddings: word + position + type, then a norm."""
+
+    def __init__(self, config: ViltAlignerConfig):
+        super().__init__()
+        self.register_buffer("position_ids", torch.arange(config.max_text)[None])
+        self.word_embeddings = nn.Embedding(config.vocabulary, config.width, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.max_text, config.width)
+        self.token_type_embeddings = nn.Embedding(2, config.width)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids ``[B, T]`` -> ``[B, T, D]``."""
+        states = self.word_embeddings(ids) + self.token_type_embeddings.weight[0]
+        states = states + self.position_embeddings(self.position_ids[:, : ids.shape[1]])
+        return self.dropout(self.LayerNorm(states))
+
+
+class PatchEmbedding(nn.Module):
+    """Non-overlapping patches, projected."""
+
+    def __init__(self, config: ViltAlignerConfig):
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.width, config.patch, config.patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> ``[B, rows * columns, D]``, raster order."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Two layers with GELU."""
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[..., D]`` -> ``[..., D]``."""
+        return self.dropout(self.fc2(self.dropout(functional.gelu(self.fc1(states)))))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: ViltAlignerConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
+        self.attn = FusedProjectionAttention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
+        self.mlp = FeedForward(config.width, config.feed_forward, config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states: Tensor, bias: Tensor | None) -> Tensor:
+        """states ``[B, N, D]``, additive key bias -> ``[B, N, D]``."""
+        states = states + self.dropout(self.attn(self.norm1(states), bias))
+        return states + self.mlp(self.norm2(states))
+
+
+class VisionTransformer(nn.Module):
+    """Patches, positions and the joint blocks."""
+
+    def __init__(self, config: ViltAlignerConfig):
+        super().__init__()
+        rows, columns = config.position_grid
+        self.position_grid = config.position_grid
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.width))
+        self.patch_embed = PatchEmbedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+
+    def embed(self, images: Tensor, grid: tuple[int, int], valid: Tensor) -> Tensor:
+        """Image class token and patches with positions, ``[B, 1 + rows * columns, D]``.
+
+        valid: ``[B, 2]`` real rows and columns of patches; the position table is resized to each image's own.
+        """
+        patches = self.patch_embed(images)
+        sizes = [tuple(size) for size in valid.tolist()]
+        tables = {size: self._positions(size, grid) for size in set(sizes)}
+        patches = patches + torch.stack([tables[size] for size in sizes])
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        return torch.cat([first, patches], dim=1)
+
+    def _positions(self, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Position table resized to ``size`` and zero-filled to ``grid``: ``[rows * columns, D]``."""
+        table = (
+            self.pos_embed[:, 1:].unflatten(1, self.position_grid).permute(0, 3, 1, 2)
+        )  # [1, D, rows, columns]
+        if size != self.position_grid:
+            table = functional.interpolate(table, size, mode="bilinear", align_corners=True)
+        table = functional.pad(table, (0, grid[1] - size[1], 0, grid[0] - size[0]))
+        return table[0].flatten(1).T
+
+
+class AlignerHead(nn.Module):
+    """Text vector and feature map -> heatmap: three 2 x 2 transposed convolutions of stride 2.
+
+    Kernels do not overlap, so each is a linear layer on every cell alone, and one rearrangement at the end
+    puts the cells in place; the first is split so that the image's half is computed once for all phrases.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self._head = nn.Sequential(
+            nn.ConvTranspose2d(2 * width, width // 2, 2, 2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width // 2, width // 4, 2, 2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width // 4, 1, 2, 2),
+        )
+        self.width = width
+
+    def forward(self, features: Tensor, text: Tensor, example: Tensor, grid: tuple[int, int]) -> Tensor:
+        """features ``[B, rows * columns, D]``, text ``[M, D]`` of example ``[M]`` -> ``[M, 8 rows, 8 columns]``."""
+        first, second, third = self._head[0], self._head[2], self._head[4]
+        kernel = first.weight.flatten(1)  # [2D, D/2 * 4]
+        image_part = features @ kernel[: self.width]
+        text_part = text @ kernel[self.width :] + first.bias.repeat_interleave(4)
+        cells = image_part[example] + text_part[:, None]  # [M, cells, D/2 * 4]
+        cells = cells.unflatten(-1, (-1, 4)).transpose(-1, -2).relu()  # [M, cells, 4, D/2]
+        cells = cells @ second.weight.flatten(1) + second.bias.repeat_interleave(4)
+        cells = cells.unflatten(-1, (-1, 4)).transpose(-1, -2).relu()  # [M, cells, 4, 4, D/4]
+        cells = cells @ third.weight.flatten(1) + third.bias  # [M, cells, 4, 4, 4]
+        cells = cells.reshape(len(text), *grid, 2, 2, 2, 2, 2, 2)  # rows, columns, then (y, x) three times
+        return cells.permute(0, 1, 3, 5, 7, 2, 4, 6, 8).reshape(len(text), 8 * grid[0], 8 * grid[1])
+
+
+class Pooler(nn.Module):
+    """BERT's pooler, in the released checkpoints but unused by the heatmaps."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[B, N, D]`` -> ``[B, D]``."""
+        return self.dense(states[:, 0]).tanh()
+
+
+class ViltAligner(GroundingModel):
+    """ViLT with the aligner head; sites ``embedding``, ``block.k``, ``norm``."""
+
+    config: ViltAlignerConfig
+
+    def __init__(self, config: ViltAlignerConfig, tokenizer: CaptionTokenizer):
+        super().__init__()
+        self.config = config
+        self.preprocessor = Preprocessor(
+            tokenizer,
+            config.candidate_size,
+            multiple=config.patch,
+            stride=config.patch,
+            pad_text_to=config.max_text if config.text_padding == "max" else None,
+        )
+        self.text_embeddings = TextEmbeddings(config)
+        self.token_type_embeddings = nn.Embedding(2, config.width)
+        self.transformer = VisionTransformer(config)
+        self.joint_input = nn.Identity()
+        if config.pooler:
+            self.pooler = Pooler(config.width)
+        self.sdr_head = AlignerHead(config.width)
+        self.apply(_initialise)
+        for parameter in (self.transformer.cls_token, self.transformer.pos_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+    def preprocess(self, examples: Sequence[Example]) -> Batch:
+        """Games become one stacked canvas; single images keep their size, rounded down to whole patches."""
+        return self.preprocessor.collate([self.preprocessor.encode(example) for example in examples])
+
+    def forward(self, batch: Batch) -> ViltAlignerOutput:
+        """Normalise with mean and standard deviation 0.5 and run the network."""
+        images = batch.images.to(self.transformer.cls_token.dtype).div(127.5).sub(1.0)
+        images = images.masked_fill(~batch.pixel_mask[:, None], 0.0)
+        states = self.encode(images, batch.pixel_mask, batch.input_ids, batch.text_mask, batch.valid)
+        tokens = batch.input_ids.shape[1]
+        text, patches = states[:, :tokens], states[:, tokens + 1 :]
+        asked = torch.cat([batch.phrase_tokens, batch.caption_tokens]).to(text.dtype)  # [P + B, T]
+        example = torch.cat([batch.phrase_example, torch.arange(len(batch), device=states.device)])
+        weights = asked / (asked.sum(1, keepdim=True) + 1e-9)
+        vectors = torch.einsum("mt,mtd->md", weights, text[example])
+        logits = self.sdr_head(patches, vectors, example, batch.grid).float()
+        canvas = tuple(batch.images.shape[-2:])
+        if logits.shape[1:] != canvas:
+            logits = functional.interpolate(logits[:, None], canvas, mode="bilinear", align_corners=False)[
+                :, 0
+            ]
+        log_maps = logits.flatten(1).log_softmax(1).unflatten(1, canvas)
+        log_phrases, log_task = log_maps.split([len(batch.phrase_tokens), len(batch)])
+        return ViltAlignerOutput(_peaks(log_task, batch), log_task, log_phrases)
+
+    def encode(
+        self, images: Tensor, pixel_mask: Tensor, ids: Tensor, text_mask: Tensor, valid: Tensor
+    ) -> Tensor:
+        """Final-norm states ``[B, T + 1 + patches, D]`` of normalised images ``[B, 3, H, W]`` and token ids."""
+        patch = self.config.patch
+        grid = (images.shape[-2] // patch, images.shape[-1] // patch)
+        text = self.text_embeddings(ids) + self.token_type_embeddings.weight[0]
+        image = self.transformer.embed(images, grid, valid // patch) + self.token_type_embeddings.weight[1]
+        states = self.joint_input(torch.cat([text, image], dim=1))
+        patch_mask = pixel_mask[:, ::patch, ::patch].flatten(1)
+        bias = key_bias(
+            torch.cat([text_mask, patch_mask.new_ones(len(ids), 1), patch_mask], dim=1), states.dtype
+        )
+        for block in self.transformer.blocks:
+            states = block(states, bias)
+        return self.transformer.norm(states)
+
+    def sites(self) -> list[Site]:
+        """The input of the blocks, each block, and the final norm."""
+        named = [("embedding", "joint_input", "embedding", 0, None)]
+        named += [
+            (f"block.{k}", f"transformer.blocks.{k}", "block", k, f"transformer.blocks.{k}.attn")
+            for k in range(self.config.depth)
+        ]
+        named += [("norm", "transformer.norm", "norm", self.config.depth, None)]
+        return [
+            Site(
+                name,
+                path,
+                stage,
+                layer,
+                ("text", "image"),
+                self.config.width,
+                _layout,
+                attention_path=attention,
+            )
+            for name, path, stage, layer, attention in named
+        ]
+
+    def predict(self, batch: Batch, output: ViltAlignerOutput) -> list[Prediction]:
+        """Candidate or point under the peak of the task map; a heatmap for every phrase."""
+        maps = output.log_phrases.exp().cpu().numpy()
+        log_task = output.log_task.cpu()
+        valid = batch.valid.tolist()
+        owners = batch.phrase_example.tolist()
+        predictions = []
+        for row, example in enumerate(batch.examples):
+            height, width = valid[row]
+            phrases = tuple(
+                PhrasePrediction(
+                    batch.phrase_ids[p],
+                    heatmap=maps[p, :height, :width].reshape(len(example.images), -1, width),
+                )
+                for p in range(len(owners))
+                if owners[p] == row
+            )
+            predictions.append(
+                _answer(example, log_task[row], output.task_point[row], (height, width), phrases)
+            )
+        return predictions
+
+
+def _layout(batch: Batch) -> TokenLayout:
+    tokens = batch.input_ids.shape[1]
+    rows, columns = batch.grid
+    return TokenLayout(text=slice(0, tokens), image=slice(tokens + 1, tokens + 1 + rows * columns))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _peaks(log_maps: Tensor, batch: Batch) -> Tensor:
+    """Centre (x, y) of the highest real pixel of each map, relative to the real canvas: ``[B, 2]``."""
+    width = log_maps.shape[-1]
+    peak = log_maps.masked_fill(~batch.pixel_mask, -math.inf).flatten(1).argmax(1)
+    column, row = (peak % width).float() + 0.5, (peak // width).float() + 0.5
+    return torch.stack([column / batch.valid[:, 1], row / batch.valid[:, 0]], dim=1)
+
+
+def _answer(
+    example: Example,
+    log_map: Tensor,
+    point: Tensor,
+    size: tuple[int, int],
+    phrases: tuple[PhrasePrediction, ...],
+) -> Prediction:
+    """Score: log-probability at the target pixel."""
+    x, y = target_point(example)
+    row, column = min(int(y * size[0]), size[0] - 1), min(int(x * size[1]), size[1] - 1)
+    return answer(example, (float(point[0]), float(point[1])), float(log_map[row, column]), phrases)
