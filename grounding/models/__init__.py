@@ -1,0 +1,87 @@
+"""Models behind one protocol (``base.GroundingModel``), and their configurations by name and size."""
+
+from __future__ import annotations
+
+from grounding.errors import unknown_choice
+from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site, TokenLayout
+from grounding.models.mdetr import Mdetr, MdetrConfig
+from grounding.models.text import CaptionTokenizer
+from grounding.models.vilt_aligner import ViltAligner, ViltAlignerConfig
+
+MODELS: dict[str, tuple[type[ModelConfig], type[GroundingModel]]] = {
+    "vilt-aligner": (ViltAlignerConfig, ViltAligner),
+    "mdetr": (MdetrConfig, Mdetr),
+}
+
+SIZES: dict[str, dict[str, ModelConfig]] = {
+    "vilt-aligner": {
+        "base": ViltAlignerConfig(),
+        "miniature": ViltAlignerConfig(
+            width=144,
+            depth=6,
+            heads=6,
+            feed_forward=432,
+            patch=16,
+            position_grid=(24, 4),
+            candidate_size=64,
+            max_text=64,
+            text_padding="longest",
+            dropout=0.0,
+            pooler=False,
+        ),
+    },
+    "mdetr": {
+        "base": MdetrConfig(),
+        "miniature": MdetrConfig(
+            backbone="small",
+            width=128,
+            heads=4,
+            feed_forward=384,
+            encoder_layers=4,
+            decoder_layers=3,
+            queries=12,
+            token_slots=63,
+            contrastive_width=64,
+            dropout=0.0,
+            candidate_size=64,
+            multiple=16,
+            text_width=128,
+            text_layers=2,
+            text_heads=4,
+            text_feed_forward=256,
+            max_text=64,
+            text_positions=66,
+            pad_id=0,
+            text_pooler=False,
+            task_layer=-1,
+        ),
+    },
+}
+
+
+def model_config(model: str, size: str) -> ModelConfig:
+    """The configuration of a model at a named size. Raises BadInput for an unknown one."""
+    if model not in SIZES:
+        raise unknown_choice("model", model, SIZES)
+    if size not in SIZES[model]:
+        raise unknown_choice("size", size, SIZES[model])
+    return SIZES[model][size]
+
+
+def build_model(config: ModelConfig, tokenizer: CaptionTokenizer) -> GroundingModel:
+    """A model with fresh weights."""
+    return MODELS[config.model][1](config, tokenizer)  # type: ignore[call-arg, arg-type]
+
+
+__all__ = [
+    "MODELS",
+    "SIZES",
+    "Batch",
+    "GroundingModel",
+    "ModelConfig",
+    "Output",
+    "Site",
+    "TokenLayout",
+    "build_model",
+    "model_config",
+]

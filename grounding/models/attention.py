@@ -28,9 +28,7 @@ class AttentionTaps(nn.Module):
         self.bias = nn.Identity()
         self.output = nn.Identity()
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0
-    ) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
         """Attend. query ``[B, N, D]``, key and value ``[B, M, D]`` -> ``[B, N, D]``."""
         query = self.query(self._split(query))
         key = self.key(self._split(key))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grounding.errors import unknown_choice
 from grounding.examples import Example, Prediction
+
+if TYPE_CHECKING:
+    from grounding.models.inputs import Preprocessor
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class GroundingModel(nn.Module, ABC):
     """A model that reads a caption over images, answers the task and grounds phrases."""
 
     config: ModelConfig
+    preprocessor: Preprocessor
 
     @abstractmethod
     def preprocess(self, examples: Sequence[Example]) -> Batch:

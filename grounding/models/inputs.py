@@ -60,9 +60,7 @@ class Preprocessor:
             canvas=self.canvas(example),
             text=text,
             caption_tokens=text.tokens_of(spans),
-            phrase_tokens=np.stack([masks[i] for i in kept])
-            if kept
-            else np.zeros((0, len(text.ids)), dtype=bool),
+            phrase_tokens=np.stack([masks[i] for i in kept]) if kept else np.zeros((0, len(text.ids)), dtype=bool),
             phrase_ids=tuple(example.phrases[i].id for i in kept),
             dropped_phrases=tuple(p.id for i, p in enumerate(example.phrases) if i not in kept),
         )

@@ -55,6 +55,7 @@ class MdetrConfig(ModelConfig):
     text_feed_forward: int = 3072
     vocabulary: int = 50265
     max_text: int = 256
+    text_positions: int = 514
     pad_id: int = 1
     text_pooler: bool = True
     task_layer: int = 0
@@ -85,9 +86,7 @@ class PointMlp(nn.Module):
 
     def __init__(self, width: int, outputs: int):
         super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, outputs)]
-        )
+        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, outputs)])
 
     def forward(self, states: Tensor) -> Tensor:
         """``[..., D]`` -> ``[..., outputs]``."""
@@ -106,7 +105,7 @@ class MdetrCore(nn.Module):
             num_hidden_layers=config.text_layers,
             num_attention_heads=config.text_heads,
             intermediate_size=config.text_feed_forward,
-            max_position_embeddings=config.max_text + config.pad_id + 1 if config.max_text != 256 else 514,
+            max_position_embeddings=config.text_positions,
             type_vocab_size=1,
             layer_norm_eps=1e-5,
             pad_token_id=config.pad_id,
@@ -126,8 +125,10 @@ class MdetrCore(nn.Module):
         self.class_embed = nn.Linear(config.width, config.token_slots + 1)
         self.bbox_embed = PointMlp(config.width, 4)
         self.query_embed = nn.Embedding(config.queries, config.width)
-        self.backbone = nn.ModuleList([Backbone(config.backbone)])
-        self.input_proj = nn.Conv2d(self.backbone[0].channels, config.width, 1)
+        backbone = Backbone(config.backbone)
+        self.stride = backbone.stride
+        self.backbone = nn.ModuleList([backbone])
+        self.input_proj = nn.Conv2d(backbone.channels, config.width, 1)
         self.contrastive_align_projection_image = nn.Linear(config.width, config.contrastive_width)
         self.contrastive_align_projection_text = nn.Linear(config.width, config.contrastive_width)
 
@@ -146,6 +147,8 @@ class Mdetr(GroundingModel):
     """MDETR and the task query; sites ``backbone``, ``text.k``, ``embedding``, ``encoder.k``, ``decoder.k``."""
 
     config: MdetrConfig
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, config: MdetrConfig, tokenizer: CaptionTokenizer):
         super().__init__()
@@ -153,9 +156,7 @@ class Mdetr(GroundingModel):
         self.mdetr = MdetrCore(config)
         self.sdr_embed = nn.Embedding(1, config.width)
         self.sdr_head = PointMlp(config.width, 4)
-        self.preprocessor = Preprocessor(
-            tokenizer, config.candidate_size, config.multiple, stride=self.mdetr.backbone[0].stride
-        )
+        self.preprocessor = Preprocessor(tokenizer, config.candidate_size, config.multiple, stride=self.mdetr.stride)
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN)[:, None, None] * 255, persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD)[:, None, None] * 255, persistent=False)
 
@@ -253,8 +254,8 @@ class Mdetr(GroundingModel):
 
     def predict(self, batch: Batch, output: MdetrOutput) -> list[Prediction]:
         """The candidate that the point falls in, or the point; every query's box ranked for each phrase."""
-        scores, order = output.phrase_scores.sort(dim=1, descending=True, stable=True)
-        scores, order = scores.cpu().numpy(), order.cpu()
+        ranked = output.phrase_scores.sort(dim=1, descending=True, stable=True)
+        scores, order = ranked.values.cpu().numpy(), ranked.indices.cpu()
         boxes = output.boxes_xyxy.cpu()
         points = output.task_point.tolist()
         owners = batch.phrase_example.tolist()
@@ -263,9 +264,7 @@ class Mdetr(GroundingModel):
             phrases = []
             for p in (p for p, owner in enumerate(owners) if owner == row):
                 own, index = canvas_boxes_to_candidates(boxes[row][order[p]].numpy(), len(example.images))
-                phrases.append(
-                    PhrasePrediction(batch.phrase_ids[p], boxes=own, image_index=index, scores=scores[p])
-                )
+                phrases.append(PhrasePrediction(batch.phrase_ids[p], boxes=own, image_index=index, scores=scores[p]))
             x, y = points[row]
             target_x, target_y = target_point(example)
             score = -(abs(x - target_x) + abs(y - target_y))

@@ -81,9 +81,7 @@ class DecoderLayer(nn.Module):
         self.norm4 = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, states: Tensor, queries: Tensor, memory: Tensor, placed_memory: Tensor, bias: Tensor
-    ) -> Tensor:
+    def forward(self, states: Tensor, queries: Tensor, memory: Tensor, placed_memory: Tensor, bias: Tensor) -> Tensor:
         """states and learned queries ``[B, Q, D]``, memory ``[B, N, D]`` -> ``[B, Q, D]``."""
         placed = states + queries
         states = self.norm1(states + self.dropout(self.self_attn(placed, placed, states, None)))

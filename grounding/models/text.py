@@ -83,14 +83,10 @@ def load_tokenizer(source: str | Path, max_length: int) -> CaptionTokenizer:
         return CaptionTokenizer(AutoTokenizer.from_pretrained(str(source)).backend_tokenizer, max_length)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(
-            f"tokenizer {str(source)!r} is neither a file nor a name that can be loaded: {reason}"
-        ) from None
+        raise BadInput(f"tokenizer {str(source)!r} is neither a file nor a name that can be loaded: {reason}") from None
 
 
-def train_tokenizer(
-    captions: Sequence[str], max_length: int, vocabulary_size: int = 2000
-) -> CaptionTokenizer:
+def train_tokenizer(captions: Sequence[str], max_length: int, vocabulary_size: int = 2000) -> CaptionTokenizer:
     """A WordPiece tokenizer in BERT's form, trained on captions (lower case)."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))

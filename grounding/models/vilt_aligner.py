@@ -58,6 +58,8 @@ class ViltAlignerOutput(Output):
 class TextEmbeddings(nn.Module):
     """BERT's embeddings: word + position + type, then a norm."""
 
+    position_ids: Tensor
+
     def __init__(self, config: ViltAlignerConfig):
         super().__init__()
         self.register_buffer("position_ids", torch.arange(config.max_text)[None])
@@ -144,9 +146,7 @@ class VisionTransformer(nn.Module):
 
     def _positions(self, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """Position table resized to ``size`` and zero-filled to ``grid``: ``[rows * columns, D]``."""
-        table = (
-            self.pos_embed[:, 1:].unflatten(1, self.position_grid).permute(0, 3, 1, 2)
-        )  # [1, D, rows, columns]
+        table = self.pos_embed[:, 1:].unflatten(1, self.position_grid).permute(0, 3, 1, 2)  # [1, D, rows, columns]
         if size != self.position_grid:
             table = functional.interpolate(table, size, mode="bilinear", align_corners=True)
         table = functional.pad(table, (0, grid[1] - size[1], 0, grid[0] - size[0]))
@@ -242,16 +242,12 @@ class ViltAligner(GroundingModel):
         logits = self.sdr_head(patches, vectors, example, batch.grid).float()
         canvas = tuple(batch.images.shape[-2:])
         if logits.shape[1:] != canvas:
-            logits = functional.interpolate(logits[:, None], canvas, mode="bilinear", align_corners=False)[
-                :, 0
-            ]
+            logits = functional.interpolate(logits[:, None], canvas, mode="bilinear", align_corners=False)[:, 0]
         log_maps = logits.flatten(1).log_softmax(1).unflatten(1, canvas)
         log_phrases, log_task = log_maps.split([len(batch.phrase_tokens), len(batch)])
         return ViltAlignerOutput(_peaks(log_task, batch), log_task, log_phrases)
 
-    def encode(
-        self, images: Tensor, pixel_mask: Tensor, ids: Tensor, text_mask: Tensor, valid: Tensor
-    ) -> Tensor:
+    def encode(self, images: Tensor, pixel_mask: Tensor, ids: Tensor, text_mask: Tensor, valid: Tensor) -> Tensor:
         """Final-norm states ``[B, T + 1 + patches, D]`` of normalised images ``[B, 3, H, W]`` and token ids."""
         patch = self.config.patch
         grid = (images.shape[-2] // patch, images.shape[-1] // patch)
@@ -259,16 +255,14 @@ class ViltAligner(GroundingModel):
         image = self.transformer.embed(images, grid, valid // patch) + self.token_type_embeddings.weight[1]
         states = self.joint_input(torch.cat([text, image], dim=1))
         patch_mask = pixel_mask[:, ::patch, ::patch].flatten(1)
-        bias = key_bias(
-            torch.cat([text_mask, patch_mask.new_ones(len(ids), 1), patch_mask], dim=1), states.dtype
-        )
+        bias = key_bias(torch.cat([text_mask, patch_mask.new_ones(len(ids), 1), patch_mask], dim=1), states.dtype)
         for block in self.transformer.blocks:
             states = block(states, bias)
         return self.transformer.norm(states)
 
     def sites(self) -> list[Site]:
         """The input of the blocks, each block, and the final norm."""
-        named = [("embedding", "joint_input", "embedding", 0, None)]
+        named: list[tuple[str, str, str, int, str | None]] = [("embedding", "joint_input", "embedding", 0, None)]
         named += [
             (f"block.{k}", f"transformer.blocks.{k}", "block", k, f"transformer.blocks.{k}.attn")
             for k in range(self.config.depth)
@@ -305,9 +299,7 @@ class ViltAligner(GroundingModel):
                 for p in range(len(owners))
                 if owners[p] == row
             )
-            predictions.append(
-                _answer(example, log_task[row], output.task_point[row], (height, width), phrases)
-            )
+            predictions.append(_answer(example, log_task[row], output.task_point[row], (height, width), phrases))
         return predictions
 
 

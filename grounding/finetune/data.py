@@ -1,0 +1,99 @@
+"""Training data: examples encoded once and kept in memory, seeded order, candidates shuffled every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from grounding.examples import Example
+from grounding.finetune.targets import Targets, make_targets
+from grounding.models.base import Batch
+from grounding.models.inputs import Encoded, Preprocessor, permute_candidates
+
+
+class _Encoding(Dataset):
+    """Encodes examples when asked; only used to spread the work over processes."""
+
+    def __init__(self, examples: Sequence[Example], preprocessor: Preprocessor):
+        self.examples = examples
+        self.preprocessor = preprocessor
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.preprocessor.encode(self.examples[index])
+
+
+def encode_all(examples: Sequence[Example], preprocessor: Preprocessor, workers: int = 0) -> list[Encoded]:
+    """Every example encoded, in order; pixels stay in memory as uint8."""
+    loader = DataLoader(_Encoding(examples, preprocessor), batch_size=64, num_workers=workers, collate_fn=list)
+    return [item for chunk in loader for item in chunk]
+
+
+class EncodedGames(Dataset):
+    """Encoded examples, indexed by (epoch, position); with ``shuffle_candidates`` each epoch has its own order."""
+
+    def __init__(self, items: Sequence[Encoded], seed: int, shuffle_candidates: bool):
+        self.items = items
+        self.seed = seed
+        self.shuffle_candidates = shuffle_candidates
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> Encoded:
+        epoch, position = key
+        item = self.items[position]
+        if not self.shuffle_candidates:
+            return item
+        order = np.random.default_rng((self.seed, epoch, position)).permutation(len(item.example.images))
+        return permute_candidates(item, order.tolist())
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, position), shuffled by seed and epoch alone. Lightning calls ``set_epoch``."""
+
+    def __init__(self, length: int, seed: int, shuffle: bool):
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        return iter([(self.epoch, int(position)) for position in order])
+
+
+def _collate(items: Sequence[Encoded], preprocessor: Preprocessor) -> tuple[Batch, Targets]:
+    batch = preprocessor.collate(items)
+    return batch, make_targets(batch)
+
+
+def make_loader(
+    items: Sequence[Encoded], preprocessor: Preprocessor, batch_size: int, *, seed: int, train: bool, workers: int
+) -> DataLoader:
+    """Loader of (Batch, Targets); in training shuffled, with shuffled candidates and no incomplete batch."""
+    return DataLoader(
+        EncodedGames(items, seed, shuffle_candidates=train),
+        batch_size=min(batch_size, len(items)),
+        sampler=EpochSampler(len(items), seed, shuffle=train),
+        num_workers=workers,
+        collate_fn=partial(_collate, preprocessor=preprocessor),
+        drop_last=train,
+        persistent_workers=workers > 0 and not train,
+        pin_memory=torch.cuda.is_available(),
+    )

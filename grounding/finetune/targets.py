@@ -1,0 +1,98 @@
+"""What a batch should be answered with: the task's point, each phrase's boxes, and their maps over the canvas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grounding.models.answers import candidate_box_to_canvas, target_point
+from grounding.models.base import Batch
+
+TASK_SIGMA = 3.0
+TASK_CUT = 1e-5
+
+
+@dataclass
+class Targets:
+    """Truth of a batch, relative to each example's real canvas.
+
+    points: float ``[B, 2]`` (x, y). boxes: float ``[K, 4]`` xyxy, all phrases concatenated; box_phrase ``[K]`` is the
+    phrase (row of ``Batch.phrase_tokens``) and box_example ``[K]`` the example of each.
+    """
+
+    points: Tensor
+    boxes: Tensor
+    box_phrase: Tensor
+    box_example: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
+        """The same targets on ``device``."""
+        return replace(
+            self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        )
+
+    def pin_memory(self) -> Targets:
+        """The same targets in page-locked memory (called by DataLoader)."""
+        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
+
+def make_targets(batch: Batch) -> Targets:
+    """Targets of a batch, from the annotations of its examples (CPU)."""
+    boxes, phrases, owners = [], [], []
+    place = 0
+    for row, example in enumerate(batch.examples):
+        by_id = {phrase.id: phrase for phrase in example.phrases}
+        for _ in range(int((batch.phrase_example == row).sum())):
+            phrase = by_id[batch.phrase_ids[place]]
+            for region in phrase.regions:
+                boxes.append(candidate_box_to_canvas(region.box, phrase.image_index, len(example.images)))
+                phrases.append(place)
+                owners.append(row)
+            place += 1
+    return Targets(
+        points=torch.tensor([target_point(example) for example in batch.examples], dtype=torch.float32),
+        boxes=torch.from_numpy(np.stack(boxes)) if boxes else torch.zeros(0, 4),
+        box_phrase=torch.tensor(phrases, dtype=torch.int64),
+        box_example=torch.tensor(owners, dtype=torch.int64),
+    )
+
+
+def point_maps(points: Tensor, size: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Gaussian round each point, standard deviation 3 px, densities under 1e-5 cut, sum 1: ``[B, H, W]``.
+
+    points: ``[B, 2]`` relative (x, y); size: ``[B, 2]`` real height and width in pixels of each canvas.
+    """
+    height, width = canvas
+    centres = points * size.flip(1)
+    column = torch.arange(width, device=points.device) - centres[:, :1]
+    row = torch.arange(height, device=points.device) - centres[:, 1:]
+    density = torch.exp(-(row[:, :, None] ** 2 + column[:, None, :] ** 2) / (2 * TASK_SIGMA**2))
+    density = density / (2 * torch.pi * TASK_SIGMA**2)
+    density = density.masked_fill(density < TASK_CUT, 0.0)
+    return density / density.sum((1, 2), keepdim=True)
+
+
+def box_maps(targets: Targets, phrases: int, size: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Uniform distribution over the union of each phrase's boxes: ``[P, H, W]``, zero for a phrase without boxes.
+
+    Left, top, width and height are truncated to whole pixels, as in the study; every box keeps a pixel.
+    """
+    height, width = canvas
+    scale = size[targets.box_example].flip(1).repeat(1, 2)  # width, height, width, height
+    left, top, box_width, box_height = _left_top_width_height(targets.boxes * scale).floor().long().unbind(1)
+    column = torch.arange(width, device=size.device)
+    row = torch.arange(height, device=size.device)
+    in_column = (column >= left[:, None]) & (column < (left + box_width.clamp(min=1))[:, None])
+    in_row = (row >= top[:, None]) & (row < (top + box_height.clamp(min=1))[:, None])
+    filled = (in_row[:, :, None] & in_column[:, None, :]).float()  # [K, H, W]
+    maps = torch.zeros(phrases, height, width, device=size.device)
+    maps.index_add_(0, targets.box_phrase, filled)
+    maps.clamp_(max=1.0)
+    return maps / maps.sum((1, 2), keepdim=True).clamp(min=1.0)
+
+
+def _left_top_width_height(boxes_xyxy: Tensor) -> Tensor:
+    return torch.cat([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], dim=1) + 1e-4  # 2.99999 is 3
