@@ -1,0 +1,199 @@
+"""How well heatmaps ground phrases: IoU of {heatmap / maximum > threshold} with the truth, and pointing.
+
+The heatmap's cells above the threshold, in every candidate image, are the predicted region. Each candidate has
+area 1; the truth lies in one of them. All thresholds come from one pass over the cells (each is put into the
+bin of the thresholds that it passes, bins are summed up from the top), which is exact, not an approximation.
+
+``corrected`` works on the heatmap's own grid, with the exact share of every cell that the truth covers.
+``paper`` (Kojima et al., arXiv 2309.02691, published code) resizes heatmaps to the canvas's pixels first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from grounding.errors import BadInput, unknown_choice
+from grounding.metrics.areas import Area
+from grounding.metrics.boxes import hits, merged_boxes
+
+THRESHOLDS = tuple(step / 100 for step in range(100))
+CRITERIA = ("recall", "iou")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold that was chosen: its value, on which split, from how many phrases, by which criterion."""
+
+    value: float
+    split: str
+    n: int
+    criterion: str
+
+
+def check_threshold(threshold: Threshold | float) -> float:
+    """The number; BadInput unless it is in [0, 1), the range of thresholds that a heatmap's peak passes."""
+    value = threshold.value if isinstance(threshold, Threshold) else float(threshold)
+    if not 0 <= value < 1:
+        raise BadInput(f"threshold {value} is out of range; accepted: 0 <= threshold < 1")
+    return value
+
+
+def check_tuning_split(split: str) -> None:
+    """BadInput for a test split (``test``, ``testA``, ``flickr_test`` ...): nothing is tuned on test."""
+    if re.search(r"(?<![a-z])test", split, re.IGNORECASE):
+        raise BadInput(f"split {split!r} is a test split; thresholds are tuned on any other one")
+
+
+def threshold_ious(
+    heatmaps: Tensor, image_index: Tensor, coverage: Tensor, thresholds: Sequence[float] = THRESHOLDS
+) -> Tensor:
+    """IoU of each phrase's thresholded heatmap with each of its M truths, float64 ``[P, M, T]``.
+
+    heatmaps: ``[P, N, h, w]`` over N candidates. image_index: int64 ``[P]``, the candidate of the truth.
+    coverage: ``[P, M, h, w]``, share of each cell of that candidate that the truth covers, 0..1.
+    A cell is in where ``heatmap / maximum > threshold``, compared in the heatmap's own precision.
+    """
+    levels = torch.tensor(thresholds, dtype=heatmaps.dtype, device=heatmaps.device)
+    flat = heatmaps.flatten(1)
+    relative = (flat / flat.amax(1, keepdim=True)).view(heatmaps.shape)
+    coverage = coverage.flatten(2).to(torch.float64)
+    count = _count_each if len(levels) < 4 else _count_binned
+    cells, shared = count(relative, image_index, coverage, levels)
+    return shared / (cells + coverage.sum(-1, keepdim=True) - shared)
+
+
+def _count_each(relative: Tensor, index: Tensor, coverage: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cells ``[P, 1, T]`` above each level and truth ``[P, M, T]`` in them, level by level (best for few)."""
+    rows = torch.arange(len(relative), device=relative.device)
+    cells, shared = [], []
+    for level in levels:
+        above = relative > level
+        cells.append(above.flatten(1).sum(1, dtype=torch.float64))
+        own = above[rows, index].flatten(1).to(torch.float64)
+        shared.append((coverage @ own[:, :, None])[..., 0])
+    return torch.stack(cells, -1)[:, None], torch.stack(shared, -1)
+
+
+def _count_binned(relative: Tensor, index: Tensor, coverage: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in one pass over the cells, however many levels."""
+    rows = torch.arange(len(relative), device=relative.device)
+    order = levels.argsort()
+    passed = torch.bucketize(relative, levels[order])  # number of levels below the value: 0..T
+    all_cells = passed.flatten(1)[:, None]
+    cells = _from_top(all_cells, torch.ones_like(all_cells, dtype=torch.float64), len(levels))
+    own = passed[rows, index].flatten(1)[:, None].expand_as(coverage)
+    shared = _from_top(own, coverage, len(levels))
+    back = order.argsort()
+    return cells[..., back], shared[..., back]
+
+
+def _from_top(passed: Tensor, weights: Tensor, levels: int) -> Tensor:
+    """Sum of the weights ``[..., cells]`` of cells that pass level 0..T-1 -> ``[..., T]``."""
+    bins = torch.zeros(*weights.shape[:-1], levels + 1, dtype=torch.float64, device=weights.device)
+    bins.scatter_add_(-1, passed, weights)
+    return bins.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+
+
+def truth_coverage(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Truths of all protocols for boxes ``[P, G, 4]``, as shares of cells: ``[P, 2 + G, height, width]``.
+
+    In order: all (union of the boxes), merged, and each box alone (for any).
+    """
+    union = Area.of_boxes(boxes)
+    single = Area.of_boxes(torch.cat([merged_boxes(boxes), boxes], 1)[:, :, None])  # [P, 1 + G]
+    return torch.cat([union.coverage(height, width)[:, None], single.coverage(height, width)], 1)
+
+
+def by_protocol(ious: Tensor) -> dict[str, Tensor]:
+    """Split IoUs ``[P, 2 + G, T]`` over the truths of ``truth_coverage`` into protocols, ``[P, T]`` each."""
+    return {"all": ious[:, 0], "merged": ious[:, 1], "any": ious[:, 2:].amax(1)}
+
+
+def choose_threshold(
+    ious: Tensor | np.ndarray, split: str, criterion: str = "recall", thresholds: Sequence[float] = THRESHOLDS
+) -> Threshold:
+    """The threshold that is best for phrases of ``split``; the first of equals.
+
+    ious: ``[P, T]``, one column a threshold. criterion: ``recall`` (share of phrases with IoU >= 0.5) or ``iou``
+    (mean). Raises BadInput for a test split, an unknown criterion, no phrases, or columns that do not fit.
+    """
+    check_tuning_split(split)
+    if criterion not in CRITERIA:
+        raise unknown_choice("criterion", criterion, CRITERIA)
+    ious = torch.as_tensor(ious)
+    if ious.ndim != 2 or not len(ious) or ious.shape[1] != len(thresholds):
+        raise BadInput(f"ious have shape {tuple(ious.shape)}; accepted: [phrases, {len(thresholds)}], 1 or more")
+    quality = hits(ious).sum(0) if criterion == "recall" else ious.mean(0)
+    best = int((quality == quality.max()).nonzero()[0, 0])
+    return Threshold(float(thresholds[best]), split, len(ious), criterion)
+
+
+def pointing(heatmaps: Tensor, image_index: Tensor, inside: Tensor) -> Tensor:
+    """Pointing game (Zhang et al., arXiv 1608.00507), float64 ``[P]``: is the peak in the truth?
+
+    Tied peaks count by their share inside.
+    heatmaps: ``[P, N, h, w]``. inside: ``[P, h, w]``, 1 where a cell's centre is in the truth, for the cells of
+    candidate ``image_index`` (``Area.holds_centres``).
+    """
+    peaks = (heatmaps == heatmaps.amax((1, 2, 3), keepdim=True)).to(torch.float64)
+    own = peaks[torch.arange(len(peaks), device=peaks.device), image_index]  # [P, h, w]
+    return (own * inside).sum((1, 2)) / peaks.sum((1, 2, 3))
+
+
+def region_boxes(heatmaps: Tensor, threshold: Threshold | float) -> tuple[Tensor, Tensor]:
+    """Box round the thresholded region in the candidate of the (first) peak.
+
+    heatmaps: ``[P, N, h, w]`` -> boxes float64 ``[P, 4]`` xyxy relative to that candidate, and its index ``[P]``.
+    """
+    value = check_threshold(threshold)
+    phrases, _, height, width = heatmaps.shape
+    peak = heatmaps.flatten(1).argmax(1)
+    index = peak // (height * width)
+    maximum = heatmaps.flatten(1).gather(1, peak[:, None])[..., None]
+    own = heatmaps[torch.arange(phrases, device=heatmaps.device), index] / maximum > value  # [P, h, w]
+    x1, x2 = _extent(own.any(1))
+    y1, y2 = _extent(own.any(2))
+    return torch.stack([x1 / width, y1 / height, x2 / width, y2 / height], -1), index
+
+
+def _extent(marked: Tensor) -> tuple[Tensor, Tensor]:
+    """First marked cell and the end of the last one, of ``[P, cells]``."""
+    cells = marked.shape[1]
+    first = marked.to(torch.uint8).argmax(1)
+    last = cells - marked.flip(1).to(torch.uint8).argmax(1)
+    return first.to(torch.float64), last.to(torch.float64)
+
+
+def resize_published(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Heatmaps ``[P, h, w]`` at ``size`` (height, width), as the study's evaluation resizes them.
+
+    Bilinear (align_corners False) where the target is at least as large in both dimensions, else average pooling.
+    """
+    height, width = heatmaps.shape[1:]
+    if (height, width) == tuple(size):
+        return heatmaps
+    if size[0] >= height and size[1] >= width:
+        return functional.interpolate(heatmaps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return functional.adaptive_avg_pool2d(heatmaps[:, None], size)[:, 0]
+
+
+def published_coverage(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixel masks of canvas boxes, in the order of ``truth_coverage``: 0 or 1, ``[P, 2 + G, height, width]``.
+
+    boxes: ``[P, G, 4]`` relative to the canvas; corners are rounded (half to even) to pixels, rows y1:y2.
+    """
+    height, width = size
+    edges = (boxes * boxes.new_tensor([width, height, width, height])).round()
+    edges = torch.cat([merged_boxes(edges), edges], 1)[..., None]  # [P, 1 + G, 4, 1]
+    x, y = (torch.arange(length, device=boxes.device) for length in (width, height))
+    columns = (edges[..., 0, :] <= x) & (x < edges[..., 2, :])  # [P, 1 + G, width]
+    rows = (edges[..., 1, :] <= y) & (y < edges[..., 3, :])
+    masks = rows[..., :, None] & columns[..., None, :]
+    return torch.cat([masks[:, 1:].any(1, keepdim=True), masks], 1).to(torch.float64)

@@ -1,0 +1,186 @@
+"""Do task and grounding go together, example by example? Correlations with intervals and p-values.
+
+Kojima et al. (arXiv 2309.02691, section 6) correlate the task score of each example with the mean IoU of its
+phrases. Here scores point the same way for every model (higher is better), so signs can be compared.
+Intervals draw whole images. The permutation test shuffles examples one by one: it takes them to be
+exchangeable, so where one image holds many examples, trust the interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from grounding.errors import BadInput, unknown_choice
+from grounding.metrics.intervals import (
+    RESAMPLES,
+    Estimate,
+    bootstrap_sums,
+    bootstrap_weights,
+)
+
+CORRELATIONS = ("pearson", "spearman", "point_biserial")
+PERMUTATIONS = 10_000
+_CHUNK = 1_000_000  # numbers in one block of permutations
+_NOISE = 1e-12  # a spread below this share of the values (or squared, of their squares) is rounding
+
+
+@dataclass(frozen=True)
+class Correlation(Estimate):
+    """A correlation with its interval and its two-sided permutation p-value.
+
+    value and p are None where it is undefined; ``reason`` says why.
+    """
+
+    p: float | None = None
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's r of ``[E]`` and ``[E]``; NaN where one of them is constant. With x in {0, 1}: point-biserial."""
+    x, y = _standardised(np.asarray(x, dtype=np.float64)), _standardised(np.asarray(y, dtype=np.float64))
+    return float((x * y).mean())
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rho: Pearson's r of the ranks (ties get their mean rank)."""
+    return pearson(rankdata(x), rankdata(y))
+
+
+def correlate(
+    kind: str,
+    task: np.ndarray,
+    grounding: np.ndarray,
+    groups: np.ndarray,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Correlation:
+    """One correlation between a task column ``[E]`` and a grounding column ``[E]``.
+
+    kind: ``pearson``, ``spearman``, or ``point_biserial`` (task is then success, 0 or 1).
+    groups: E labels (images) that are resampled whole. Raises BadInput for lengths that differ, values that
+    are not finite, an unknown kind; undefined cases are returned, with a reason.
+    """
+    if kind not in CORRELATIONS:
+        raise unknown_choice("correlation", kind, CORRELATIONS)
+    if permutations < 1:
+        raise BadInput(f"permutations {permutations} is too small; accepted: 1 or more")
+    task, grounding = np.asarray(task, dtype=np.float64), np.asarray(grounding, dtype=np.float64)
+    if not task.shape == grounding.shape == (len(groups),):
+        raise BadInput(f"task {task.shape}, grounding {grounding.shape} and {len(groups)} groups differ in length")
+    if not (np.isfinite(task).all() and np.isfinite(grounding).all()):
+        raise BadInput("task or grounding holds numbers that are not finite")
+    if kind == "point_biserial" and not np.isin(task, (0, 1)).all():
+        raise BadInput("point_biserial takes task success, 0 or 1, got other values")
+    reason = _undefined(kind, task, grounding)
+    if reason:
+        return Correlation(None, None, None, len(task), len(set(np.asarray(groups).tolist())), reason)
+    if kind == "spearman":
+        estimate = _spearman_estimate(task, grounding, groups, resamples, seed)
+        task, grounding = rankdata(task), rankdata(grounding)
+    else:
+        estimate = _pearson_estimate(task, grounding, groups, resamples, seed)
+    p = permutation_p(task, grounding, permutations, seed)
+    return Correlation(**vars(estimate), p=p)
+
+
+def joint_view(
+    score: np.ndarray,
+    success: np.ndarray,
+    grounding: np.ndarray,
+    groups: np.ndarray,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> dict[str, Correlation]:
+    """Pearson and Spearman of task score with grounding, point-biserial of task success with it; all ``[E]``."""
+    columns = {"pearson": score, "spearman": score, "point_biserial": success}
+    return {
+        kind: correlate(kind, task, grounding, groups, resamples, permutations, seed) for kind, task in columns.items()
+    }
+
+
+def permutation_p(x: np.ndarray, y: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
+    """Two-sided p of Pearson's r under random pairings: (1 + #{|r*| >= |r|}) / (1 + permutations).
+
+    The count includes the observed pairing (Phipson and Smyth 2010), so p is never 0. x, y: ``[E]``; BadInput
+    where one of them is constant.
+    """
+    if not (_varies(x) and _varies(y)):
+        raise BadInput("x or y is constant: no permutation of it changes anything")
+    x, y = _standardised(x), _standardised(y)
+    y = y[np.lexsort((y, x))]  # the same p for any order of the examples
+    x = np.sort(x)
+    observed = abs(x @ y)
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // len(x))
+    extreme = 0
+    for begin in range(0, permutations, rows):
+        block = np.tile(y, (min(rows, permutations - begin), 1))
+        extreme += int((np.abs(rng.permuted(block, axis=1, out=block) @ x) >= observed * (1 - _NOISE)).sum())
+    return (1 + extreme) / (1 + permutations)
+
+
+def _undefined(kind: str, task: np.ndarray, grounding: np.ndarray) -> str | None:
+    if len(task) < 3:
+        return f"{len(task)} examples: a correlation needs 3 or more"
+    if not _varies(grounding):
+        return f"grounding is {grounding[0]:g} in all examples"
+    if not _varies(task):
+        if kind == "point_biserial":
+            return f"one class only: the task is {'right' if task[0] else 'wrong'} in all examples"
+        return f"the task score is {task[0]:g} in all examples"
+    return None
+
+
+def _varies(values: np.ndarray) -> bool:
+    """Whether values differ by more than rounding."""
+    return bool(np.ptp(values) > _NOISE * np.abs(values).max())
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    centred = values - values.mean()
+    deviation = np.sqrt((centred**2).mean())
+    return centred / deviation if _varies(values) else np.full_like(values, np.nan)
+
+
+def _pearson_estimate(x: np.ndarray, y: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Estimate:
+    x, y = _standardised(x), _standardised(y)  # r is the same, its moments are better conditioned
+    moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
+    return bootstrap_sums(_moment_correlation, moments, groups, resamples, seed)
+
+
+def _moment_correlation(sums: np.ndarray) -> np.ndarray:
+    """Pearson's r from sums ``[R, 6]`` of 1, x, y, x^2, y^2, xy; NaN where x or y does not vary."""
+    _, x, y, xx, yy, xy = (sums / sums[:, :1]).T
+    var_x, var_y = xx - x * x, yy - y * y
+    varies = (var_x > _NOISE * xx) & (var_y > _NOISE * yy)
+    r = (xy - x * y) / np.sqrt(np.where(varies, var_x * var_y, np.nan))
+    return r.clip(-1, 1)
+
+
+def _spearman_estimate(x: np.ndarray, y: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Estimate:
+    ties = [np.unique(values, return_inverse=True)[1] for values in (x, y)]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        rank_x, rank_y = (_weighted_ranks(codes, weights) for codes in ties)
+        columns = (np.ones_like(weights), rank_x, rank_y, rank_x**2, rank_y**2, rank_x * rank_y)
+        return _moment_correlation(np.stack([(weights * column).sum(1) for column in columns], 1))
+
+    return bootstrap_weights(statistic, groups, resamples, seed)
+
+
+def _weighted_ranks(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean ranks ``[R, E]``, centred on 0, of values that are drawn ``weights`` ``[R, E]`` times each.
+
+    codes: ``[E]``, the values as 0..U-1 in ascending order. In a resample, a value's rank is the weight below it
+    and half of its own.
+    """
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(codes.max() + 1))
+    own = np.add.reduceat(weights[:, order], starts, axis=1)  # [R, U]
+    ranks = own.cumsum(1) - own / 2
+    total = weights.sum(1, keepdims=True)
+    return (ranks / total - 0.5)[:, codes]

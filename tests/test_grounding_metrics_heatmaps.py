@@ -1,0 +1,184 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from grounding.errors import BadInput
+from grounding.metrics.areas import Area, draw_polygons
+from grounding.metrics.boxes import PROTOCOLS, as_boxes, hits
+from grounding.metrics.heatmaps import (
+    THRESHOLDS,
+    Threshold,
+    by_protocol,
+    check_threshold,
+    check_tuning_split,
+    choose_threshold,
+    pointing,
+    published_coverage,
+    region_boxes,
+    resize_published,
+    threshold_ious,
+    truth_coverage,
+)
+
+FIRST = torch.zeros(1, dtype=torch.long)
+
+
+def one_heatmap(rows):
+    return torch.tensor(rows, dtype=torch.float32)[None, None]  # [1, 1, h, w]
+
+
+def test_iou_by_hand():
+    # Truth: the left half of a 2 x 2 map. Above 0.5: both left cells. Above 0: three cells. Above 0.9: one.
+    heatmap = one_heatmap([[0.4, 0.1], [0.3, 0.0]])
+    truth = truth_coverage(torch.tensor([[[0.0, 0.0, 0.5, 1.0]]], dtype=torch.float64), 2, 2)
+    ious = by_protocol(threshold_ious(heatmap, FIRST, truth, (0.5, 0.0, 0.9)))
+    for protocol in PROTOCOLS:
+        assert ious[protocol][0].tolist() == pytest.approx([1.0, 2 / 3, 1 / 2])
+
+
+def test_a_cell_that_the_truth_half_covers_counts_half():
+    heatmap = one_heatmap([[1.0, 0.0]])
+    truth = truth_coverage(torch.tensor([[[0.0, 0.0, 0.25, 1.0]]], dtype=torch.float64), 1, 2)
+    assert threshold_ious(heatmap, FIRST, truth, [0.5])[0, 0, 0].item() == pytest.approx(0.25 / 0.5)
+
+
+def test_heat_in_another_candidate_counts_against_it():
+    heatmap = torch.zeros(1, 3, 2, 2)
+    heatmap[0, 1] = 0.1  # the truth's candidate, all of it
+    heatmap[0, 2, 0, 0] = 0.1  # a quarter of another
+    truth = torch.ones(1, 1, 2, 2)
+    assert threshold_ious(heatmap, torch.tensor([1]), truth, [0.5]).item() == pytest.approx(1 / 1.25)
+    assert threshold_ious(heatmap, torch.tensor([0]), truth, [0.5]).item() == 0
+
+
+def test_protocols_for_two_truth_boxes_by_hand():
+    heatmap = one_heatmap([[1.0, 0.0, 0.0, 1.0]])
+    boxes = torch.tensor([[[0.0, 0.0, 0.25, 1.0], [0.75, 0.0, 1.0, 1.0]]], dtype=torch.float64)
+    ious = by_protocol(threshold_ious(heatmap, FIRST, truth_coverage(boxes, 1, 4), [0.5]))
+    assert {name: value.item() for name, value in ious.items()} == pytest.approx(
+        {"all": 1.0, "merged": 0.5, "any": 0.5}
+    )
+
+
+def test_all_thresholds_at_once_equal_one_by_one():
+    rng = np.random.default_rng(0)
+    heatmaps = torch.as_tensor(rng.random((5, 3, 8, 6)).astype(np.float32)).round(decimals=2)  # many ties
+    heatmaps /= heatmaps.sum((1, 2, 3), keepdim=True)
+    index = torch.as_tensor(rng.integers(0, 3, 5))
+    coverage = torch.as_tensor(rng.random((5, 4, 8, 6)))
+    ious = threshold_ious(heatmaps, index, coverage)
+    for number, threshold in enumerate(THRESHOLDS):
+        above = (heatmaps / heatmaps.amax((1, 2, 3), keepdim=True) > threshold).double()
+        own = above[torch.arange(5), index][:, None]
+        shared = (own * coverage).sum((2, 3))
+        union = above.sum((1, 2, 3))[:, None] + coverage.sum((2, 3)) - shared
+        torch.testing.assert_close(ious[:, :, number], shared / union)
+
+
+def test_scale_of_the_heatmap_and_order_of_phrases_do_not_matter():
+    rng = np.random.default_rng(1)
+    heatmaps = torch.as_tensor(rng.random((6, 2, 4, 4)))
+    index, coverage = torch.as_tensor(rng.integers(0, 2, 6)), torch.as_tensor(rng.random((6, 1, 4, 4)))
+    ious = threshold_ious(heatmaps, index, coverage)
+    torch.testing.assert_close(threshold_ious(heatmaps * 8, index, coverage), ious)
+    order = torch.as_tensor(rng.permutation(6))
+    torch.testing.assert_close(threshold_ious(heatmaps[order], index[order], coverage[order]), ious[order])
+
+
+def test_threshold_is_the_first_best_and_remembers_its_split():
+    curves = np.array([[0.2, 0.6, 0.6, 0.4], [0.1, 0.5, 0.5, 0.3], [0.9, 0.4, 0.45, 0.0]])
+    levels = (0.0, 0.1, 0.2, 0.3)
+    assert choose_threshold(curves, "dev", "recall", levels) == Threshold(0.1, "dev", 3, "recall")
+    assert choose_threshold(curves, "dev", "iou", levels) == Threshold(0.2, "dev", 3, "iou")
+
+
+@pytest.mark.parametrize("split", ["test", "test_unseen", "testA", "flickr_test", "Test"])
+def test_no_threshold_is_tuned_on_test(split):
+    with pytest.raises(BadInput, match=split):
+        choose_threshold(np.ones((2, 100)), split)
+
+
+def test_other_splits_and_bad_choices():
+    for split in ("dev", "tune", "val", "contested"):
+        check_tuning_split(split)
+    with pytest.raises(BadInput, match="criterion 'best' is unknown; accepted: recall, iou"):
+        choose_threshold(np.ones((2, 100)), "dev", "best")
+    with pytest.raises(BadInput, match=r"\(0, 100\)"):
+        choose_threshold(np.ones((0, 100)), "dev")
+    assert check_threshold(Threshold(0.3, "dev", 1, "iou")) == 0.3
+    for bad in (1.0, -0.1, float("nan")):
+        with pytest.raises(BadInput, match="threshold"):
+            check_threshold(bad)
+
+
+def test_pointing_counts_tied_peaks_by_their_share():
+    heatmaps = torch.zeros(3, 2, 2, 2)
+    heatmaps[0, 1, 0, 0] = 1.0  # inside
+    heatmaps[1, 0, 0, 0] = 1.0  # same cell, other candidate
+    heatmaps[2, 1, 0, 0] = heatmaps[2, 1, 1, 1] = heatmaps[2, 0, 0, 0] = heatmaps[2, 1, 0, 1] = 0.5
+    inside = Area.of_boxes(torch.tensor([[[0.0, 0.0, 1.0, 0.5]]] * 3, dtype=torch.float64)).holds_centres(2, 2)
+    assert pointing(heatmaps, torch.ones(3, dtype=torch.long), inside).tolist() == [1.0, 0.0, 0.5]
+
+
+def test_region_box_is_round_the_heat_in_the_peaks_candidate():
+    heatmaps = torch.zeros(1, 2, 4, 5)
+    heatmaps[0, 1, 1, 2], heatmaps[0, 1, 2, 3], heatmaps[0, 1, 3, 0] = 1.0, 0.6, 0.2
+    heatmaps[0, 0, 0, 0] = 0.9
+    box, index = region_boxes(heatmaps, 0.5)
+    assert index.tolist() == [1]
+    assert box[0].tolist() == pytest.approx([2 / 5, 1 / 4, 4 / 5, 3 / 4])
+    assert region_boxes(heatmaps, 0.1)[0][0].tolist() == pytest.approx([0, 1 / 4, 4 / 5, 1])
+
+
+def test_published_resizing_pools_where_a_side_shrinks():
+    heatmap = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
+    assert resize_published(heatmap, (1, 4))[0].tolist() == [[1.0, 1.0, 2.0, 2.0]]
+    assert resize_published(heatmap, (2, 4))[0, 0].tolist() == pytest.approx([0.0, 0.25, 0.75, 1.0])
+    assert resize_published(heatmap, (2, 2)) is heatmap
+
+
+def recorded_curves(recorded, heatmaps, coverages):
+    """IoU [protocols, T, P] as the original's evaluation computes it, one phrase at a time."""
+    curves = []
+    for heatmap, coverage, size in zip(heatmaps, coverages, recorded["image_hw"].tolist(), strict=True):
+        resized = resize_published(torch.as_tensor(heatmap.astype(np.float32))[None], tuple(size))
+        curves.append(threshold_ious(resized[:, None], FIRST, coverage)[0])
+    return curves
+
+
+def test_paper_heatmaps_equal_the_recorded_numbers(shared_data):
+    recorded = np.load(shared_data / "reference" / "C_heatmaps.npz")
+    results = json.loads((shared_data / "reference" / "C_heatmaps.json").read_text())["results"]
+    boxes = np.split(recorded["gt_boxes"], np.cumsum(recorded["gt_counts"])[:-1])
+    sizes = recorded["image_hw"].tolist()
+    coverages = [published_coverage(as_boxes(b)[None], tuple(s)) for b, s in zip(boxes, sizes, strict=True)]
+    heatmaps = [*recorded["heatmaps"], *recorded["heatmaps_touchdown"]]
+    curves = [by_protocol(c[None]) for c in recorded_curves(recorded, heatmaps, coverages)]
+    for protocol in PROTOCOLS:
+        ious = torch.cat([curve[protocol] for curve in curves])  # [P, T]
+        expected = recorded[f"iou_by_threshold_{protocol}"].T
+        np.testing.assert_allclose(ious, expected, rtol=0, atol=1e-6)
+        for criterion in ("recall", "iou"):
+            chosen = choose_threshold(ious, "tune", criterion)
+            assert chosen.value == pytest.approx(results[criterion]["thresholds"][protocol])
+            best = ious[:, THRESHOLDS.index(chosen.value)]
+            summary = results[criterion]["summary"]
+            assert hits(best).double().mean().item() == pytest.approx(summary[f"recall({protocol})@1"])
+            assert best.mean().item() == pytest.approx(summary[f"mean IOU({protocol})@1"], abs=1e-6)
+
+
+def test_paper_polygons_equal_the_recorded_numbers(shared_data):
+    recorded = np.load(shared_data / "reference" / "C_polygons.npz")
+    outlines = [o.reshape(-1, 2) for o in np.split(recorded["poly_coords"], recorded["poly_lengths"].cumsum()[:-1])]
+    ends = recorded["poly_counts"].cumsum()
+    coverages = []
+    for end, count, size in zip(ends, recorded["poly_counts"], recorded["image_hw"].tolist(), strict=True):
+        mask = draw_polygons([tuple(map(tuple, o)) for o in outlines[end - count : end]], *size)
+        coverages.append(torch.as_tensor(mask)[None, None])
+    areas = [int(c.sum()) for c in coverages]
+    assert areas == recorded["target_mask_area"].tolist()
+    ious = torch.cat(recorded_curves(recorded, recorded["heatmaps"], coverages))
+    np.testing.assert_allclose(ious, recorded["iou_by_threshold"].T, rtol=0, atol=1e-6)
+    assert choose_threshold(ious, "tangram_val").value == 0.22
