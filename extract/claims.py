@@ -1,0 +1,128 @@
+"""Who works on which shard: claims are files that only one process can create, kept fresh by a heartbeat.
+
+They save work and are not needed for correctness: two workers on one shard write the same bytes under
+temporary names of their own, and the later rename wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+HEARTBEAT = 10.0  # seconds between signs of life
+STALE = 120.0  # seconds without one after which a claim may be taken over
+_LIVE: set[str] = set()  # tokens of this process that are in use
+
+
+class Claims:
+    """The claims of one extraction on a run's folder; a context manager, since it keeps a heartbeat thread."""
+
+    def __init__(self, folder: Path, stale: float = STALE):
+        self.folder = folder
+        self.stale = stale
+        self.token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._held: set[Path] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="claims")
+
+    def __enter__(self) -> Claims:
+        _LIVE.add(self.token)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        for path in list(self._held):
+            self._drop(path)
+        _LIVE.discard(self.token)
+
+    def acquire(self, shard: int) -> bool:
+        """Try to claim a shard; a claim whose owner is gone is taken over, its unfinished files removed."""
+        path = self._path(shard)
+        try:
+            self._create(path)
+        except FileExistsError:
+            owner = self._owner(path)
+            if owner is None or not self._abandoned(path, owner):
+                return False
+            for left in self.folder.glob(f"shard-{shard:05d}.*.tmp-{owner['token']}"):
+                left.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            try:
+                self._create(path)
+            except FileExistsError:  # another worker was faster
+                return False
+        return True
+
+    def release(self, shard: int) -> None:
+        """Give a claim back."""
+        self._drop(self._path(shard))
+
+    def _create(self, path: Path) -> None:
+        with path.open("x", encoding="utf-8") as file:
+            json.dump({"token": self.token, "host": socket.gethostname(), "pid": os.getpid()}, file)
+        with self._lock:
+            self._held.add(path)
+
+    def _drop(self, path: Path) -> None:
+        with self._lock:
+            self._held.discard(path)
+        path.unlink(missing_ok=True)
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.claim"
+
+    def _owner(self, path: Path) -> dict[str, str] | None:
+        """Who holds a claim; None if it has just been given back; an unreadable one has no name."""
+        try:
+            owner = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            owner = None
+        return owner if isinstance(owner, dict) and "token" in owner else {"token": "unknown"}
+
+    def _abandoned(self, path: Path, owner: dict[str, str]) -> bool:
+        """Is the owner a process of this host that has ended, or silent for too long?
+
+        A claim under this process's id with a token that is not in use was left by another life of that number.
+        """
+        try:
+            silent = time.time() - path.stat().st_mtime
+        except FileNotFoundError:
+            return False
+        if silent > self.stale:
+            return True
+        if owner.get("host") != socket.gethostname():
+            return False
+        pid = int(owner.get("pid", 0))
+        return owner["token"] not in _LIVE if pid == os.getpid() else not _alive(pid)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            with self._lock:
+                for path in self._held:
+                    if path.exists():
+                        os.utime(path)
+
+
+def _alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

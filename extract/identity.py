@@ -1,0 +1,123 @@
+"""What a run is of: the facts that its activations depend on, and refusing to mix two runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import torchvision
+
+from extract.store import MANIFEST, read_manifest
+from grounding.errors import BadInput
+from grounding.examples import Example
+from grounding.models.base import GroundingModel
+
+
+def run_identity(
+    given: Mapping[str, Any], model: GroundingModel, examples: Sequence[Example], **settings: Any
+) -> dict[str, Any]:
+    """The identity of a run, JSON values only: the caller's facts, the model's configuration, examples, settings."""
+    config = getattr(model, "config", None)
+    sizes = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
+    whole = {**given, "model": {"name": getattr(config, "model", type(model).__name__), **sizes}}
+    whole |= {"examples": _examples_hash(examples), "examples_count": len(examples), **settings}
+    return json.loads(json.dumps(whole))
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """sha256 of an identity, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def made_with(batch_size: int, device: torch.device) -> dict[str, Any]:
+    """What equal bytes depend on beside the identity."""
+    return {
+        "batch_size": batch_size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "versions": {
+            "phrase-grounding-probe": _version(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "h5py": h5py.__version__,
+            "hdf5": h5py.version.hdf5_version,
+        },
+    }
+
+
+def check_folder(out: Path, manifest: Mapping[str, Any]) -> bool:
+    """Does ``out`` hold the run of ``manifest`` already, or a part of it?
+
+    Raises BadInput naming every difference, with both values, where it holds another run, one of other views or
+    sites, or something that is no run; warns where only ``made_with`` differs, since the bytes may.
+    """
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"out {str(out)!r} is a file; accepted: a folder, new or of this run")
+    if not out.exists() or all(path.name.startswith(f"{MANIFEST}.tmp-") for path in out.iterdir()):
+        return False  # another worker may be about to begin the same run
+    if not (out / MANIFEST).is_file():
+        raise BadInput(f"out {str(out)!r} holds files that are not a run; accepted: a folder, new or of this run")
+    there = read_manifest(out)
+    found = differences(there["identity"], manifest["identity"])
+    found += differences(_contents(there), _contents(manifest))
+    if found:
+        raise BadInput(f"out {str(out)!r} holds another run: {'; '.join(found)}; choose another folder")
+    changed = differences(there["made_with"], manifest["made_with"])
+    if changed:
+        warnings.warn(f"{out}: resumed with other means, bytes may differ: {'; '.join(changed)}", stacklevel=3)
+    return True
+
+
+def _contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"views": manifest["views"], "sites": [site["name"] for site in manifest["sites"]]}
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two nested mappings, with both values.
+
+    >>> differences({"split": "dev", "seed": 0}, {"split": "test", "seed": 0})
+    ["split is 'dev' there and 'test' here"]
+    """
+    found = []
+    for key in dict.fromkeys([*there, *here]):
+        before, after = there.get(key), here.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} is {before!r} there and {after!r} here")
+    return found
+
+
+def command_line() -> list[str]:
+    """How this process was started."""
+    return [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+
+
+def _examples_hash(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        phrases = [(p.id, p.spans, p.image_index, [r.box for r in p.regions]) for p in example.phrases]
+        digest.update(repr((example.id, example.caption, example.task, phrases)).encode())
+    return digest.hexdigest()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("phrase-grounding-probe")
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,167 @@
+"""What the views of a batch need besides the states, computed once for all sites on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extract.extra_boxes import extra_boxes
+from extract.views import canvas_boxes, region_weights, valid_grid
+from grounding.models.base import Batch, TokenLayout
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Candidate regions of a batch, ordered by example: the annotated ones by phrase, then the extra boxes.
+
+    example: row in the batch. image_index: candidate. boxes: float32 ``[R, 4]`` xyxy relative to it.
+    phrase: row among the batch's phrases, -1 for an extra box. All int64 ``[R]`` but boxes.
+    """
+
+    example: np.ndarray
+    image_index: np.ndarray
+    boxes: np.ndarray
+    phrase: np.ndarray
+
+    @classmethod
+    def of(cls, batch: Batch, extra: int, seed: int) -> Regions:
+        """The regions of the batch's phrases, and ``extra`` seeded boxes for each annotated image."""
+        rows: list[tuple[int, int, tuple[float, ...], int]] = []
+        phrases = list(zip(batch.phrase_example.tolist(), batch.phrase_ids, strict=True))
+        by_example: dict[int, list[tuple[int, str]]] = {}
+        for p, (b, phrase_id) in enumerate(phrases):
+            by_example.setdefault(b, []).append((p, phrase_id))
+        for b, example in enumerate(batch.examples):
+            known = {phrase.id: phrase for phrase in example.phrases}
+            for p, phrase_id in by_example.get(b, []):
+                phrase = known[phrase_id]
+                rows += [(b, phrase.image_index, region.box, p) for region in phrase.regions]
+            rows += [(b, image, box, -1) for image, box in extra_boxes(example, extra, seed)]
+        return cls(
+            example=np.array([row[0] for row in rows], dtype=np.int64),
+            image_index=np.array([row[1] for row in rows], dtype=np.int64),
+            boxes=np.array([row[2] for row in rows], dtype=np.float32).reshape(-1, 4),
+            phrase=np.array([row[3] for row in rows], dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Weights and row numbers for a batch of B examples, P phrases and R regions.
+
+    Per-example tables are padded to the most phrases (K), regions (M) or phrase tokens (S) of an example;
+    ``*_rows`` are positions in the flattened padded result, so that one ``index_select`` drops the padding.
+
+    phrase_weights: ``[B, K, T]`` over text tokens. phrase_rows: ``[P]`` in ``B * K``.
+    region_weights: ``[B, M, cells]`` over image tokens. region_rows: ``[R]`` in ``B * M``.
+    region_boxes: ``[R, 4]`` on the real canvas. region_example: ``[R]``.
+    token_rows: ``[B, S]``, the text tokens in any phrase. token_weights: ``[B, K, S]``.
+    cell_rows: ``[sum of phrases' cells]`` in ``B * K * cells``, the real cells of every phrase in turn.
+    grids: per example (rows, columns) of its real cells. text_positions: per example the real text tokens.
+    """
+
+    phrase_weights: Tensor
+    phrase_rows: Tensor
+    region_weights: Tensor
+    region_rows: Tensor
+    region_boxes: Tensor
+    region_example: Tensor
+    token_rows: Tensor
+    token_weights: Tensor
+    cell_rows: Tensor
+    grids: tuple[tuple[int, int], ...]
+    text_positions: tuple[Tensor, ...]
+    columns: int
+
+    @classmethod
+    def of(cls, batch: Batch, regions: Regions) -> Plan:
+        """Plan of a batch that is on the CPU."""
+        phrase_slot, most_phrases = _slots(batch.phrase_example, len(batch))
+        example = torch.from_numpy(regions.example)
+        region_slot, most_regions = _slots(example, len(batch))
+        image_index, boxes = torch.from_numpy(regions.image_index), torch.from_numpy(regions.boxes)
+        weights = batch.phrase_tokens.float()
+        weights = weights / weights.sum(1, keepdim=True)
+        region = region_weights(batch, example, image_index, boxes)
+        images = [len(batch.examples[b].images) for b in regions.example]
+        token_rows, token_weights = _phrase_tokens(batch, weights, phrase_slot, most_phrases)
+        grids = tuple(valid_grid(batch, b) for b in range(len(batch)))
+        return cls(
+            phrase_weights=_pad(weights, batch.phrase_example, phrase_slot, len(batch), most_phrases),
+            phrase_rows=batch.phrase_example * most_phrases + phrase_slot,
+            region_weights=_pad(region, example, region_slot, len(batch), most_regions),
+            region_rows=example * most_regions + region_slot,
+            region_boxes=canvas_boxes(boxes, image_index, images),
+            region_example=example,
+            token_rows=token_rows,
+            token_weights=token_weights,
+            cell_rows=_cell_rows(batch, grids, batch.phrase_example * most_phrases + phrase_slot),
+            grids=grids,
+            text_positions=tuple(mask.nonzero()[:, 0] for mask in batch.text_mask),
+            columns=batch.grid[1],
+        )
+
+    def to(self, device: torch.device | str) -> Plan:
+        """The same plan with its tensors on ``device`` (the per-example tuples stay)."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def real_tokens(self, layout: TokenLayout, tokens: int) -> tuple[Tensor, list[int]]:
+        """Real tokens of each example as positions in ``B * tokens``, and how many each has.
+
+        In the order text, image (raster), query, whatever the order in the model; padding and class tokens go.
+        """
+        positions = []
+        for text, (rows, columns) in zip(self.text_positions, self.grids, strict=True):
+            parts = []
+            if layout.text is not None:
+                parts.append(text + layout.text.start)
+            if layout.image is not None:
+                parts.append(_raster(rows, columns, self.columns) + layout.image.start)
+            if layout.query is not None:
+                parts.append(torch.arange(layout.query.start, layout.query.stop))
+            positions.append(torch.cat(parts))
+        return torch.cat([p + b * tokens for b, p in enumerate(positions)]), [len(p) for p in positions]
+
+
+def _slots(example: Tensor, count: int) -> tuple[Tensor, int]:
+    """Place of each row among those of its example (rows are sorted by example), and the most of one example."""
+    counts = torch.bincount(example, minlength=count)
+    first = counts.cumsum(0) - counts
+    return torch.arange(len(example)) - first[example], int(counts.max())
+
+
+def _pad(rows: Tensor, example: Tensor, slot: Tensor, count: int, most: int) -> Tensor:
+    padded = rows.new_zeros(count, most, rows.shape[1])
+    padded[example, slot] = rows
+    return padded
+
+
+def _phrase_tokens(batch: Batch, weights: Tensor, slot: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    used = torch.zeros_like(batch.text_mask)
+    for b, tokens in zip(batch.phrase_example.tolist(), batch.phrase_tokens, strict=True):
+        used[b] |= tokens
+    widest = int(used.sum(1).max())
+    rows = used.int().argsort(dim=1, descending=True, stable=True)[:, :widest]  # used tokens first, in order
+    padded = _pad(weights, batch.phrase_example, slot, len(batch), most)
+    return rows, padded.gather(2, rows[:, None].expand(-1, most, -1))
+
+
+def _cell_rows(batch: Batch, grids: tuple[tuple[int, int], ...], phrase_rows: Tensor) -> Tensor:
+    cells = batch.grid[0] * batch.grid[1]
+    rasters = {grid: _raster(*grid, batch.grid[1]) for grid in set(grids)}
+    examples = batch.phrase_example.tolist()
+    rows = [rasters[grids[b]] + row * cells for b, row in zip(examples, phrase_rows.tolist(), strict=True)]
+    return torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
+
+
+def _raster(rows: int, columns: int, stride: int) -> Tensor:
+    """Positions of the first ``rows`` x ``columns`` cells of a grid ``stride`` cells wide."""
+    return (torch.arange(rows)[:, None] * stride + torch.arange(columns)).flatten()
