@@ -46,6 +46,18 @@ def write_kilogram(
     return root
 
 
+def records(root: Path) -> dict:
+    """The content of ``dense.json``."""
+    return json.loads((root / "dense.json").read_text())
+
+
+def change(root: Path, tangram: str, number: int, **fields) -> None:
+    """Overwrite fields of one annotation in ``dense.json``."""
+    changed = records(root)
+    changed[tangram]["annotations"][number].update(fields)
+    (root / "dense.json").write_text(json.dumps(changed))
+
+
 def _reading(number: int, parts: int, rng: random.Random) -> dict[str, object]:
     """One annotation; wholes repeat only after every pair of adjective and noun has been used."""
     words = ADJECTIVES[number % len(ADJECTIVES)], NOUNS[number // len(ADJECTIVES) % len(NOUNS)]
