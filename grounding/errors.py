@@ -16,3 +16,7 @@ def unknown_choice(parameter: str, value: object, accepted: Iterable[object]) ->
     "split 'dve' is unknown; accepted: train, dev"
     """
     return BadInput(f"{parameter} {value!r} is unknown; accepted: {', '.join(str(a) for a in accepted)}")
+
+
+class RunFailed(RuntimeError):
+    """A run that started well and could not go on (exit code 1)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -56,7 +57,10 @@ class EncodedGames(Dataset):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, position), shuffled by seed and epoch alone. Lightning calls ``set_epoch``."""
+    """Yields (epoch, position), shuffled by seed and epoch alone; each process of several takes its share.
+
+    Lightning calls ``set_epoch``.
+    """
 
     def __init__(self, length: int, seed: int, shuffle: bool):
         self.length = length
@@ -69,18 +73,27 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // _world()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        if (world := _world()) > 1:
+            order = order[: self.length // world * world][torch.distributed.get_rank() :: world]
         return iter([(self.epoch, int(position)) for position in order])
+
+
+def _world() -> int:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if ready else 1
 
 
 def _collate(items: Sequence[Encoded], preprocessor: Preprocessor) -> tuple[Batch, Targets]:
     batch = preprocessor.collate(items)
-    return batch, make_targets(batch)
+    targets = make_targets(batch)
+    names = tuple(replace(item.example, images=(), phrases=()) for item in items)  # cheap to send between processes
+    return replace(batch, examples=names), targets
 
 
 def make_loader(
@@ -94,6 +107,6 @@ def make_loader(
         num_workers=workers,
         collate_fn=partial(_collate, preprocessor=preprocessor),
         drop_last=train,
-        persistent_workers=workers > 0 and not train,
+        persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -47,26 +48,35 @@ def match(
     token_logits ``[B, Q, slots + 1]``, boxes_cxcywh ``[B, Q, 4]``, target boxes ``[K, 4]``, positive_map
     ``[K, slots + 1]``, box_example ``[K]``.
     """
-    count, queries = boxes_cxcywh.shape[:2]
-    probability = token_logits.flatten(0, 1).softmax(-1)
-    flat = boxes_cxcywh.flatten(0, 1)
-    target_cxcywh = box_convert(target_boxes_xyxy, "xyxy", "cxcywh")
-    cost = -CLASS_COST * probability @ positive_map.T + BOX_COST * torch.cdist(flat, target_cxcywh, p=1)
-    cost -= GIOU_COST * generalized_box_iou(box_convert(flat, "cxcywh", "xyxy"), target_boxes_xyxy)
-    table = cost.unflatten(0, (count, queries)).cpu().numpy()
-    owners = box_example.cpu().numpy()
-    examples, chosen, boxes = [], [], []
-    for row in range(count):
-        own = (owners == row).nonzero()[0]
-        query, target = linear_sum_assignment(table[row][:, own])
-        examples += [row] * len(query)
-        chosen += query.tolist()
-        boxes += own[target].tolist()
     device = token_logits.device
-    return Matching(*(torch.tensor(v, dtype=torch.int64, device=device) for v in (examples, chosen, boxes)))
+    if not len(box_example):
+        return Matching(*(torch.zeros(0, dtype=torch.int64, device=device) for _ in range(3)))
+    owners = box_example.cpu().numpy()
+    order = owners.argsort(kind="stable")
+    counts = np.bincount(owners, minlength=len(boxes_cxcywh))
+    place = np.arange(len(owners)) - np.repeat(counts.cumsum() - counts, counts)  # place of a box in its example
+    slot = torch.full((len(counts), int(counts.max())), -1, device=boxes_cxcywh.device)
+    slot[torch.from_numpy(owners[order]), torch.from_numpy(place)] = torch.from_numpy(order).to(slot)
+    own_boxes, own_maps = target_boxes_xyxy[slot], positive_map[slot]  # [B, most boxes, ...]; -1 is never read
+    probability = token_logits.softmax(-1)
+    cost = -CLASS_COST * probability @ own_maps.transpose(1, 2)  # [B, Q, most boxes]
+    cost += BOX_COST * torch.cdist(boxes_cxcywh, box_convert(own_boxes, "xyxy", "cxcywh"), p=1)
+    cost -= GIOU_COST * _paired_giou(box_convert(boxes_cxcywh, "cxcywh", "xyxy"), own_boxes)
+    table, slots = cost.cpu().numpy(), slot.cpu().numpy()
+    found: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for row, count in enumerate(counts):
+        query, target = linear_sum_assignment(table[row, :, :count])
+        for column, values in zip(found, ([row] * len(query), query, slots[row, target]), strict=True):
+            column.extend(values)
+    return Matching(*(torch.tensor(np.asarray(v, dtype=np.int64), device=device) for v in found))
 
 
-def soft_token_loss(token_logits: Tensor, positive_map: Tensor, matching: Matching, boxes: Tensor) -> Tensor:
+def _paired_giou(first: Tensor, second: Tensor) -> Tensor:
+    """Generalised IoU within each example: xyxy ``[B, Q, 4]``, ``[B, K, 4]`` -> ``[B, Q, K]``."""
+    return torch.vmap(generalized_box_iou)(first, second)
+
+
+def soft_token_loss(token_logits: Tensor, positive_map: Tensor, matching: Matching, boxes: int) -> Tensor:
     """Soft token prediction (MDETR, section 2.2): cross-entropy with the phrase's tokens, or with no object."""
     log_probability = token_logits.log_softmax(-1)
     target = torch.zeros_like(log_probability)
@@ -79,7 +89,7 @@ def soft_token_loss(token_logits: Tensor, positive_map: Tensor, matching: Matchi
 
 
 def box_losses(
-    boxes_cxcywh: Tensor, target_boxes_xyxy: Tensor, matching: Matching, boxes: Tensor
+    boxes_cxcywh: Tensor, target_boxes_xyxy: Tensor, matching: Matching, boxes: int
 ) -> tuple[Tensor, Tensor]:
     """L1 and generalised IoU losses of matched boxes, each over the number of boxes."""
     predicted = boxes_cxcywh[matching.example, matching.query]
@@ -90,7 +100,7 @@ def box_losses(
 
 
 def contrastive_alignment_loss(
-    queries: Tensor, tokens: Tensor, token_map: Tensor, matching: Matching, boxes: Tensor
+    queries: Tensor, tokens: Tensor, token_map: Tensor, matching: Matching, boxes: int
 ) -> Tensor:
     """Contrastive alignment of queries and text tokens (MDETR, equations 1 and 2).
 

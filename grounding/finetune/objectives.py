@@ -64,25 +64,24 @@ def mdetr_losses(output: MdetrOutput, batch: Batch, targets: Targets, weights: L
     if weights.task:
         losses["task"] = weights.task * (output.task_point - targets.points).abs().sum(1).mean()
     if weights.grounding:
-        token_map = batch.phrase_tokens[targets.box_phrase]  # [K, T]
+        layers, examples = output.token_logits.shape[:2]
+        copies = torch.arange(layers, device=targets.boxes.device).repeat_interleave(len(targets.boxes))
+        truth = targets.boxes.repeat(layers, 1)  # every decoder layer answers for itself: layers become examples
+        owner = targets.box_example.repeat(layers) + copies * examples
+        token_map = batch.phrase_tokens[targets.box_phrase].repeat(layers, 1)  # [L * K, T]
         positive_map = torch.zeros(len(token_map), output.token_logits.shape[-1], device=token_map.device)
         positive_map[:, : token_map.shape[1]] = token_map / token_map.sum(1, keepdim=True).clamp(min=1)
-        boxes = torch.tensor(float(max(len(targets.boxes), 1)), device=token_map.device)
-        for layer in range(len(output.token_logits)):
-            logits, predicted = output.token_logits[layer], output.boxes_cxcywh[layer]
-            matching = match(logits, predicted, targets.boxes, positive_map, targets.box_example)
-            distance, overlap = box_losses(predicted, targets.boxes, matching, boxes)
-            contrastive = contrastive_alignment_loss(
-                output.projected_queries[layer], output.projected_tokens, token_map, matching, boxes
-            )
-            parts = {
-                "tokens": soft_token_loss(logits, positive_map, matching, boxes),
-                "boxes": 5.0 * distance,
-                "giou": 2.0 * overlap,
-                "contrastive": contrastive,
-            }
-            for name, value in parts.items():
-                losses[name] = losses.get(name, 0.0) + weights.grounding * value
+        logits, predicted = output.token_logits.flatten(0, 1), output.boxes_cxcywh.flatten(0, 1)
+        boxes = max(len(targets.boxes), 1)
+        matching = match(logits, predicted, truth, positive_map, owner)
+        distance, overlap = box_losses(predicted, truth, matching, boxes)
+        queries, tokens = output.projected_queries.flatten(0, 1), output.projected_tokens.repeat(layers, 1, 1)
+        losses["tokens"] = weights.grounding * soft_token_loss(logits, positive_map, matching, boxes)
+        losses["boxes"] = weights.grounding * 5.0 * distance
+        losses["giou"] = weights.grounding * 2.0 * overlap
+        losses["contrastive"] = weights.grounding * contrastive_alignment_loss(
+            queries, tokens, token_map, matching, boxes
+        )
     return losses
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grounding.examples import ReferenceGame
 from grounding.models.answers import candidate_box_to_canvas, target_point
 from grounding.models.base import Batch
 
@@ -20,13 +21,15 @@ class Targets:
     """Truth of a batch, relative to each example's real canvas.
 
     points: float ``[B, 2]`` (x, y). boxes: float ``[K, 4]`` xyxy, all phrases concatenated; box_phrase ``[K]`` is the
-    phrase (row of ``Batch.phrase_tokens``) and box_example ``[K]`` the example of each.
+    phrase (row of ``Batch.phrase_tokens``) and box_example ``[K]`` the example of each. candidates: int64 ``[B]``,
+    number of images of a game, 0 for a spatial description.
     """
 
     points: Tensor
     boxes: Tensor
     box_phrase: Tensor
     box_example: Tensor
+    candidates: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same targets on ``device``."""
@@ -42,21 +45,20 @@ class Targets:
 def make_targets(batch: Batch) -> Targets:
     """Targets of a batch, from the annotations of its examples (CPU)."""
     boxes, phrases, owners = [], [], []
-    place = 0
-    for row, example in enumerate(batch.examples):
-        by_id = {phrase.id: phrase for phrase in example.phrases}
-        for _ in range(int((batch.phrase_example == row).sum())):
-            phrase = by_id[batch.phrase_ids[place]]
-            for region in phrase.regions:
-                boxes.append(candidate_box_to_canvas(region.box, phrase.image_index, len(example.images)))
-                phrases.append(place)
-                owners.append(row)
-            place += 1
+    of_example = {row: {phrase.id: phrase for phrase in e.phrases} for row, e in enumerate(batch.examples)}
+    for place, (row, phrase_id) in enumerate(zip(batch.phrase_example.tolist(), batch.phrase_ids, strict=True)):
+        phrase = of_example[row][phrase_id]
+        for region in phrase.regions:
+            count = len(batch.examples[row].images)
+            boxes.append(candidate_box_to_canvas(region.box, phrase.image_index, count))
+            phrases.append(place)
+            owners.append(row)
     return Targets(
         points=torch.tensor([target_point(example) for example in batch.examples], dtype=torch.float32),
         boxes=torch.from_numpy(np.stack(boxes)) if boxes else torch.zeros(0, 4),
         box_phrase=torch.tensor(phrases, dtype=torch.int64),
         box_example=torch.tensor(owners, dtype=torch.int64),
+        candidates=torch.tensor([len(e.images) if isinstance(e.task, ReferenceGame) else 0 for e in batch.examples]),
     )
 
 

@@ -108,9 +108,11 @@ class Output:
     """What a forward pass gives; each model adds its own fields.
 
     task_point: float ``[B, 2]``, (x, y) of the answer relative to the real (un-padded) canvas.
+    phrase_point: float ``[P, 2]``, where each phrase is put: the peak of its map, or the centre of its best box.
     """
 
     task_point: Tensor
+    phrase_point: Tensor
 
 
 @dataclass(frozen=True)

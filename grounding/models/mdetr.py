@@ -179,15 +179,17 @@ class Mdetr(GroundingModel):
         text = memory[:, -batch.input_ids.shape[1] :]
         task_points = self.sdr_head(task).float().sigmoid()[..., :2]
         phrase_scores = _phrase_scores(token_logits[-1], batch)
+        phrase_query = phrase_scores.argmax(1)
         return MdetrOutput(
             task_point=task_points[self.config.task_layer],
+            phrase_point=boxes_cxcywh[-1, batch.phrase_example, phrase_query, :2],
             token_logits=token_logits,
             boxes_cxcywh=boxes_cxcywh,
             projected_queries=functional.normalize(core.contrastive_align_projection_image(objects), dim=-1),
             projected_tokens=functional.normalize(core.contrastive_align_projection_text(text), dim=-1),
             boxes_xyxy=box_convert(boxes_cxcywh[-1], "cxcywh", "xyxy"),
             phrase_scores=phrase_scores,
-            phrase_query=phrase_scores.argmax(1),
+            phrase_query=phrase_query,
             task_points=task_points,
         )
 

@@ -122,6 +122,9 @@ class MdetrTransformer(nn.Module):
         self.text_encoder = RobertaModel(text_config, add_pooling_layer=text_pooler)
         self.resizer = FeatureResizer(text_config.hidden_size, width, dropout=0.1 if dropout else 0.0)
         self.joint_input = nn.Identity()
+        for parameter in (*self.encoder.parameters(), *self.decoder.parameters()):
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
 
     def encode(
         self, image: Tensor, positions: Tensor, image_mask: Tensor, ids: Tensor, text_mask: Tensor

@@ -245,7 +245,13 @@ class ViltAligner(GroundingModel):
             logits = functional.interpolate(logits[:, None], canvas, mode="bilinear", align_corners=False)[:, 0]
         log_maps = logits.flatten(1).log_softmax(1).unflatten(1, canvas)
         log_phrases, log_task = log_maps.split([len(batch.phrase_tokens), len(batch)])
-        return ViltAlignerOutput(_peaks(log_task, batch), log_task, log_phrases)
+        everyone = torch.arange(len(batch), device=states.device)
+        return ViltAlignerOutput(
+            task_point=_peaks(log_task, batch, everyone),
+            phrase_point=_peaks(log_phrases, batch, batch.phrase_example),
+            log_task=log_task,
+            log_phrases=log_phrases,
+        )
 
     def encode(self, images: Tensor, pixel_mask: Tensor, ids: Tensor, text_mask: Tensor, valid: Tensor) -> Tensor:
         """Final-norm states ``[B, T + 1 + patches, D]`` of normalised images ``[B, 3, H, W]`` and token ids."""
@@ -316,12 +322,14 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _peaks(log_maps: Tensor, batch: Batch) -> Tensor:
-    """Centre (x, y) of the highest real pixel of each map, relative to the real canvas: ``[B, 2]``."""
+def _peaks(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
+    """Centre (x, y) of the highest real pixel of each map, relative to its example's real canvas: ``[M, 2]``."""
+    if not len(log_maps):
+        return log_maps.new_zeros(0, 2)
     width = log_maps.shape[-1]
-    peak = log_maps.masked_fill(~batch.pixel_mask, -math.inf).flatten(1).argmax(1)
+    peak = log_maps.masked_fill(~batch.pixel_mask[example], -math.inf).flatten(1).argmax(1)
     column, row = (peak % width).float() + 0.5, (peak // width).float() + 0.5
-    return torch.stack([column / batch.valid[:, 1], row / batch.valid[:, 0]], dim=1)
+    return torch.stack([column / batch.valid[example, 1], row / batch.valid[example, 0]], dim=1)
 
 
 def _answer(

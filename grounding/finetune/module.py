@@ -1,0 +1,103 @@
+"""The Lightning module: one step of training, and the figures of validation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from grounding.errors import RunFailed
+from grounding.finetune.objectives import Objective
+from grounding.finetune.targets import Targets
+from grounding.models.answers import SDR_CANVAS, SDR_THRESHOLD
+from grounding.models.base import Batch, GroundingModel, Output
+
+LOG_EVERY = 50
+
+
+class FinetuneModule(lightning.LightningModule):
+    """A model and its objective; AdamW, linear warm-up, then cosine decay to zero at ``steps``."""
+
+    def __init__(
+        self,
+        model: GroundingModel,
+        objective: Objective,
+        *,
+        steps: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup: int,
+    ):
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+
+    def training_step(self, batch: tuple[Batch, Targets], index: int) -> Tensor:
+        """Sum of the losses; raises RunFailed naming the examples if it is not finite."""
+        inputs, targets = batch
+        losses = self.objective(self.model(inputs), inputs, targets)
+        loss = torch.stack([torch.as_tensor(value) for value in losses.values()]).sum()
+        if self.global_step % LOG_EVERY == 0 and not math.isfinite(value := float(loss.detach())):
+            ids = ", ".join(example.id for example in inputs.examples[:4])
+            raise RunFailed(f"loss is {value} at step {self.global_step} (batch of {ids}, ...)")
+        self.log_dict({f"train/{name}": part for name, part in losses.items()})
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Batch, Targets], index: int) -> None:
+        """Share of right answers, and of phrases whose point lies in one of their boxes."""
+        inputs, targets = batch
+        output = self.model(inputs)
+        correct = answered_correctly(output, targets)
+        self.log("dev/accuracy", correct.float().mean(), prog_bar=True, batch_size=len(correct), sync_dist=True)
+        hits = phrase_hits(output, targets)
+        if len(hits):
+            self.log("dev/pointing", hits.float().mean(), prog_bar=True, batch_size=len(hits), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on norms and biases."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_at)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate_at(self, step: int) -> float:
+        """Factor on the learning rate at a step."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Lightning does not look inside our dataclasses."""
+        return tuple(part.to(device, non_blocking=True) for part in batch)
+
+
+def answered_correctly(output: Output, targets: Targets) -> Tensor:
+    """bool ``[B]``: the right candidate, or within 80 pixels of a 3712 x 800 panorama."""
+    last = targets.candidates - 1
+    chosen = (output.task_point[:, 1] * targets.candidates).long().minimum(last)
+    meant = (targets.points[:, 1] * targets.candidates).long()
+    scale = torch.tensor(SDR_CANVAS, dtype=torch.float32, device=last.device)
+    near = ((output.task_point - targets.points) * scale).norm(dim=1) < SDR_THRESHOLD
+    return torch.where(last >= 0, chosen == meant, near)
+
+
+def phrase_hits(output: Output, targets: Targets) -> Tensor:
+    """bool, one an annotated phrase: its point lies in one of its boxes."""
+    point = output.phrase_point[targets.box_phrase]
+    inside = ((point >= targets.boxes[:, :2]) & (point <= targets.boxes[:, 2:])).all(1)
+    hits = inside.new_zeros(len(output.phrase_point), dtype=torch.int64)
+    hits.index_add_(0, targets.box_phrase, inside.long())
+    return hits[targets.box_phrase.unique()] > 0

@@ -1,0 +1,244 @@
+"""``finetune``: from a benchmark to a checkpoint folder, resumable, with the weights that were best on dev."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from grounding.benchmarks import Benchmark, open_benchmark
+from grounding.checkpoint import config_from_json, load_checkpoint, save_checkpoint
+from grounding.errors import BadInput, unknown_choice
+from grounding.evaluate import predict, tune_threshold
+from grounding.examples import Example
+from grounding.finetune.data import encode_all, make_loader
+from grounding.finetune.module import LOG_EVERY, FinetuneModule
+from grounding.finetune.objectives import objective_for
+from grounding.models import GroundingModel, build_model, model_config
+from grounding.models.text import load_tokenizer, train_tokenizer
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+_LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Everything that decides what a run learns; a resumed run must have the same.
+
+    task, grounding: which losses are on. init: checkpoint to start from (its sizes and tokenizer are kept).
+    config: fields of the model's configuration that differ from the named size. train_split: ``pretrain`` for
+    grounding pre-training on the miniature. evaluate_every: steps between validations, at which the best is kept by
+    ``monitor`` (accuracy of the task, or pointing: share of phrases put inside one of their boxes).
+    """
+
+    model: str
+    benchmark: str
+    root: str | None = None
+    benchmark_options: Mapping[str, Any] = field(default_factory=dict)
+    train_split: str = "train"
+    size: str = "miniature"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    init: str | None = None
+    tokenizer: str | None = None
+    task: bool = True
+    grounding: bool = True
+    steps: int = 4000
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    warmup: int = 200
+    ema_decay: float = 0.998
+    evaluate_every: int = 500
+    limit_train: int | None = None
+    limit_dev: int | None = 500
+    precision: str = "fp32"
+    seed: int = 0
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} {getattr(self, name)} is too small; accepted: 1 or more")
+        if not self.task and not self.grounding:
+            raise BadInput("task and grounding are both off: nothing to learn; accepted: one of them or both on")
+        if self.learning_rate <= 0:
+            raise BadInput(f"learning_rate {self.learning_rate} is not above 0")
+        if not 0 <= self.ema_decay < 1:
+            raise BadInput(f"ema_decay {self.ema_decay} is outside 0..1")
+        if self.precision not in PRECISIONS:
+            raise unknown_choice("precision", self.precision, PRECISIONS)
+
+    @property
+    def monitor(self) -> str:
+        """The figure of dev by which the best weights are chosen."""
+        return "dev/accuracy" if self.task else "dev/pointing"
+
+
+def finetune(
+    settings: FinetuneSettings,
+    out: Path,
+    *,
+    device: str = "auto",
+    devices: int = 1,
+    workers: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Fine-tune (or go on where an interrupted run stopped) and return the checkpoint folder ``out``.
+
+    ``out`` then holds the checkpoint, ``logs/`` (CSV and TensorBoard) and ``settings.json``. device: ``auto``, ``cpu``
+    or ``cuda``. Raises BadInput if ``out`` holds a run with other settings, or one that is finished.
+    """
+    benchmark = open_benchmark(settings.benchmark, settings.root, settings.data_seed, **settings.benchmark_options)
+    if settings.train_split not in benchmark.splits:
+        raise unknown_choice("train_split", settings.train_split, benchmark.splits)
+    last = _open_or_verify(settings, out)
+    started = time.monotonic()
+    torch.set_float32_matmul_precision("high")  # tensor cores on GPU, nothing else changes
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    train = benchmark.load(settings.train_split, limit=settings.limit_train)
+    dev = benchmark.load("dev", limit=settings.limit_dev)
+    if settings.grounding and not any(phrase.regions for example in train for phrase in example.phrases):
+        raise BadInput(f"split {settings.train_split!r} has no annotated regions, but the grounding loss is on")
+    model = _build(settings, train)
+    module = FinetuneModule(
+        model,
+        objective_for(settings.model, settings.task, settings.grounding),
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+    )
+    loaders = [
+        make_loader(
+            encode_all(examples, model.preprocessor, workers),
+            model.preprocessor,
+            settings.batch_size,
+            seed=settings.seed,
+            train=examples is train,
+            workers=workers,
+        )
+        for examples in (train, dev)
+    ]
+    best = ModelCheckpoint(out / "states", "best", monitor=settings.monitor, mode="max", enable_version_counter=False)
+    trainer = _trainer(settings, out, best, device, devices, progress)
+    trainer.fit(module, *loaders, ckpt_path=last)
+    _finish(settings, out, module, trainer, best, benchmark, time.monotonic() - started)
+    return out
+
+
+def _open_or_verify(settings: FinetuneSettings, out: Path) -> Path | None:
+    """Note the settings in a new folder, or compare with those of an interrupted run and return its last state."""
+    wanted = json.loads(json.dumps(asdict(settings)))
+    path = out / "settings.json"
+    if (out / "config.json").exists():
+        raise BadInput(f"out {str(out)!r} holds a finished checkpoint; accepted: a new folder, or an interrupted run's")
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in wanted if wanted[name] != found.get(name)]
+        if differing:
+            name = differing[0]
+            raise BadInput(
+                f"out {str(out)!r} holds a run with {name} {found.get(name)!r}, not {wanted[name]!r}; "
+                "accepted: the same settings, or another folder"
+            )
+    else:
+        if out.exists() and any(out.iterdir()):
+            raise BadInput(f"out {str(out)!r} is not empty and holds no fine-tuning run")
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    last = out / "states" / "last.ckpt"
+    return last if last.exists() else None
+
+
+def _build(settings: FinetuneSettings, train: Sequence[Example]) -> GroundingModel:
+    if settings.init is not None:
+        return load_checkpoint(settings.init, model=settings.model, tokenizer=settings.tokenizer).model.train()
+    base = model_config(settings.model, settings.size)
+    values = {**asdict(base), **settings.config}
+    max_text = values["max_text"]
+    if settings.tokenizer is not None:
+        tokenizer = load_tokenizer(settings.tokenizer, max_text)
+    else:
+        tokenizer = train_tokenizer([example.caption for example in train], max_text)
+    values["vocabulary"] = max(tokenizer.vocabulary_size, values["vocabulary"] if settings.tokenizer else 0)
+    return build_model(config_from_json(settings.model, values, "config"), tokenizer)
+
+
+def _trainer(
+    settings: FinetuneSettings, out: Path, best: ModelCheckpoint, device: str, devices: int, progress: bool
+) -> lightning.Trainer:
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*You are trying to.*log.*")
+    every = settings.evaluate_every
+    last = ModelCheckpoint(out / "states", "last", every_n_train_steps=every, enable_version_counter=False)
+    callbacks: list[Callback] = [best, last]
+    if settings.ema_decay:
+        average = get_ema_multi_avg_fn(settings.ema_decay)
+        callbacks.insert(0, WeightAveraging(use_buffers=False, multi_avg_fn=average))
+    return lightning.Trainer(
+        accelerator=device,
+        devices=devices,
+        precision=_LIGHTNING_PRECISION[settings.precision],  # type: ignore[arg-type]
+        max_steps=settings.steps,
+        val_check_interval=min(every, settings.steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+        log_every_n_steps=LOG_EVERY,
+        callbacks=callbacks,
+        logger=[CSVLogger(out, "logs", version=""), TensorBoardLogger(str(out), "logs", version="")],
+        use_distributed_sampler=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+    )
+
+
+def _finish(
+    settings: FinetuneSettings,
+    out: Path,
+    module: FinetuneModule,
+    trainer: lightning.Trainer,
+    best: ModelCheckpoint,
+    benchmark: Benchmark,
+    seconds: float,
+) -> None:
+    """Write the checkpoint with the best weights, and a heatmap threshold tuned on a named split."""
+    if not trainer.is_global_zero:
+        return
+    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(state["state_dict"])
+    model = module.model.to(trainer.strategy.root_device)
+    split = "tune" if "tune" in benchmark.splits else "dev"
+    examples = benchmark.load(split, limit=settings.limit_dev)
+    predictions = predict(model, examples, settings.batch_size, trainer.strategy.root_device)
+    has_maps = any(phrase.heatmap is not None for prediction in predictions for phrase in prediction.phrases)
+    info = {
+        "threshold": asdict(tune_threshold(examples, predictions)) if has_maps else None,
+        "training": {
+            "settings": json.loads(json.dumps(asdict(settings))),
+            "best_step": state["global_step"],
+            settings.monitor: float(best.best_model_score) if best.best_model_score is not None else None,
+            "seconds": round(seconds),
+            "device": _device_name(trainer),
+            "torch": torch.__version__,
+        },
+    }
+    save_checkpoint(out, model, info)
+
+
+def _device_name(trainer: lightning.Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
