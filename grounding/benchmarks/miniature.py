@@ -1,0 +1,309 @@
+"""Benchmarks generated from a seed, with nothing on disk: ``mini-game`` and ``mini-sdr``.
+
+Every example is a function of (benchmark, options, seed, split, index), so splits never share a scene.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from random import Random
+from typing import ClassVar
+
+from grounding.benchmarks import grammar
+from grounding.benchmarks.base import Benchmark
+from grounding.benchmarks.layout import Slot, drawn, random_scene, random_slots
+from grounding.benchmarks.scenes import Description, Scene, excluded_by, regions
+from grounding.errors import BadInput, unknown_choice
+from grounding.examples import Example, Phrase, Point, ReferenceGame, Span, SpatialDescription
+
+CANDIDATES = 6
+PAIR_IS_ENOUGH = 0.7  # share of games in which two of the phrases exclude every distractor
+DIFFICULTIES = ("hard", "easy", "single")
+# How many phrases a game has, by whether a pair of them is enough: each count comes up about as often.
+PHRASE_COUNTS = {True: ((2, 3, 4, 5), (0.36, 0.21, 0.21, 0.22)), False: ((3, 4, 5), (0.33, 0.33, 0.34))}
+
+NEARNESS = 0.1  # image heights between the bear and the edge of the landmark it is just beside
+_DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A phrase to be: which object of the target it describes, and by which attributes."""
+
+    object_index: int
+    description: Description
+
+
+@dataclass(frozen=True)
+class Game:
+    """Candidate scenes, which of them is meant, and what the caption will mention, in order."""
+
+    scenes: tuple[Scene, ...]
+    target_index: int
+    mentions: tuple[Mention, ...]
+
+    @property
+    def target(self) -> Scene:
+        """The scene that the caption is about."""
+        return self.scenes[self.target_index]
+
+    def excluded(self) -> list[frozenset[int]]:
+        """For every mention, the candidates in which nothing fits it."""
+        return [
+            frozenset(k for k, scene in enumerate(self.scenes) if excluded_by(mention.description, scene))
+            for mention in self.mentions
+        ]
+
+
+class Miniature(Benchmark):
+    """What both forms share: sizes of the splits, seeds, lazy generation."""
+
+    splits: ClassVar[tuple[str, ...]] = ("pretrain", "train", "tune", "dev", "test")
+    sizes: ClassVar[Mapping[str, int]] = {
+        "pretrain": 60_000,
+        "train": 24_000,
+        "tune": 500,
+        "dev": 1_000,
+        "test": 1_000,
+    }
+
+    def _read(self, split: str, limit: int | None) -> Iterator[Example]:
+        count = self.sizes[split] if limit is None else min(limit, self.sizes[split])
+        return (self.example(split, index) for index in range(count))
+
+    @abstractmethod
+    def example(self, split: str, index: int) -> Example:
+        """The example at that place of a split. Raises BadInput outside of it."""
+
+    def _random(self, split: str, index: int, *purpose: object) -> Random:
+        """A generator of its own for every example and purpose, the same in every process."""
+        if split not in self.splits:
+            raise unknown_choice("split", split, self.splits)
+        if not 0 <= index < self.sizes[split]:
+            raise BadInput(f"index {index} is outside {self.name} {split}; accepted: 0 to {self.sizes[split] - 1}")
+        key = repr((*sorted(self.identity().items()), split, index, *purpose))
+        return Random(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big"))
+
+
+class MiniatureGame(Miniature):
+    """``mini-game``: which of six scenes does the caption describe?
+
+    difficulty: ``hard``: candidates are made by one and the same random process from a common layout, each
+    phrase alone excludes at least one distractor and never all, and two of the phrases are enough in about
+    70 % of the games; ``easy``: distractors are unrelated scenes; ``single``: no distractors at all (the last
+    two for grounding pre-training and curricula).
+    """
+
+    name: ClassVar[str] = "mini-game"
+
+    def __init__(self, root: Path | None = None, seed: int = 0, difficulty: str = "hard"):
+        super().__init__(root, seed)
+        if difficulty not in DIFFICULTIES:
+            raise unknown_choice("difficulty", difficulty, DIFFICULTIES)
+        self.difficulty = difficulty
+
+    def identity(self) -> Mapping[str, object]:
+        """Name, version of the generator, seed and difficulty."""
+        return {"name": self.name, "version": 1, "seed": self.seed, "difficulty": self.difficulty}
+
+    def game(self, split: str, index: int) -> Game:
+        """Scenes, target and mentions of the example at that place. Raises BadInput outside the split."""
+        random = self._random(split, index, "scenes")
+        pair_is_enough = random.random() < PAIR_IS_ENOUGH
+        counts, weights = PHRASE_COUNTS[pair_is_enough]
+        count = random.choices(counts, weights)[0]
+        while True:
+            scenes = self._scenes(random, max(count, 3))
+            if scenes is None:
+                continue
+            target_index = random.randrange(len(scenes))
+            distractors = [scene for k, scene in enumerate(scenes) if k != target_index]
+            pair = pair_is_enough if self.difficulty == "hard" else None
+            mentions = _mentions(random, scenes[target_index], distractors, count, pair)
+            if mentions is not None:
+                return Game(tuple(scenes), target_index, mentions)
+
+    def _scenes(self, random: Random, fewest: int) -> list[Scene] | None:
+        """Candidates of at least that many objects; None if the draw has to be repeated."""
+        if self.difficulty == "hard":
+            return _alike_scenes(random, fewest)
+        count = 1 if self.difficulty == "single" else CANDIDATES
+        return [random_scene(random, random.randint(fewest, 6)) for _ in range(count)]
+
+    def example(self, split: str, index: int) -> Example:
+        """The game at that place with its caption. Raises BadInput outside the split."""
+        game = self.game(split, index)
+        random = self._random(split, index, "caption")
+        indices = [mention.object_index for mention in game.mentions]
+        objects = [game.target.objects[i] for i in indices]
+        caption, spans = grammar.game_caption(
+            random,
+            [grammar.noun_phrase(random, mention.description) for mention in game.mentions],
+            lambda i, j: grammar.true_relations(objects[i], objects[j]),
+        )
+        name = f"{self.name}/{split}/{index:06d}"
+        return Example(
+            id=name,
+            split=split,
+            images=game.scenes,
+            caption=caption,
+            phrases=_phrases(name, game.target, game.mentions, spans, game.target_index),
+            task=ReferenceGame(game.target_index),
+            groups={"image": f"{name}/{game.target_index}", "caption": name},
+        )
+
+
+class MiniatureSdr(Miniature):
+    """``mini-sdr``: a wide scene and where in it a bear is hidden (it is not drawn), told by landmarks.
+
+    The bear lies NEARNESS image heights beyond the radius of the landmark that it is "just" beside, straight in
+    the stated direction, and clearly on the stated sides of the others; every landmark's description fits one
+    object of the scene only.
+    """
+
+    name: ClassVar[str] = "mini-sdr"
+    aspect: ClassVar[int] = 3
+
+    def identity(self) -> Mapping[str, object]:
+        """Name, version of the generator and seed."""
+        return {"name": self.name, "version": 1, "seed": self.seed}
+
+    def example(self, split: str, index: int) -> Example:
+        """The scene at that place, its description and target. Raises BadInput outside the split."""
+        random = self._random(split, index)
+        found = None
+        while found is None:
+            count = random.choice((2, 2, 3, 3, 4, 5))
+            scene = random_scene(random, random.randint(5, 9), self.aspect)
+            found = _hide(random, scene, count)
+        target, mentions, sides = found
+        noun_phrases = [grammar.noun_phrase(random, mention.description, "the") for mention in mentions]
+        caption, spans, hidden = grammar.place_caption(random, noun_phrases, sides)
+        name = f"{self.name}/{split}/{index:06d}"
+        order = sorted(range(count), key=lambda k: spans[k])
+        return Example(
+            id=name,
+            split=split,
+            images=(scene,),
+            caption=caption,
+            phrases=_phrases(name, scene, [mentions[k] for k in order], [spans[k] for k in order]),
+            task=SpatialDescription((target[0] / self.aspect, target[1]), (hidden,), caption_id=name),
+            groups={"image": f"{name}/0", "caption": name},
+        )
+
+
+def _phrases(
+    name: str, scene: Scene, mentions: Sequence[Mention], spans: Sequence[Span], image_index: int = 0
+) -> tuple[Phrase, ...]:
+    """Phrases of a caption, each with the region of its object."""
+    found = regions(scene, [mention.object_index for mention in mentions])
+    return tuple(
+        Phrase(f"{name}/{k}", mention.description["shape"], (span,), (region,), image_index)
+        for k, (mention, span, region) in enumerate(zip(mentions, spans, found, strict=True))
+    )
+
+
+def _alike_scenes(random: Random, fewest: int) -> list[Scene] | None:
+    """Candidates from one layout, each of whose slots has a few looks that every candidate draws from alike.
+
+    None if two came out with the same objects. Nothing here knows which one will be the target.
+    """
+    slots = random_slots(random, random.randint(fewest, 6))
+    pools = [_pool(random, slot) for slot in slots]
+    scenes = []
+    for _ in range(CANDIDATES):
+        scene = drawn(random, slots, lambda: [random.choice(pool) for pool in pools])
+        if scene is None:
+            return None
+        scenes.append(scene)
+    looks = {tuple(item.attributes for item in scene.objects) for scene in scenes}
+    return scenes if len(looks) == CANDIDATES else None
+
+
+def _pool(random: Random, slot: Slot) -> list[Mapping[str, str]]:
+    """The looks that a slot can have: its own, and one or two with one or two attributes changed."""
+    return [
+        slot.look,
+        *(slot.changed(random, random.choice((1, 1, 2))) for _ in range(random.choice((1, 1, 2)))),
+    ]
+
+
+def _mentions(
+    random: Random, target: Scene, distractors: Sequence[Scene], count: int, pair_is_enough: bool | None
+) -> tuple[Mention, ...] | None:
+    """Descriptions of ``count`` objects that together exclude all distractors; None if none are found.
+
+    pair_is_enough: whether two of them must be able to, or must not; every phrase then excludes some
+    distractor and none excludes all. With None only the whole caption counts.
+    """
+    options: list[list[tuple[Mention, int]]] = []
+    everyone = (1 << len(distractors)) - 1
+    for index in range(len(target.objects)):
+        rated = []
+        for mention in _unique_descriptions(target, index):
+            excluded = sum(1 << k for k, s in enumerate(distractors) if excluded_by(mention.description, s))
+            if pair_is_enough is None or 0 < excluded < everyone:
+                rated.append((mention, excluded))
+        if rated:
+            options.append(rated)
+    if len(options) < count:
+        return None
+    for _ in range(60):
+        chosen = [_chosen(random, rated) for rated in random.sample(options, count)]
+        masks = [mask for _, mask in chosen]
+        union = 0
+        for mask in masks:
+            union |= mask
+        by_pair = any(a | b == everyone for a, b in combinations(masks, 2))
+        if union == everyone and pair_is_enough in (None, by_pair):
+            return tuple(mention for mention, _ in chosen)
+    return None
+
+
+def _unique_descriptions(scene: Scene, index: int) -> list[Mention]:
+    """All descriptions, shape always included, that fit this object of the scene and no other."""
+    item = scene.objects[index]
+    found = []
+    for size in range(4):
+        for names in combinations(("colour", "size", "texture"), size):
+            description = {name: getattr(item, name) for name in (*names, "shape")}
+            if len(scene.matching(description)) == 1:
+                found.append(Mention(index, description))
+    return found
+
+
+def _chosen(random: Random, rated: Sequence[tuple[Mention, int]]) -> tuple[Mention, int]:
+    """One of them; two attributes beside the shape are the most usual."""
+    weights = [(1.0, 2.5, 3.0, 1.5)[len(mention.description) - 1] for mention, _ in rated]
+    return random.choices(rated, weights)[0]
+
+
+def _hide(random: Random, scene: Scene, count: int) -> tuple[Point, list[Mention], list[str]] | None:
+    """A point (in image heights) just beside one landmark and clearly to some side of ``count - 1`` others."""
+    options = [_unique_descriptions(scene, index) for index in range(len(scene.objects))]
+    first = random.randrange(len(scene.objects))
+    side = random.choice(tuple(_DIRECTIONS))
+    landmark, (right, down) = scene.objects[first], _DIRECTIONS[side]
+    reach = landmark.radius + NEARNESS
+    x, y = landmark.x + right * reach, landmark.y + down * reach
+    if not options[first] or not (0.04 < x < scene.aspect - 0.04 and 0.04 < y < 0.96):
+        return None
+    owners = scene.owners()
+    if owners[int(y * owners.shape[0]), int(x * owners.shape[0])]:
+        return None
+    sides = {
+        k: grammar.side_of((x, y), (item.x, item.y))
+        for k, item in enumerate(scene.objects)
+        if k != first and options[k]
+    }
+    others = [k for k, seen in sides.items() if seen]
+    if len(others) < count - 1:
+        return None
+    chosen = [first, *random.sample(others, count - 1)]
+    mentions = [_chosen(random, [(mention, 0) for mention in options[k]])[0] for k in chosen]
+    return (x, y), mentions, [side, *(str(sides[k]) for k in chosen[1:])]
