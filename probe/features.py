@@ -1,0 +1,112 @@
+"""What a probe reads: phrase rows, region rows, and which pairs of them to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grounding.errors import BadInput, unknown_choice
+from probe.pairs import PairTable
+
+if TYPE_CHECKING:
+    from extract.reader import Run, SiteInfo
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """Features of n pairs without writing out their concatenation.
+
+    phrase: float32 ``[P, Dp]``. region: float32 ``[R, Dr]``. phrase_row, region_row: int64 ``[n]``, the rows that
+    pair i joins. block: int64 ``[n]``, pairs with equal values share phrases and regions (an example); by default
+    each phrase is a block of its own. Blocks change the speed of fitting, never its result.
+    """
+
+    phrase: np.ndarray
+    region: np.ndarray
+    phrase_row: np.ndarray
+    region_row: np.ndarray
+    block: np.ndarray | None = None
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> PairFeatures:
+        """Pairs written out as rows ``[n, D]``: the first D // 2 columns are the phrase's, the others the region's."""
+        count, width = array.shape
+        if width < 2:
+            raise BadInput(f"X has {width} feature(s); accepted: 2 or more (phrase, then region), or PairFeatures")
+        rows = np.arange(count)
+        return cls(array[:, : width // 2], array[:, width // 2 :], rows, rows)
+
+    def __len__(self) -> int:
+        return len(self.phrase_row)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n, Dp + Dr)``, as if the pairs were written out."""
+        return len(self), self.phrase.shape[1] + self.region.shape[1]
+
+    def __getitem__(self, chosen: np.ndarray) -> PairFeatures:
+        """The pairs of a boolean mask or index array; the feature rows are shared, not copied."""
+        block = None if self.block is None else self.block[chosen]
+        return replace(self, phrase_row=self.phrase_row[chosen], region_row=self.region_row[chosen], block=block)
+
+    def __iter__(self) -> Iterator[None]:
+        raise TypeError("PairFeatures is not a sequence of rows; index it with a mask")
+
+    def require_finite(self, where: str = "X") -> None:
+        """Raise BadInput, with the number of rows, if a row in use holds NaN or infinity."""
+        for view, rows, used in (
+            ("phrase", self.phrase, self.phrase_row),
+            ("region", self.region, self.region_row),
+        ):
+            broken = ~np.isfinite(rows).all(axis=1)
+            if broken.any() and broken[used].any():
+                raise BadInput(
+                    f"{where}: {int(broken.sum())} of {len(rows)} {view} rows are not finite (NaN or infinity); "
+                    "leave the site out, or extract it again in float32 or bfloat16"
+                )
+
+
+def read_features(run: Run, site: str, pairs: PairTable) -> PairFeatures:
+    """Phrase and region rows of a site (or of its partner site) for the pairs of a run.
+
+    Raises BadInput where the site does not hold one row for every phrase and region, or holds non-finite ones.
+    """
+    rows = {}
+    for view, expected in (("phrase", len(run.phrases)), ("region", len(run.regions))):
+        rows[view] = np.asarray(run.read(site, view), dtype=np.float32)
+        if rows[view].ndim != 2 or len(rows[view]) != expected:
+            raise BadInput(
+                f"site {site!r} holds {len(rows[view])} {view} rows for {expected} {view}s: some shards lack it; "
+                "run extract again with the same arguments to fill them, or leave the site out"
+            )
+    features = PairFeatures(rows["phrase"], rows["region"], pairs.phrase, pairs.region, pairs.example)
+    features.require_finite(f"site {site!r}")
+    return features
+
+
+def choose_sites(run: Run, names: Sequence[str] | None = None) -> list[SiteInfo]:
+    """The sites of those names (``block.*`` takes a stage); None: every site with both phrase and region rows.
+
+    Raises BadInput for an unknown name, one without such rows, or a run that has none.
+    """
+    usable = [site for site in run.sites if _has(run, site, "phrase") and _has(run, site, "region")]
+    if not usable:
+        raise BadInput("no site of the run has phrase and region rows; extract with --views phrase,region")
+    if names is None:
+        return usable
+    chosen: list[SiteInfo] = []
+    for name in names:
+        matches = [s for s in usable if s.name == name or (name.endswith(".*") and s.stage == name[:-2])]
+        if not matches:
+            raise unknown_choice("site", name, [s.name for s in usable])
+        chosen += [site for site in matches if site not in chosen]
+    return chosen
+
+
+def _has(run: Run, site: SiteInfo, view: str) -> bool:
+    """Whether rows of a view are stored for a site, or for the partner that stands in for it."""
+    partner = getattr(site, f"{view}_partner")
+    return view in site.views or any(other.name == partner and view in other.views for other in run.sites)

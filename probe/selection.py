@@ -1,0 +1,61 @@
+"""Choosing how strongly to regularise, on a validation split, for many sites together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.base import clone
+
+from grounding.errors import BadInput
+from probe.estimators import PairProbe, fit_together
+from probe.features import PairFeatures
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A fitted probe of the best strength, and its log loss (nats) on the validation split."""
+
+    probe: PairProbe
+    validation_loss: float
+
+
+def choose_strength(
+    prototype: PairProbe,
+    train: Sequence[PairFeatures],
+    y: np.ndarray,
+    validation: Sequence[PairFeatures],
+    y_validation: np.ndarray,
+    strengths: Sequence[float],
+) -> list[Chosen]:
+    """The best fit of each site along a path from the strongest penalty to the weakest.
+
+    Each fit starts from the one before where the probe can (``warm_start``), and a site leaves the path when its
+    validation loss rises, so that weak penalties, which take longest, are paid for only where they help.
+    Raises BadInput for an empty list or strengths that are not positive.
+    """
+    if not len(strengths) or min(strengths) <= 0:
+        raise BadInput(f"strengths {list(strengths)} cannot be used; accepted: one or more numbers above 0")
+    settings = {"warm_start": True} if "warm_start" in prototype.get_params() else {}
+    probes = [clone(prototype).set_params(**settings) for _ in train]
+    best: list[Chosen | None] = [None] * len(probes)
+    active = list(range(len(probes)))
+    for strength in sorted(set(strengths), reverse=True):
+        for site in active:
+            probes[site].set_params(strength=strength)
+        held_out = ([validation[site] for site in active], y_validation)
+        fit_together([probes[site] for site in active], [train[site] for site in active], y, held_out)
+        improved = []
+        for site in active:
+            loss = probes[site].log_loss(validation[site], y_validation)
+            earlier = best[site]
+            if earlier is None or loss < earlier.validation_loss:
+                # Fitting replaces what was learned and never changes it in place: a shallow copy is enough.
+                best[site] = Chosen(copy.copy(probes[site]), loss)
+                improved.append(site)
+        active = improved
+        if not active:
+            break
+    return [chosen for chosen in best if chosen is not None]

@@ -1,0 +1,118 @@
+"""Writing a sweep's tidy table as CSV and JSON, with a page that says in words what it shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grounding.errors import BadInput
+
+
+def write_tables(table: pd.DataFrame, description: dict[str, Any], out: Path) -> None:
+    """Write ``sweep.csv``, ``sweep.json`` (what it rests on, and the rows) and ``summary.md`` into a folder.
+
+    Raises BadInput when ``out`` cannot be a folder.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadInput(f"out {str(out)!r} is not a folder") from error
+    table.to_csv(out / "sweep.csv", index=False)
+    rows = json.loads(table.to_json(orient="records", double_precision=6))
+    (out / "sweep.json").write_text(json.dumps(description | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    (out / "summary.md").write_text(summarise(table, description), encoding="utf-8")
+
+
+def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:
+    """A page of Markdown: for each probe its best site, how it stands against its controls, what follows.
+
+    The best site is the one of the lowest validation loss of the first seed, so that test figures did not choose it.
+    """
+    first = description["splits"][0]
+    test = first["parts"]["test"]
+    lines = [
+        "# Which sites know what a phrase refers to?",
+        "",
+        f"Question: of an image's candidate regions, which one belongs to the phrase? {test['phrases']} test phrases "
+        f"in {test['images']} images; 95 % intervals over images. {description['phrases_left_out']} phrases without "
+        "a choice to make were left out.",
+    ]
+    of_seed = table[table["seed"] == first["seed"]]
+    choice = of_seed[of_seed["score"] == "choice_accuracy"]
+    baselines = [name for name in choice["probe"].unique() if name not in ("linear", "mlp")]
+    for name in (name for name in choice["probe"].unique() if name not in baselines):
+        lines += ["", f"## {name}", "", *_probe_lines(choice, name, baselines)]
+        lines += _spread_lines(table, name)
+    if first["seen_types"] is not None:
+        lines += [
+            "",
+            f"Control labels could be memorised for the {first['seen_types']:.0%} of test phrases whose type occurs in "
+            "train; for the others the control is at chance by construction, which flatters selectivity.",
+        ]
+    lines += ["", "A probe shows what can be read off a site, not that the model uses it.", ""]
+    return "\n".join(lines)
+
+
+def _probe_lines(choice: pd.DataFrame, name: str, baselines: list[str]) -> list[str]:
+    """Sentences about one probe: best site, controls there, and the reading."""
+    real = choice[(choice["probe"] == name) & (choice["condition"] == "alignment")]
+    best = real.loc[real["validation_loss"].idxmin()]
+    at_site = choice[choice["site"] == best["site"]]
+    lines = [
+        f"Best site (by validation loss, of {len(real)}): `{best['site']}`. Its best-scored candidate belongs to the "
+        f"phrase for {_figure(best)}; chance {best['chance']:.3f}."
+    ]
+    others = [at_site[at_site["probe"] == other].iloc[0] for other in baselines]
+    lines += [f"The {row['probe']} control at that site: {_figure(row)}." for row in others]
+    lines.append(_reading(best, others))
+    selectivity = at_site[(at_site["probe"] == name) & (at_site["condition"] == "selectivity")]
+    if len(selectivity):
+        row = selectivity.iloc[0]
+        verdict = (
+            "more than the same probe memorises of random labels"
+            if _above(row, 0.0)
+            else "no more than the same probe memorises of random labels: the score may be the probe's own doing"
+        )
+        lines.append(f"Selectivity (minus control labels): {_figure(row)}, {verdict}.")
+    blind = real[~real.apply(lambda row: _above(row, row["chance"]), axis=1)]
+    if len(blind):
+        lines.append(f"Not above chance: {', '.join(f'`{site}`' for site in blind['site'])}.")
+    return lines
+
+
+def _reading(best: pd.Series, others: list[pd.Series]) -> str:
+    if not _above(best, best["chance"]):
+        return "Nothing can be concluded: the interval reaches chance."
+    reach = [row for row in others if not _above(best, np.nanmax([row["value"], row["high"]]))]
+    if reach:
+        return (
+            f"Above chance, but not clearly above {reach[0]['probe']}: which region is meant may be told without "
+            "matching it to the phrase."
+        )
+    against = f" and above {', '.join(row['probe'] for row in others)}" if others else ""
+    return f"Above chance{against}: phrase and region can be matched at this site."
+
+
+def _spread_lines(table: pd.DataFrame, name: str) -> list[str]:
+    """How far the seeds (split, start and control labels) differ, at the site where they differ most."""
+    seeds = table["seed"].nunique()
+    if seeds < 2:
+        return []
+    chosen = (table["probe"] == name) & (table["condition"] == "alignment") & (table["score"] == "choice_accuracy")
+    spread = table[chosen].groupby("site", sort=False)["value"].agg(np.ptp)
+    return [f"Over {seeds} seeds a site's figure varies by at most {spread.max():.3f} (`{spread.idxmax()}`)."]
+
+
+def _above(row: pd.Series, bound: float) -> bool:
+    """Is the whole interval above a bound? False where there is no interval."""
+    return bool(row["low"] > bound)
+
+
+def _figure(row: pd.Series) -> str:
+    if np.isnan(row["low"]):
+        return f"{row['value']:.3f} (no interval)"
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

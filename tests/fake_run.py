@@ -1,0 +1,114 @@
+"""A run in memory with planted signals, for tests of what reads runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class FakeSite:
+    name: str
+    stage: str
+    layer: int
+    streams: tuple[str, ...] = ("text", "image")
+    width: int = 16
+    views: tuple[str, ...] = ("phrase", "region")
+    phrase_partner: str | None = None
+    region_partner: str | None = None
+
+
+@dataclass
+class FakeRun:
+    """The attributes and methods of extract.reader.Run that probes use."""
+
+    examples: pd.DataFrame
+    phrases: pd.DataFrame
+    regions: pd.DataFrame
+    sites: list[FakeSite] = field(default_factory=list)
+    rows: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    manifest: dict = field(default_factory=lambda: {"identity_hash": "fake", "identity": {"split": "dev"}})
+
+    def read(self, site: str, view: str, rows: np.ndarray | None = None) -> np.ndarray:
+        values = self.rows[site, view].astype(np.float32)
+        return values if rows is None else values[rows]
+
+    def add(self, name: str, phrase: np.ndarray, region: np.ndarray) -> None:
+        stage, _, layer = name.partition(".")
+        self.sites.append(FakeSite(name, stage, int(layer), width=phrase.shape[1]))
+        self.rows[name, "phrase"] = phrase.astype(np.float16)
+        self.rows[name, "region"] = region.astype(np.float16)
+
+
+def make_run(n_examples: int = 200, n_phrases: int = 3, n_extra: int = 5, n_types: int = 6, seed: int = 0) -> FakeRun:
+    """Tables without sites: one box a phrase and extra boxes, no two of which overlap; one image an example."""
+    random = np.random.default_rng(seed)
+    n_regions = n_phrases + n_extra
+    side = 5
+    example_of_region = np.repeat(np.arange(n_examples), n_regions)
+    cells = random.permuted(np.tile(np.arange(side * side), (n_examples, 1)), axis=1)[:, :n_regions].ravel()
+    x1, y1 = (cells % side) / side, (cells // side) / side
+    slot = np.tile(np.arange(n_regions), n_examples)
+    phrase = np.where(slot < n_phrases, example_of_region * n_phrases + slot, -1)
+    # Annotated regions must not always come first: order would give the answer away.
+    shuffled = np.lexsort((random.random(len(slot)), example_of_region))
+    regions = pd.DataFrame(
+        {
+            "example": example_of_region,
+            "image_index": 0,
+            "x1": x1,
+            "y1": y1,
+            "x2": x1 + 0.18,
+            "y2": y1 + 0.18,
+            "kind": np.where(phrase >= 0, "annotated", "extra"),
+            "phrase": phrase,
+        }
+    )
+    regions = regions.iloc[shuffled].reset_index(drop=True)
+    total = n_examples * n_phrases
+    phrases = pd.DataFrame(
+        {
+            "id": [f"phrase-{i}" for i in range(total)],
+            "example": np.repeat(np.arange(n_examples), n_phrases),
+            "type": [f"type-{t}" for t in random.integers(n_types, size=total)],
+            "image_index": 0,
+        }
+    )
+    names = [f"image-{i}" for i in range(n_examples)]
+    examples = pd.DataFrame(
+        {
+            "id": names,
+            "group_image": names,
+            "group_caption": names,
+            "group_annotation": names,
+            "group_tangram": "",
+        }
+    )
+    return FakeRun(examples, phrases, regions)
+
+
+def noise(run: FakeRun, width: int = 16, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Phrase and region rows that say nothing."""
+    random = np.random.default_rng(seed)
+    return random.standard_normal((len(run.phrases), width)), random.standard_normal((len(run.regions), width))
+
+
+def plant_alignment(run: FakeRun, width: int = 16, seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """A phrase row is a rotation of its region's row: a bilinear form finds it, a sum of two terms cannot."""
+    phrase, region = noise(run, width, seed)
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+    owned = run.regions["phrase"].to_numpy()
+    phrase[owned[owned >= 0]] = region[owned >= 0] @ rotation
+    return phrase, region
+
+
+def plant_xor(run: FakeRun, width: int = 8, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """A region is annotated when two coordinates of it agree in sign; of use in runs of one phrase an example."""
+    phrase, region = noise(run, width, seed)
+    region[:, :2] += 0.5 * np.sign(region[:, :2])
+    belongs = run.regions["phrase"].to_numpy() >= 0
+    agree = np.sign(region[:, 0]) == np.sign(region[:, 1])
+    region[agree != belongs, 0] *= -1
+    return phrase, region

@@ -1,0 +1,217 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fake_run import FakeSite, make_run, noise, plant_alignment, plant_xor
+
+from grounding.errors import BadInput
+from probe.features import choose_sites, read_features
+from probe.pairs import alignment_pairs
+from probe.sweep import COLUMNS, sweep
+
+torch.set_num_threads(1)
+FAST = {"resamples": 200}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    run = make_run(300)
+    run.add("block.0", *noise(run))
+    run.add("block.1", *plant_alignment(run))
+    out = tmp_path_factory.mktemp("sweep")
+    ticks = []
+    table = sweep(run, controls="all", out=out, progress=lambda *tick: ticks.append(tick), **FAST)
+    return run, table, out, ticks
+
+
+def _row(table, site, probe, condition="alignment", score="choice_accuracy"):
+    asked = {"site": site, "probe": probe, "condition": condition, "score": score}
+    rows = table[np.logical_and.reduce([table[name] == value for name, value in asked.items()])]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def _at_chance(row):
+    return row["low"] <= row["chance"] <= row["high"]
+
+
+@pytest.mark.parametrize("probe", ["linear", "mlp"])
+def test_planted_alignment_is_found_where_it_is_and_not_elsewhere(planted, probe):
+    _, table, _, _ = planted
+    assert _row(table, "block.1", probe)["value"] > 0.9
+    assert _row(table, "block.1", probe, score="auc")["value"] > 0.9
+    assert _row(table, "block.1", probe, score="average_precision")["value"] > 0.8
+    assert _at_chance(_row(table, "block.0", probe))
+    assert _at_chance(_row(table, "block.0", probe, score="auc"))
+
+
+@pytest.mark.parametrize("control", ["concatenation", "phrase-only", "region-only"])
+def test_baselines_stay_at_chance_for_a_planted_alignment(planted, control):
+    _, table, _, _ = planted
+    assert _at_chance(_row(table, "block.1", control))
+
+
+def test_phrase_only_is_exactly_at_chance_of_choosing(planted):
+    row = _row(planted[1], "block.1", "phrase-only")
+    assert row["value"] == pytest.approx(row["chance"])
+
+
+def test_selectivity_of_a_planted_alignment_is_high_and_of_noise_none(planted):
+    _, table, _, _ = planted
+    real, control = (_row(table, "block.1", "linear", c) for c in ("alignment", "control-labels"))
+    selectivity = _row(table, "block.1", "linear", "selectivity")
+    assert selectivity["value"] == pytest.approx(real["value"] - control["value"])
+    assert selectivity["low"] > 0.5
+    assert _at_chance(control)
+    assert _at_chance(_row(table, "block.0", "linear", "selectivity"))
+
+
+def test_signal_of_type_and_place_alone_shows_in_the_control_and_not_in_selectivity():
+    run = make_run(500, n_types=3, n_extra=9)
+    random = np.random.default_rng(0)
+    kind = run.phrases["type"].str[-1].astype(int).to_numpy()
+    centres = (run.regions[["x1", "y1"]].to_numpy() + run.regions[["x2", "y2"]].to_numpy()) / 2
+    place = (centres * 4).astype(int) @ [1, 4]
+    phrase = random.standard_normal((3, 12))[kind] + 0.05 * random.standard_normal((len(kind), 12))
+    region = np.eye(16)[place] @ random.standard_normal((16, 24)) + 0.05 * random.standard_normal((len(place), 24))
+    run.add("block.0", phrase, region)
+    table = sweep(run, probes=("linear",), controls=("labels",), **FAST)
+    control = _row(table, "block.0", "linear", "control-labels")
+    assert control["low"] > control["chance"] + 0.3
+    assert _at_chance(_row(table, "block.0", "linear"))
+    assert _row(table, "block.0", "linear", "selectivity")["high"] < 0
+
+
+def test_xor_is_found_by_the_mlp_and_not_by_the_linear_probe():
+    run = make_run(500, n_phrases=1)
+    run.add("block.0", *plant_xor(run))
+    table = sweep(run, controls=(), **FAST)
+    assert _row(table, "block.0", "mlp")["value"] > 0.9
+    linear = _row(table, "block.0", "linear")
+    assert linear["low"] < linear["chance"] + 0.02
+    assert linear["value"] < 0.35
+
+
+def test_regions_that_look_annotated_lift_the_concatenation_control():
+    run = make_run(200)
+    phrase, region = noise(run)
+    region[:, 0] += 4 * (run.regions["phrase"].to_numpy() >= 0)
+    run.add("block.0", phrase, region)
+    table = sweep(run, probes=("linear",), controls=("concatenation",), **FAST)
+    row = _row(table, "block.0", "concatenation")
+    assert row["low"] > row["chance"]
+    assert row["value"] == pytest.approx(1 / 3, abs=0.12)  # one of the three annotated regions
+
+
+def test_table_is_tidy_and_complete(planted):
+    _, table, _, ticks = planted
+    assert list(table.columns) == COLUMNS
+    conditions = 2 * 3 + 3  # linear and mlp: alignment, control and selectivity; three baselines
+    assert len(table) == 2 * conditions * 3
+    assert not table.duplicated(["site", "probe", "condition", "score", "seed"]).any()
+    assert (table["low"] <= table["high"]).all()
+    assert (table["n_images"] == 60).all()
+    assert (table["n_phrases"] == 180).all()
+    assert list(table["site"].unique()) == ["block.0", "block.1"]
+    assert table.loc[table["probe"] == "linear", "rank"].eq(16).all()
+    assert table.loc[table["probe"] == "mlp", "rank"].isna().all()
+    assert _row(table, "block.0", "linear")["chance"] == pytest.approx(1 / 8)
+    assert ticks == [(done, 5) for done in range(1, 6)]
+
+
+def test_files_hold_the_table_its_settings_and_words(planted):
+    _, table, out, _ = planted
+    pd.testing.assert_frame_equal(
+        pd.read_csv(out / "sweep.csv"), table.astype({"rank": float}), check_dtype=False, check_exact=False, rtol=1e-9
+    )
+    stored = json.loads((out / "sweep.json").read_text())
+    assert stored["run"]["identity_hash"] == "fake"
+    assert stored["settings"]["seeds"] == [0]
+    assert stored["settings"]["folds"] == 5
+    assert stored["splits"][0]["parts"]["test"] == {"images": 60, "phrases": 180, "pairs": 1440}
+    assert stored["splits"][0]["seen_types"] == 1
+    assert len(stored["rows"]) == len(table)
+    assert stored["rows"][0]["value"] == pytest.approx(table["value"][0], abs=1e-5)
+    words = (out / "summary.md").read_text()
+    assert "Best site (by validation loss, of 2): `block.1`" in words
+    assert "can be matched at this site" in words
+    assert "Not above chance: `block.0`" in words
+
+
+def test_same_arguments_same_table_and_seeds_differ():
+    run = make_run(60)
+    run.add("block.0", *plant_alignment(run))
+    first, again = (sweep(run, seeds=(0, 1), **FAST) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again)
+    by_seed = first[first["condition"] == "alignment"].groupby("seed")["validation_loss"].first()
+    assert by_seed.nunique() == 2
+
+
+def test_sites_of_unequal_widths_and_partners_are_swept():
+    run = make_run(60)
+    phrase, region = plant_alignment(run, 8)
+    wide = np.hstack([region, np.random.default_rng(0).standard_normal((len(region), 4))])
+    run.add("encoder.0", phrase, wide)
+    run.add("block.0", phrase, region)
+    run.sites.append(FakeSite("vision.0", "vision", 0, views=("region",), phrase_partner="block.0"))
+    run.sites.append(FakeSite("vision.1", "vision", 1, views=("region",)))  # no phrase rows anywhere
+    run.rows["vision.0", "phrase"], run.rows["vision.0", "region"] = phrase, region
+    table = sweep(run, controls=(), **FAST)
+    assert list(table["site"].unique()) == ["encoder.0", "block.0", "vision.0"]
+    assert (table.loc[table["score"] == "auc", "value"] > 0.7).all()
+
+
+def test_sites_can_be_named_or_taken_by_stage():
+    run = make_run(10)
+    for name in ("block.0", "block.1", "encoder.0"):
+        run.add(name, *noise(run))
+    assert [s.name for s in choose_sites(run, ["block.*"])] == ["block.0", "block.1"]
+    assert [s.name for s in choose_sites(run, ["encoder.0", "encoder.*"])] == ["encoder.0"]
+    with pytest.raises(BadInput, match=r"site 'blok.0' is unknown; accepted: block.0, block.1, encoder.0"):
+        choose_sites(run, ["blok.0"])
+
+
+def test_bad_runs_are_named():
+    run = make_run(20)
+    run.add("block.0", *noise(run))
+    run.rows["block.0", "region"][3, 5] = np.inf
+    with pytest.raises(BadInput, match=r"site 'block.0': 1 of 160 region rows are not finite"):
+        sweep(run)
+    run.rows["block.0", "region"] = run.rows["block.0", "region"][:100]
+    with pytest.raises(BadInput, match="holds 100 region rows for 160 regions: some shards lack it"):
+        read_features(run, "block.0", alignment_pairs(run))
+    few = make_run(4)
+    few.add("block.0", *noise(few))
+    with pytest.raises(BadInput, match="fewer than 5 folds"):
+        sweep(few)
+    bare = make_run(20)
+    with pytest.raises(BadInput, match="no site of the run has phrase and region rows"):
+        sweep(bare)
+
+
+def test_bad_arguments_are_named(tmp_path):
+    run = make_run(20)
+    run.add("block.0", *noise(run))
+    with pytest.raises(BadInput, match="probe 'svm' is unknown; accepted: linear, mlp"):
+        sweep(run, probes=("svm",))
+    with pytest.raises(BadInput, match="control 'label' is unknown"):
+        sweep(run, controls=("label",))
+    with pytest.raises(BadInput, match="controls 'labels' is unknown; accepted: all"):
+        sweep(run, controls="labels")
+    with pytest.raises(BadInput, match="at least one of each"):
+        sweep(run, seeds=())
+    with pytest.raises(BadInput, match="strengths"):
+        sweep(run, linear_strengths=())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="is not a folder"):
+        sweep(run, probes=("linear",), controls=(), out=tmp_path / "file", **FAST)
+
+
+def test_control_without_a_type_in_common_is_refused():
+    run = make_run(20)
+    run.add("block.0", *noise(run))
+    run.phrases["type"] = [f"only-{i}" for i in range(len(run.phrases))]
+    with pytest.raises(BadInput, match="no phrase type of the test part occurs in train"):
+        sweep(run, controls=("labels",))
