@@ -42,6 +42,8 @@ def extract(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     command: Sequence[str] | None = None,
+    source: Mapping[str, Any] | None = None,
+    skipped_on_load: Sequence[tuple[str, str]] = (),
 ) -> Run:
     """Run ``model`` over ``examples`` and keep views of its sites in the folder ``out``; returns the opened run.
 
@@ -54,7 +56,8 @@ def extract(
     workers: processes that open images. threshold: of heatmaps, for the model's own boxes and IoU (without one,
     those of heatmap models are NaN). skip_bad: leave out examples whose images cannot be read, and list them in the
     manifest. seed: of the extra boxes. progress: called with (examples done, all of them). command: how the run
-    was started, for the manifest.
+    was started, for the manifest. source: JSON facts that find the examples again (not part of the identity).
+    skipped_on_load: (id, reason) of examples that the benchmark left out, listed with those left out here.
 
     A folder that holds a part of the same run is resumed at its missing shards, and may be shared by several
     processes. Stopped by an error or Ctrl-C, it keeps its complete shards, or is removed if there is none.
@@ -78,6 +81,8 @@ def extract(
         "identity": (whole := run_identity(identity, model, examples, **options.identity())),
         "identity_hash": identity_hash(whole),
         "made_with": means,
+        "source": dict(source or {}),
+        "skipped_on_load": [{"id": name, "reason": reason} for name, reason in skipped_on_load],
         "command": list(command) if command is not None else command_line(),
     }
     resumed = check_folder(out, manifest)

@@ -11,6 +11,8 @@ import pandas as pd
 
 from grounding.errors import BadInput
 
+SUMMARY, TABLE = "summary.md", "sweep.csv"
+
 
 def write_tables(table: pd.DataFrame, description: dict[str, Any], out: Path) -> None:
     """Write ``sweep.csv``, ``sweep.json`` (what it rests on, and the rows) and ``summary.md`` into a folder.
@@ -21,10 +23,20 @@ def write_tables(table: pd.DataFrame, description: dict[str, Any], out: Path) ->
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise BadInput(f"out {str(out)!r} is not a folder") from error
-    table.to_csv(out / "sweep.csv", index=False)
+    table.to_csv(out / TABLE, index=False)
     rows = json.loads(table.to_json(orient="records", double_precision=6))
     (out / "sweep.json").write_text(json.dumps(description | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(summarise(table, description), encoding="utf-8")
+    (out / SUMMARY).write_text(summarise(table, description), encoding="utf-8")
+
+
+def read_sweep(folder: Path, required: bool = True) -> pd.DataFrame | None:
+    """The tidy table of a sweep's folder. Without one: BadInput, or None where it is not ``required``."""
+    path = folder / TABLE
+    if path.is_file():
+        return pd.read_csv(path)
+    if required:
+        raise BadInput(f"sweep {str(folder)!r} holds no {TABLE}; accepted: a folder that probe sweep wrote")
+    return None
 
 
 def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:

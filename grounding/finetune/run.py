@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from grounding.benchmarks import Benchmark, open_benchmark
 from grounding.checkpoint import config_from_json, load_checkpoint, save_checkpoint
 from grounding.errors import BadInput, unknown_choice
-from grounding.evaluate import predict, tune_threshold
+from grounding.evaluate import tune
 from grounding.examples import Example
 from grounding.finetune.data import encode_all, make_loader
 from grounding.finetune.module import LOG_EVERY, FinetuneModule
@@ -153,8 +153,8 @@ def _open_or_verify(settings: FinetuneSettings, out: Path) -> Path | None:
                 "accepted: the same settings, or another folder"
             )
     else:
-        if out.exists() and any(out.iterdir()):
-            raise BadInput(f"out {str(out)!r} is not empty and holds no fine-tuning run")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise BadInput(f"out {str(out)!r} holds something else than a fine-tuning run; accepted: a new folder")
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     last = out / "states" / "last.ckpt"
@@ -222,11 +222,12 @@ def _finish(
     module.load_state_dict(state["state_dict"])
     model = module.model.to(trainer.strategy.root_device)
     split = "tune" if "tune" in benchmark.splits else "dev"
-    examples = benchmark.load(split, limit=settings.limit_dev)
-    predictions = predict(model, examples, settings.batch_size, trainer.strategy.root_device)
-    has_maps = any(phrase.heatmap is not None for prediction in predictions for phrase in prediction.phrases)
+    threshold = None
+    if model.predicts == "heatmap":
+        examples = benchmark.load(split, limit=settings.limit_dev)
+        threshold = tune(model, examples, batch_size=settings.batch_size, device=trainer.strategy.root_device)
     info = {
-        "threshold": asdict(tune_threshold(examples, predictions)) if has_maps else None,
+        "threshold": asdict(threshold) if threshold is not None else None,
         "training": {
             "settings": json.loads(json.dumps(asdict(settings))),
             "best_step": state["global_step"],

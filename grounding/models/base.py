@@ -123,8 +123,12 @@ class ModelConfig:
 
 
 class GroundingModel(nn.Module, ABC):
-    """A model that reads a caption over images, answers the task and grounds phrases."""
+    """A model that reads a caption over images, answers the task and grounds phrases.
 
+    predicts: how it grounds them, ``boxes`` (ranked) or ``heatmap``.
+    """
+
+    predicts: ClassVar[str]
     config: ModelConfig
     preprocessor: Preprocessor
 

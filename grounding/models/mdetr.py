@@ -146,6 +146,7 @@ class MdetrCore(nn.Module):
 class Mdetr(GroundingModel):
     """MDETR and the task query; sites ``backbone``, ``text.k``, ``embedding``, ``encoder.k``, ``decoder.k``."""
 
+    predicts = "boxes"
     config: MdetrConfig
     image_mean: Tensor
     image_std: Tensor

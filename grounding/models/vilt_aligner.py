@@ -201,6 +201,7 @@ class Pooler(nn.Module):
 class ViltAligner(GroundingModel):
     """ViLT with the aligner head; sites ``embedding``, ``block.k``, ``norm``."""
 
+    predicts = "heatmap"
     config: ViltAlignerConfig
 
     def __init__(self, config: ViltAlignerConfig, tokenizer: CaptionTokenizer):

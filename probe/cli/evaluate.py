@@ -1,0 +1,75 @@
+"""``probe evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probe.cli.options import (
+    AsJson,
+    BatchSize,
+    BenchmarkName,
+    BenchmarkOptions,
+    Checkpoint,
+    DataSeed,
+    Device,
+    Limit,
+    Root,
+    SkipBad,
+    Split,
+    Tokenizer,
+    choose_device,
+    parse_pairs,
+    progress_bar,
+    show,
+)
+
+NAME = "evaluate"
+EPILOG = "Example: probe evaluate --ckpt mdetr-grounded --benchmark mini-game --split dev --limit 200"
+
+
+def command(
+    ckpt: Checkpoint,
+    benchmark: BenchmarkName,
+    split: Split = "dev",
+    root: Root = None,
+    option: BenchmarkOptions = None,
+    limit: Limit = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables (CSV), summary.json and summary.md.")] = None,
+    metrics: Annotated[str, typer.Option(help="corrected, or paper (the originals' arithmetic).")] = "corrected",
+    threshold: Annotated[
+        float | None, typer.Option(help="Of heatmaps, as a share of their maximum; default: the checkpoint's own.")
+    ] = None,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    tokenizer: Tokenizer = None,
+    data_seed: DataSeed = 0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Task performance, phrase grounding and their correlation, with 95 % intervals over images."""
+    from grounding.evaluate_checkpoint import evaluate_checkpoint
+
+    with progress_bar("evaluating", as_json) as progress:
+        evaluation = evaluate_checkpoint(
+            ckpt,
+            benchmark,
+            split,
+            root=root,
+            options=parse_pairs(option, "--option"),
+            limit=limit,
+            out=out,
+            metrics=metrics,
+            threshold=threshold,
+            batch_size=batch_size,
+            device=choose_device(device),
+            tokenizer=tokenizer,
+            data_seed=data_seed,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    summary = evaluation.summary()
+    show({name: asdict(figure) for name, figure in summary.items()}, as_json, evaluation.to_markdown(summary))

@@ -1,0 +1,92 @@
+"""``probe extract``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probe.cli.options import (
+    AsJson,
+    BatchSize,
+    BenchmarkName,
+    BenchmarkOptions,
+    Checkpoint,
+    DataSeed,
+    Device,
+    Limit,
+    Root,
+    Seed,
+    SkipBad,
+    Split,
+    Tokenizer,
+    choose_device,
+    parse_pairs,
+    progress_bar,
+    show,
+)
+
+NAME = "extract"
+EPILOG = (
+    "Example: probe extract --ckpt vilt-aligner-grounded --benchmark mini-game --split dev --limit 200 "
+    "--out runs/vilt-grounded"
+)
+
+
+def command(
+    ckpt: Checkpoint,
+    benchmark: BenchmarkName,
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that holds a part of it is completed.")],
+    split: Split = "dev",
+    root: Root = None,
+    option: BenchmarkOptions = None,
+    limit: Limit = None,
+    views: Annotated[
+        str, typer.Option(help="Comma-separated: phrase, region, attention, tokens.")
+    ] = "phrase,region,attention",
+    sites: Annotated[str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")] = None,
+    batch_size: BatchSize = 16,
+    dtype: Annotated[str, typer.Option(help="Of storage: float16 or float32.")] = "float16",
+    precision: Annotated[str, typer.Option(help="Of computing: fp32, bf16 or fp16.")] = "fp32",
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that open images.")] = 0,
+    tokenizer: Tokenizer = None,
+    seed: Seed = 0,
+    data_seed: DataSeed = 0,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a checkpoint over a split and store its activations, predictions and annotations as HDF5."""
+    from extract.from_checkpoint import extract_checkpoint
+
+    with progress_bar("extracting", as_json) as progress:
+        run = extract_checkpoint(
+            ckpt,
+            benchmark,
+            split,
+            out,
+            root=root,
+            options=parse_pairs(option, "--option"),
+            limit=limit,
+            views=views.split(","),
+            sites=sites.split(",") if sites else None,
+            batch_size=batch_size,
+            dtype=dtype,
+            precision=precision,
+            device=choose_device(device),
+            workers=workers,
+            tokenizer=tokenizer,
+            seed=seed,
+            data_seed=data_seed,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    skipped = run.manifest["skipped_on_load"] + run.manifest["skipped"]
+    size = sum(path.stat().st_size for path in out.glob("*.h5"))
+    counts = {"examples": len(run.examples), "phrases": len(run.phrases), "regions": len(run.regions)}
+    result = {"run": str(out), **counts, "sites": len(run.sites), "bytes": size, "skipped": skipped}
+    text = f"{out}: " + ", ".join(f"{value} {name}" for name, value in counts.items())
+    text += f", {len(run.sites)} sites, {size / 1e6:.1f} MB"
+    text += "".join(f"\nskipped {item['id']}: {item['reason']}" for item in skipped)
+    show(result, as_json, text + f"\nNext: probe sweep {out}")

@@ -1,0 +1,70 @@
+"""``probe finetune``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probe.cli.options import AsJson, BenchmarkName, BenchmarkOptions, DataSeed, Device, Root, Seed, parse_pairs, show
+
+NAME = "finetune"
+EPILOG = (
+    "Example: probe finetune --model vilt-aligner --benchmark mini-game --init vilt-aligner-task "
+    "--steps 500 --out runs/tuned"
+)
+
+
+def command(
+    model: Annotated[str, typer.Option(help="vilt-aligner or mdetr.")],
+    benchmark: BenchmarkName,
+    out: Annotated[Path, typer.Option(help="New folder for the checkpoint and logs, or an interrupted run's.")],
+    root: Root = None,
+    option: BenchmarkOptions = None,
+    train_split: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
+    size: Annotated[str, typer.Option(help="miniature or base (the released sizes).")] = "miniature",
+    config: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Field of the model's configuration to change.")
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="Checkpoint to start from, instead of fresh weights.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer file, folder or name; without one, it is trained on the captions.")
+    ] = None,
+    task: Annotated[bool, typer.Option("--task/--no-task", help="Learn the task.")] = True,
+    grounding: Annotated[
+        bool, typer.Option("--grounding/--no-grounding", help="Learn phrase grounding from annotated regions.")
+    ] = True,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
+    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate (AdamW, cosine decay).")] = 5e-4,
+    weight_decay: Annotated[float, typer.Option(help="Decay of weight matrices.")] = 0.05,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
+    ema_decay: Annotated[float, typer.Option(help="Decay of the averaged weights; 0 turns them off.")] = 0.998,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between looks at dev and saved states.")] = 500,
+    limit_train: Annotated[int | None, typer.Option(help="Only the first so many examples of the split.")] = None,
+    limit_dev: Annotated[int | None, typer.Option(help="Only the first so many examples of dev.")] = 500,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="GPUs, or processes on CPU.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
+    seed: Seed = 0,
+    data_seed: DataSeed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a model on a benchmark, with or without phrase-grounding annotations; resumes by itself."""
+    given: dict[str, Any] = dict(locals())
+    from grounding.checkpoint import load_checkpoint
+    from grounding.finetune.run import FinetuneSettings, finetune
+
+    given |= {"root": str(root) if root is not None else None}
+    given |= {"benchmark_options": parse_pairs(option, "--option"), "config": parse_pairs(config, "--config")}
+    settings = FinetuneSettings(**{field.name: given[field.name] for field in fields(FinetuneSettings)})
+    finetune(settings, out, device=device, devices=devices, workers=workers, progress=not as_json)
+    info = load_checkpoint(out).info
+    training = info["training"]
+    figures = {settings.monitor: training[settings.monitor], "best_step": training["best_step"]}
+    result = {"checkpoint": str(out), **figures, "threshold": info["threshold"], "seconds": training["seconds"]}
+    lines = [f"{name}: {value}" for name, value in result.items()]
+    show(result, as_json, "\n".join([*lines, f"Next: probe evaluate --ckpt {out} --benchmark {benchmark} --split dev"]))

@@ -1,0 +1,80 @@
+"""What several subcommands share: option declarations, key=value parsing, progress bars, printing results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from grounding.errors import BadInput
+
+Checkpoint = Annotated[
+    str, typer.Option("--ckpt", help="Checkpoint folder, or the name of a bundled one (mdetr-grounded, ...).")
+]
+BenchmarkName = Annotated[str, typer.Option("--benchmark", help="kilogram, mini-game or mini-sdr.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder of the benchmark's files, where it has any.")]
+Split = Annotated[str, typer.Option("--split", help="Split of the benchmark.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many examples.")]
+BenchmarkOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Option of the benchmark, e.g. colour_order=caption."),
+]
+DataSeed = Annotated[int, typer.Option("--data-seed", help="Seed of splits, games and generated scenes.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Examples a batch.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out broken examples and list them.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Tokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", help="tokenizer.json, its folder, or a name, instead of the checkpoint's.")
+]
+
+
+def parse_pairs(pairs: Sequence[str] | None, option: str) -> dict[str, Any]:
+    """``KEY=VALUE`` strings as a mapping; values are read as JSON where they are, else as text."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise BadInput(f"{option} {pair!r} is not of the form KEY=VALUE")
+        try:
+            parsed[key.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            parsed[key.replace("-", "_")] = value
+    return parsed
+
+
+def choose_device(name: str) -> str:
+    """``auto`` becomes cuda where there is one. Raises BadInput for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise BadInput(f"device {name!r} is unknown; accepted: auto, cpu, cuda, cuda:N") from None
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise BadInput(f"device {name!r} is not available here; accepted: auto, cpu")
+    return name
+
+
+@contextmanager
+def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; yields a function to call with (done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show(result: Mapping[str, Any], as_json: bool, text: str) -> None:
+    """Print a result: JSON for machines, text for people."""
+    typer.echo(json.dumps(result, indent=1, default=str) if as_json else text)

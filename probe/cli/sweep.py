@@ -1,0 +1,49 @@
+"""``probe sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probe.cli.options import AsJson, progress_bar, show
+
+NAME = "sweep"
+EPILOG = "Example: probe sweep runs/vilt-grounded --probe linear --probe mlp --control all"
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run made by probe extract.")],
+    probe: Annotated[list[str] | None, typer.Option(help="linear or mlp; repeat for several (default both).")] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="A control, repeatable, all or none (default: labels and concatenation).")
+    ] = None,
+    sites: Annotated[str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of splits and probes; repeat for several.")] = None,
+    group: Annotated[str, typer.Option(help="Never split apart: image, caption, annotation or tangram.")] = "image",
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: sweep in the run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Layer by layer: does this phrase belong to this region? Probes, controls, intervals, one tidy table."""
+    from extract.reader import Run
+    from probe.sweep import PROBES, sweep
+    from probe.tables import SUMMARY
+
+    target = out or run / "sweep"
+    controls: list[str] | str = control or ["labels", "concatenation"]
+    controls = "all" if "all" in controls else [name for name in controls if name != "none"]
+    with progress_bar("probing", as_json) as progress:
+        table = sweep(
+            Run.open(run),
+            probe or PROBES,
+            controls,
+            sites.split(",") if sites else None,
+            seed or (0,),
+            target,
+            progress,
+            group=group,
+        )
+    result = {"out": str(target), "rows": table.to_dict("records")}
+    text = (target / SUMMARY).read_text(encoding="utf-8")
+    show(result, as_json, f"{text}\nTables: {target}\nNext: probe visualize {run}")
