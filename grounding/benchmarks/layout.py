@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from grounding.benchmarks.scenes import ATTRIBUTES, MOST_VISIBLE, RADII, Scene, SceneObject, visibility
+from grounding.benchmarks.scenes import ATTRIBUTES, LEAST_VISIBLE, RADII, Scene, SceneObject, visibility
 
 Look = Mapping[str, str]  # attribute -> value, all four
 
@@ -62,7 +62,7 @@ def drawn(random: Random, slots: Sequence[Slot], looks: Callable[[], Sequence[Lo
         objects = [_object(random, slot, look, aspect) for slot, look in zip(slots, looks(), strict=True)]
         random.shuffle(objects)
         scene = Scene(tuple(objects), random.randrange(2**31), aspect)
-        if visibility(scene).min() >= MOST_VISIBLE + 0.03:
+        if visibility(scene).min() >= LEAST_VISIBLE + 0.03:
             return scene
     return None
 

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from typing import ClassVar
@@ -28,6 +29,12 @@ DIFFICULTIES = ("hard", "easy", "single")
 PHRASE_COUNTS = {True: ((2, 3, 4, 5), (0.36, 0.21, 0.21, 0.22)), False: ((3, 4, 5), (0.33, 0.33, 0.34))}
 
 NEARNESS = 0.1  # image heights between the bear and the edge of the landmark it is just beside
+# Which attributes a description may name, and what reads them from an object.
+_KINDS = {
+    (*names, "shape"): attrgetter(*names, "shape")
+    for size in range(4)
+    for names in combinations(("colour", "size", "texture"), size)
+}
 _DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 
@@ -241,16 +248,12 @@ def _mentions(
     pair_is_enough: whether two of them must be able to, or must not; every phrase then excludes some
     distractor and none excludes all. With None only the whole caption counts.
     """
-    options: list[list[tuple[Mention, int]]] = []
     everyone = (1 << len(distractors)) - 1
-    for index in range(len(target.objects)):
-        rated = []
-        for mention in _unique_descriptions(target, index):
-            excluded = sum(1 << k for k, s in enumerate(distractors) if excluded_by(mention.description, s))
-            if pair_is_enough is None or 0 < excluded < everyone:
-                rated.append((mention, excluded))
-        if rated:
-            options.append(rated)
+    options = []
+    for descriptions in _unique_descriptions(target, distractors):
+        useful = [rated for rated in descriptions if pair_is_enough is None or 0 < rated[1] < everyone]
+        if useful:
+            options.append(useful)
     if len(options) < count:
         return None
     for _ in range(60):
@@ -265,15 +268,19 @@ def _mentions(
     return None
 
 
-def _unique_descriptions(scene: Scene, index: int) -> list[Mention]:
-    """All descriptions, shape always included, that fit this object of the scene and no other."""
-    item = scene.objects[index]
-    found = []
-    for size in range(4):
-        for names in combinations(("colour", "size", "texture"), size):
-            description = {name: getattr(item, name) for name in (*names, "shape")}
-            if len(scene.matching(description)) == 1:
-                found.append(Mention(index, description))
+def _unique_descriptions(scene: Scene, distractors: Sequence[Scene] = ()) -> list[list[tuple[Mention, int]]]:
+    """For every object, all descriptions (shape always included) that fit it and no other of the scene.
+
+    With each goes a number whose bit k says that no object of ``distractors[k]`` fits.
+    """
+    found: list[list[tuple[Mention, int]]] = [[] for _ in scene.objects]
+    for names, values_of in _KINDS.items():
+        values = [values_of(item) for item in scene.objects]
+        elsewhere = [{values_of(item) for item in other.objects} for other in distractors]
+        for index, item in enumerate(scene.objects):
+            if values.count(values[index]) == 1:
+                excluded = sum(1 << k for k, held in enumerate(elsewhere) if values[index] not in held)
+                found[index].append((Mention(index, {name: getattr(item, name) for name in names}), excluded))
     return found
 
 
@@ -285,7 +292,7 @@ def _chosen(random: Random, rated: Sequence[tuple[Mention, int]]) -> tuple[Menti
 
 def _hide(random: Random, scene: Scene, count: int) -> tuple[Point, list[Mention], list[str]] | None:
     """A point (in image heights) just beside one landmark and clearly to some side of ``count - 1`` others."""
-    options = [_unique_descriptions(scene, index) for index in range(len(scene.objects))]
+    options = _unique_descriptions(scene)
     first = random.randrange(len(scene.objects))
     side = random.choice(tuple(_DIRECTIONS))
     landmark, (right, down) = scene.objects[first], _DIRECTIONS[side]
@@ -305,5 +312,5 @@ def _hide(random: Random, scene: Scene, count: int) -> tuple[Point, list[Mention
     if len(others) < count - 1:
         return None
     chosen = [first, *random.sample(others, count - 1)]
-    mentions = [_chosen(random, [(mention, 0) for mention in options[k]])[0] for k in chosen]
+    mentions = [_chosen(random, options[k])[0] for k in chosen]
     return (x, y), mentions, [side, *(str(sides[k]) for k in chosen[1:])]

@@ -7,7 +7,7 @@ Objects are drawn in order, later ones in front.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -20,7 +20,8 @@ from grounding.examples import Point, Region
 
 NATIVE = 64  # height in pixels at which masks and boxes are exact
 OVERSAMPLING = 3  # odd, so that every pixel has a central sample that says whose it is
-MOST_VISIBLE = 0.55  # an object never shows less of itself than this
+RIM = 0.014  # width of an object's dark edge, in image heights
+LEAST_VISIBLE = 0.55  # an object never shows less of itself than this
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (214, 39, 40),
@@ -72,6 +73,15 @@ OUTLINES: Mapping[str, np.ndarray] = {
         "moon": [(x + 0.2, y) for x, y in _arc(1.1, 60, 300, 12) + _arc(0.98, 256, 104, 8, 0.787)],
     }.items()
 }  # fmt: skip
+
+
+def _area(outline: np.ndarray) -> float:
+    """Area of a simple polygon (shoelace formula)."""
+    x, y = outline[:, 0], outline[:, 1]
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+AREAS: Mapping[str, float] = {name: _area(outline) for name, outline in OUTLINES.items()}
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "shape": tuple(OUTLINES),
@@ -127,7 +137,8 @@ class Scene:
         height = _checked(size)
         random = Random(self.background)
         tint = tuple(random.randint(222, 246) for _ in range(3))
-        codes = self._codes(height) | _patterns(height, self.aspect)
+        rims = self._drawn(height, lambda number: (4, 0))
+        codes = self._numbers(height) << 3 | rims | _patterns(height, self.aspect)
         indexed = Image.fromarray(codes)
         indexed.putpalette(_palette(self.objects, tint))
         pixels = np.asarray(indexed.convert("RGB").reduce(OVERSAMPLING))
@@ -137,21 +148,29 @@ class Scene:
     def owners(self, size: int | None = None) -> np.ndarray:
         """Whose each pixel is, uint8 ``[height, width]``: 0 for background, ``i + 1`` for ``objects[i]``."""
         middle = OVERSAMPLING // 2
-        return self._codes(_checked(size))[middle::OVERSAMPLING, middle::OVERSAMPLING] >> 3
+        return self._numbers(_checked(size))[middle::OVERSAMPLING, middle::OVERSAMPLING]
 
     def matching(self, description: Description) -> list[int]:
         """Indices of the objects that the description fits."""
         return [i for i, item in enumerate(self.objects) if item.matches(description)]
 
-    def _codes(self, height: int) -> np.ndarray:
-        """Oversampled drawing, uint8: object number in the upper five bits, bit 2 on its rim."""
+    def _drawn(self, height: int, fills: Callable[[int], tuple[int, ...]]) -> np.ndarray:
+        """Objects drawn oversampled, back to front, uint8 ``[3 * height, 3 * width]``.
+
+        fills(number): the value inside an object's outline, and, if there is a second, inside its rim.
+        """
         scale = height * OVERSAMPLING
         canvas = Image.new("L", (scale * self.aspect, scale))
         draw = ImageDraw.Draw(canvas)
         for number, item in enumerate(self.objects, start=1):
-            draw.polygon((item.outline() * scale - 0.5).ravel().tolist(), fill=number * 8 + 4)
-            draw.polygon((item.outline(shrink=0.014) * scale - 0.5).ravel().tolist(), fill=number * 8)
-        return np.array(canvas)
+            for fill, shrink in zip(fills(number), (0, RIM), strict=False):
+                # PIL puts whole numbers at pixel centres.
+                draw.polygon((item.outline(shrink) * scale - 0.5).ravel().tolist(), fill=fill)
+        return np.asarray(canvas)
+
+    def _numbers(self, height: int) -> np.ndarray:
+        """The number of the object in front, 0 for background, oversampled."""
+        return self._drawn(height, lambda number: (number,))
 
 
 def excluded_by(description: Description, scene: Scene) -> bool:
@@ -184,13 +203,7 @@ def regions(scene: Scene, indices: Sequence[int]) -> list[Region]:
 def visibility(scene: Scene) -> np.ndarray:
     """Visible part of every object, float ``[objects]``: pixels that show it over pixels it covers, at 64 px."""
     shown = np.bincount(scene.owners().ravel(), minlength=len(scene.objects) + 1)[1:]
-    return shown / np.array([_area(item.outline()) * NATIVE**2 for item in scene.objects])
-
-
-def _area(outline: np.ndarray) -> float:
-    """Area of a simple polygon (shoelace formula)."""
-    x, y = outline[:, 0], outline[:, 1]
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    return shown / np.array([AREAS[item.shape] * (item.radius * NATIVE) ** 2 for item in scene.objects])
 
 
 def _checked(size: int | None) -> int:
