@@ -27,8 +27,8 @@ def test_unknown_options_are_refused(own_root):
         KiloGram(own_root, annotations="full")
     with pytest.raises(BadInput, match="image_size 0"):
         KiloGram(own_root, image_size=0)
-    with pytest.raises(BadInput, match="candidates 1 "):
-        KiloGram(own_root, candidates=1)
+    with pytest.raises(BadInput, match="candidates 0 "):
+        KiloGram(own_root, candidates=0)
     with pytest.raises(BadInput, match="split 'val' is unknown"):
         KiloGram(own_root).tangrams("val")
 

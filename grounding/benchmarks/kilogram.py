@@ -113,7 +113,7 @@ class KiloGram(Benchmark):
     """Reference games over part-coloured tangrams, one for each annotation.
 
     colour_order: ``random`` or ``caption``. annotations: ``dense`` (about 54 a tangram) or ``dense10`` (10).
-    image_size: side in pixels of a candidate. candidates: images in a game.
+    image_size: side in pixels of a candidate. candidates: images in a game; 1 leaves only the grounding.
     After ``load(split)``, ``excluded[split]`` lists the annotations for which there is no game, and why.
 
     Raises BadInput for an unknown choice, a size or number of candidates that is too small, a root without
@@ -141,8 +141,8 @@ class KiloGram(Benchmark):
             raise unknown_choice("annotations", annotations, ANNOTATION_SETS)
         if image_size < 1:
             raise BadInput(f"image_size {image_size} is too small; accepted: 1 or more")
-        if candidates < 2:
-            raise BadInput(f"candidates {candidates} is too small; accepted: 2 or more")
+        if candidates < 1:
+            raise BadInput(f"candidates {candidates} is too small; accepted: 1 or more")
         self.colour_order = colour_order
         self.annotations = annotations
         self.image_size = image_size
