@@ -29,6 +29,7 @@ from grounding.models import GroundingModel, build_model, model_config
 from grounding.models.text import load_tokenizer, train_tokenizer
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+SETTINGS = "settings.json"
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -102,7 +103,7 @@ def finetune(
     benchmark = open_benchmark(settings.benchmark, settings.root, settings.data_seed, **settings.benchmark_options)
     if settings.train_split not in benchmark.splits:
         raise unknown_choice("train_split", settings.train_split, benchmark.splits)
-    last = _open_or_verify(settings, out)
+    last = _state_to_resume(settings, out)
     started = time.monotonic()
     torch.set_float32_matmul_precision("high")  # tensor cores on GPU, nothing else changes
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
@@ -130,6 +131,8 @@ def finetune(
         )
         for examples in (train, dev)
     ]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
     best = ModelCheckpoint(out / "states", "best", monitor=settings.monitor, mode="max", enable_version_counter=False)
     trainer = _trainer(settings, out, best, device, devices, progress)
     trainer.fit(module, *loaders, ckpt_path=last)
@@ -137,26 +140,22 @@ def finetune(
     return out
 
 
-def _open_or_verify(settings: FinetuneSettings, out: Path) -> Path | None:
-    """Note the settings in a new folder, or compare with those of an interrupted run and return its last state."""
-    wanted = json.loads(json.dumps(asdict(settings)))
-    path = out / "settings.json"
+def _state_to_resume(settings: FinetuneSettings, out: Path) -> Path | None:
+    """The last state of an interrupted run in ``out`` with the same settings, or None for a new or empty folder."""
     if (out / "config.json").exists():
         raise BadInput(f"out {str(out)!r} holds a finished checkpoint; accepted: a new folder, or an interrupted run's")
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [name for name in wanted if wanted[name] != found.get(name)]
-        if differing:
-            name = differing[0]
+    path = out / SETTINGS
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise BadInput(f"out {str(out)!r} holds something else than a fine-tuning run; accepted: a new folder")
+        return None
+    wanted, found = json.loads(json.dumps(asdict(settings))), json.loads(path.read_text(encoding="utf-8"))
+    for name in wanted:
+        if wanted[name] != found.get(name):
             raise BadInput(
                 f"out {str(out)!r} holds a run with {name} {found.get(name)!r}, not {wanted[name]!r}; "
                 "accepted: the same settings, or another folder"
             )
-    else:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"out {str(out)!r} holds something else than a fine-tuning run; accepted: a new folder")
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     last = out / "states" / "last.ckpt"
     return last if last.exists() else None
 

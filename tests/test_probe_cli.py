@@ -1,0 +1,142 @@
+"""The command as a user meets it: help, results, one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kilogram_fixture import write_kilogram
+
+import probe.cli as cli
+
+TINY = ["--config", "width=32", "--config", "depth=2", "--config", "heads=2", "--config", "feed_forward=32"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of ``probe WORDS``."""
+    monkeypatch.setattr(sys, "argv", ["probe", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    captured = capsys.readouterr()
+    code = stopped.value.code
+    return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very small ViLT-Aligner after two steps."""
+    folder = tmp_path_factory.mktemp("ckpt") / "tiny"
+    words = ["finetune", "--model", "vilt-aligner", "--benchmark", "mini-game", "--out", str(folder), *TINY]
+    words += ["--steps", "2", "--batch-size", "4", "--limit-train", "8", "--limit-dev", "8", "--evaluate-every", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["probe", *words, "--json"])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    assert not stopped.value.code
+    return folder
+
+
+@pytest.mark.parametrize("name", ["demo", "finetune", "evaluate", "extract", "sweep", "visualize"])
+def test_every_command_has_help_with_an_example(monkeypatch, capsys, name):
+    code, out, _ = run(monkeypatch, capsys, name, "--help")
+    assert code == 0
+    assert f"Example: probe {name}" in " ".join(out.split())
+
+
+def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path):
+    source = ["--ckpt", checkpoint, "--benchmark", "mini-game", "--limit", 24]
+    code, out, _ = run(monkeypatch, capsys, "evaluate", *source, "--out", tmp_path / "evaluation", "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert figures["accuracy"]["n"] == 24
+    assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {
+        "examples.csv",
+        "phrases.csv",
+        "summary.json",
+        "summary.md",
+    }
+    folder = tmp_path / "run"
+    code, out, _ = run(monkeypatch, capsys, "extract", *source, "--out", folder, "--json")
+    assert code == 0
+    assert json.loads(out)["examples"] == 24
+    code, out, _ = run(monkeypatch, capsys, "sweep", folder, "--probe", "linear", "--sites", "block.1,norm", "--json")
+    assert code == 0
+    assert {row["site"] for row in json.loads(out)["rows"]} == {"block.1", "norm"}
+    code, out, _ = run(monkeypatch, capsys, "visualize", folder, "--count", 1)
+    assert code == 0
+    drawn = [Path(line) for line in out.split()]
+    assert all(path.is_file() for path in drawn)
+    assert {path.suffix for path in drawn} == {".png", ".svg"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--benchmark", "mini-gme"], "benchmark 'mini-gme' is unknown; accepted: kilogram, mini-game, mini-sdr"),
+        (["--split", "dve"], "split 'dve' is unknown; accepted: pretrain, train, tune, dev, test"),
+        (["--sites", "blck.1"], "site 'blck.1' is unknown; accepted: embedding, block.0"),
+        (["--views", "phrase,regoin"], "view 'regoin' is unknown; accepted: phrase, region, attention, tokens"),
+        (["--limit", "0"], "limit 0 is too small"),
+        (["--batch-size", "0"], "batch_size 0 is too small"),
+        (["--option", "difficulty"], "--option 'difficulty' is not of the form KEY=VALUE"),
+        (["--option", "colour=red"], "takes no option 'colour'; accepted: difficulty"),
+        (["--device", "tpu"], "device 'tpu'"),
+        (["--dtype", "int8"], "int8"),
+        (["--ckpt", "nowhere"], "checkpoint 'nowhere' is neither a folder nor bundled"),
+    ],
+)
+def test_bad_input_is_one_line_with_exit_code_2(monkeypatch, capsys, checkpoint, tmp_path, words, message):
+    source = ["--ckpt", checkpoint, "--benchmark", "mini-game", "--limit", "4", "--out", tmp_path / "run"]
+    code, out, err = run(monkeypatch, capsys, "extract", *source, *words)
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_folder_with_another_run_is_left_alone(monkeypatch, capsys, checkpoint, tmp_path):
+    source = ["extract", "--ckpt", checkpoint, "--benchmark", "mini-game", "--out", tmp_path / "run"]
+    assert run(monkeypatch, capsys, *source, "--limit", 4)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    code, _, err = run(monkeypatch, capsys, *source, "--limit", 5)
+    assert code == 2
+    assert "4" in err
+    assert "5" in err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_checkpoint_for_another_model_is_refused(monkeypatch, capsys, checkpoint, tmp_path):
+    words = ["finetune", "--model", "mdetr", "--init", checkpoint, "--benchmark", "mini-game", "--out", tmp_path / "x"]
+    code, _, err = run(monkeypatch, capsys, *words, "--limit-train", 8, "--limit-dev", 8)
+    assert code == 2
+    assert "is for model 'vilt-aligner', not 'mdetr'" in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_skip_bad_goes_on_and_lists_what_was_left_out(monkeypatch, capsys, checkpoint, tmp_path):
+    root = tmp_path / "kilogram"
+    write_kilogram(root, tangrams=48, annotations=2)
+    broken = sorted((root / "tangrams-svg").glob("*.svg"))[0]
+    broken.write_text("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'/>")
+    failed = 0
+    for split in ("train", "dev", "test"):
+        words = ["extract", "--ckpt", checkpoint, "--benchmark", "kilogram", "--root", root, "--split", split]
+        words += ["--option", "candidates=3", "--sites", "block.0"]
+        code, _, err = run(monkeypatch, capsys, *words, "--out", tmp_path / split)
+        failed += code == 2 and broken.name in err and not (tmp_path / split).exists()
+        code, out, _ = run(monkeypatch, capsys, *words, "--skip-bad", "--out", tmp_path / f"{split}-skipping")
+        assert code == 0
+        assert ("skipped" in out) == (broken.name in err)
+    assert failed == 1
+
+
+def test_help_does_not_import_torch():
+    script = (
+        "import sys; sys.argv = ['probe', '--help']\ntry:\n import probe.cli; probe.cli.main()\nexcept SystemExit:\n"
+    )
+    script += " sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
