@@ -15,15 +15,15 @@ def lone(shape: str, colour: str = "blue", texture: str = "plain", x: float = 0.
 
 
 def test_a_square_is_where_it_was_put():
-    scene = Scene((lone("square"),), background=1)
+    scene = Scene.of((lone("square"),), background=1)
     # The half side is 0.83 * 0.2 * 64 = 10.624 px round the centre at 32: pixel centres 21.5 to 42.5 are inside.
     assert regions(scene, [0])[0].box == (21 / 64, 21 / 64, 43 / 64, 43 / 64)
     assert scene.owners().sum() == 22 * 22
 
 
 def test_what_is_in_front_hides_what_is_behind():
-    alone = Scene((lone("square"),), background=1)
-    covered = Scene((lone("square"), lone("square", x=0.65)), background=1)
+    alone = Scene.of((lone("square"),), background=1)
+    covered = Scene.of((lone("square"), lone("square", x=0.65)), background=1)
     assert visibility(alone)[0] == pytest.approx(1, abs=0.1)
     # The front one's left edge is at (0.65 - 0.166) * 64 = 30.98 px: of 22 columns of the back one, 10 are in sight.
     assert visibility(covered)[0] == pytest.approx(22 * 10 / (2 * 10.624) ** 2)
@@ -34,7 +34,7 @@ def test_what_is_in_front_hides_what_is_behind():
 
 @pytest.mark.parametrize("shape", ATTRIBUTES["shape"])
 def test_every_shape_turned_to_an_angle_has_pixels_that_fill_its_outline(shape):
-    scene = Scene((lone(shape, angle=0.2),), background=1)
+    scene = Scene.of((lone(shape, angle=0.2),), background=1)
     assert visibility(scene)[0] == pytest.approx(1, abs=0.1)
     xs, ys = np.array(regions(scene, [0])[0].polygons[0]).T
     x1, y1, x2, y2 = regions(scene, [0])[0].box
@@ -45,10 +45,10 @@ def test_every_shape_turned_to_an_angle_has_pixels_that_fill_its_outline(shape):
 @pytest.mark.parametrize("angle", [-0.2, 0.0, 0.2])
 def test_what_is_drawn_is_what_the_mask_says(shape, angle):
     item = SceneObject(shape, "black", "large", "plain", 0.5, 0.5, 0.2, angle)
-    empty = Scene((), background=3).render().astype(float)
-    drawn = Scene((item,), background=3).render().astype(float)
+    empty = Scene.of((), background=3).render().astype(float)
+    drawn = Scene.of((item,), background=3).render().astype(float)
     change = np.abs(drawn - empty).mean(axis=2)
-    mask = Scene((item,), background=3).owners() == 1
+    mask = Scene.of((item,), background=3).owners() == 1
     padded = np.pad(mask, 1)
     grown = np.max([padded[i : i + NATIVE, j : j + NATIVE] for i in range(3) for j in range(3)], axis=0)
     # Edges and sharp tips cover a part of their pixel only: a ninth of a pixel darkens it by about 24.
@@ -60,7 +60,7 @@ def test_what_is_drawn_is_what_the_mask_says(shape, angle):
 def test_textures_show_in_the_pixels():
     dark = {}
     for texture in ATTRIBUTES["texture"]:
-        scene = Scene((lone("square", colour="black", texture=texture),), background=1)
+        scene = Scene.of((lone("square", colour="black", texture=texture),), background=1)
         dark[texture] = scene.render()[24:40, 24:40].mean(axis=2) < 120
     assert dark["plain"].all()
     assert 0.3 < dark["striped"].mean() < 0.7
@@ -72,7 +72,7 @@ def test_textures_show_in_the_pixels():
 
 
 def test_exclusion_on_a_hand_made_scene():
-    scene = Scene((lone("star", "red"), lone("moon", "blue", "striped")), background=0)
+    scene = Scene.of((lone("star", "red"), lone("moon", "blue", "striped")), background=0)
     assert not excluded_by({"shape": "star", "colour": "red"}, scene)
     assert excluded_by({"shape": "star", "colour": "blue"}, scene)  # a star and something blue, but no blue star
 
@@ -88,20 +88,20 @@ def test_relations_are_only_said_where_they_hold():
 
 
 def test_a_larger_drawing_is_the_same_picture():
-    scene = Scene((lone("star"), lone("moon", "red", "dotted", x=0.7)), background=5)
+    scene = Scene.of((lone("star"), lone("moon", "red", "dotted", x=0.7)), background=5)
     large = scene.render(256).astype(float)
     assert large.shape == (256, 256, 3)
     reduced = large.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))
     assert np.abs(reduced - scene.render()).mean() < 6
-    assert Scene(scene.objects, background=5, aspect=3).render(32).shape == (32, 96, 3)
+    assert Scene.of(scene.objects, background=5, aspect=3).render(32).shape == (32, 96, 3)
 
 
 def test_backgrounds_differ_and_are_seeded():
-    first, again, other = (Scene((lone("star"),), background=seed).render() for seed in (5, 5, 6))
+    first, again, other = (Scene.of((lone("star"),), background=seed).render() for seed in (5, 5, 6))
     assert np.array_equal(first, again)
     assert not np.array_equal(first[:8], other[:8])
 
 
 def test_a_size_too_small_to_draw_is_named():
     with pytest.raises(BadInput, match="size 4 is too small for a scene; accepted: 8 or more"):
-        Scene((lone("star"),), background=5).render(4)
+        Scene.of((lone("star"),), background=5).render(4)

@@ -61,7 +61,7 @@ def drawn(random: Random, slots: Sequence[Slot], looks: Callable[[], Sequence[Lo
     for _ in range(20):
         objects = [_object(random, slot, look, aspect) for slot, look in zip(slots, looks(), strict=True)]
         random.shuffle(objects)
-        scene = Scene(tuple(objects), random.randrange(2**31), aspect)
+        scene = Scene.of(objects, random.randrange(2**31), aspect)
         if visibility(scene).min() >= LEAST_VISIBLE + 0.03:
             return scene
     return None

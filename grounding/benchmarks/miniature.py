@@ -147,7 +147,8 @@ class MiniatureGame(Miniature):
         game = self.game(split, index)
         random = self._random(split, index, "caption")
         indices = [mention.object_index for mention in game.mentions]
-        objects = [game.target.objects[i] for i in indices]
+        everything = game.target.objects
+        objects = [everything[i] for i in indices]
         caption, spans = grammar.game_caption(
             random,
             [grammar.noun_phrase(random, mention.description) for mention in game.mentions],
@@ -218,18 +219,20 @@ def _phrases(
 def _alike_scenes(random: Random, fewest: int) -> list[Scene] | None:
     """Candidates from one layout, each of whose slots has a few looks that every candidate draws from alike.
 
-    None if two came out with the same objects. Nothing here knows which one will be the target.
+    None if two came out with equal objects: neither could be the target. Nothing here knows which one that is.
     """
     slots = random_slots(random, random.randint(fewest, 6))
     pools = [_pool(random, slot) for slot in slots]
-    scenes = []
+    scenes: dict[tuple[tuple[str, ...], ...], Scene] = {}  # by what is in them
     for _ in range(CANDIDATES):
         scene = drawn(random, slots, lambda: [random.choice(pool) for pool in pools])
         if scene is None:
             return None
-        scenes.append(scene)
-    looks = {tuple(item.attributes for item in scene.objects) for scene in scenes}
-    return scenes if len(looks) == CANDIDATES else None
+        content = tuple(sorted(item.attributes for item in scene.objects))
+        if content in scenes:
+            return None
+        scenes[content] = scene
+    return list(scenes.values())
 
 
 def _pool(random: Random, slot: Slot) -> list[Mapping[str, str]]:
@@ -273,11 +276,12 @@ def _unique_descriptions(scene: Scene, distractors: Sequence[Scene] = ()) -> lis
 
     With each goes a number whose bit k says that no object of ``distractors[k]`` fits.
     """
-    found: list[list[tuple[Mention, int]]] = [[] for _ in scene.objects]
+    objects, others = scene.objects, [other.objects for other in distractors]
+    found: list[list[tuple[Mention, int]]] = [[] for _ in objects]
     for names, values_of in _KINDS.items():
-        values = [values_of(item) for item in scene.objects]
-        elsewhere = [{values_of(item) for item in other.objects} for other in distractors]
-        for index, item in enumerate(scene.objects):
+        values = [values_of(item) for item in objects]
+        elsewhere = [{values_of(item) for item in other} for other in others]
+        for index, item in enumerate(objects):
             if values.count(values[index]) == 1:
                 excluded = sum(1 << k for k, held in enumerate(elsewhere) if values[index] not in held)
                 found[index].append((Mention(index, {name: getattr(item, name) for name in names}), excluded))

@@ -7,10 +7,12 @@ Objects are drawn in order, later ones in front.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
+from struct import Struct
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -90,6 +92,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "texture": TEXTURES,
 }
 Description = Mapping[str, str]  # attribute -> value
+_RECORD = Struct("<4B4d")  # an object: its attributes as places in ATTRIBUTES, then x, y, radius, angle
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,16 @@ class SceneObject:
         """shape, colour, size, texture."""
         return self.shape, self.colour, self.size, self.texture
 
+    def pack(self) -> bytes:
+        """The object as a record of fixed length; positions keep every bit."""
+        codes = (values.index(getattr(self, name)) for name, values in ATTRIBUTES.items())
+        return _RECORD.pack(*codes, self.x, self.y, self.radius, self.angle)
+
+    @classmethod
+    def unpack(cls, record: Sequence[Any]) -> SceneObject:
+        """The object that the fields of such a record stand for."""
+        return cls(*(values[code] for values, code in zip(ATTRIBUTES.values(), record[:4], strict=True)), *record[4:])
+
     def matches(self, description: Description) -> bool:
         """True if the object has every attribute of the description."""
         return all(getattr(self, name) == value for name, value in description.items())
@@ -125,12 +138,24 @@ class SceneObject:
 class Scene:
     """Objects on a light, uneven background; drawn when asked.
 
-    aspect: width over height, a whole number. background: seed of its tint and grain.
+    packed: the objects, back to front, as ``Scene.of`` writes them: splits hold scenes by the hundred thousand, and
+    36 bytes an object is a tenth of what it takes as Python objects.
+    background: seed of its tint and grain. aspect: width over height, a whole number.
     """
 
-    objects: tuple[SceneObject, ...]
+    packed: bytes
     background: int
     aspect: int = 1
+
+    @classmethod
+    def of(cls, objects: Iterable[SceneObject], background: int, aspect: int = 1) -> Scene:
+        """A scene of those objects, later ones in front."""
+        return cls(b"".join(item.pack() for item in objects), background, aspect)
+
+    @property
+    def objects(self) -> tuple[SceneObject, ...]:
+        """The objects, back to front."""
+        return tuple(SceneObject.unpack(record) for record in _RECORD.iter_unpack(self.packed))
 
     def render(self, size: int | None = None) -> np.ndarray:
         """Pixels, uint8 ``[height, aspect * height, 3]``, anti-aliased; ``size`` is the height (64 by default)."""
