@@ -62,8 +62,8 @@ class SweepSettings:
     group: str = "image"
     folds: int = 5
     iou: float = 0.5
-    linear_strengths: tuple[float, ...] = (3.0, 0.3, 0.03, 0.003)
-    mlp_strengths: tuple[float, ...] = (10.0, 1.0)
+    linear_strengths: tuple[float, ...] = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+    mlp_strengths: tuple[float, ...] = (10.0, 3.0, 1.0)
     rank: int | None = None
     resamples: int = RESAMPLES
     device: str = "cpu"

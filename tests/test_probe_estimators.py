@@ -124,6 +124,21 @@ def test_fitting_together_equals_fitting_alone(probe):
         np.testing.assert_allclose(joint.decision_function(rows), alone.decision_function(rows), atol=5e-3)
 
 
+def test_early_stopping_of_one_site_does_not_depend_on_the_others():
+    features, y = _sites()
+    train = features[0].block < 40
+    parts = [rows[train] for rows in features], [rows[~train] for rows in features]
+    probe = MLPProbe(batch_blocks=4, strength=1.0)
+    together = [clone(probe).set_params(strength=strength) for strength in (30.0, 1.0, 0.01)]
+    fit_together(together, parts[0], y[train], (parts[1], y[~train]))
+    assert len({joint.n_iter_ for joint in together}) > 1
+    for joint, rows, held_out in zip(together, *parts, strict=True):
+        alone = clone(joint)
+        fit_together([alone], [rows], y[train], ([held_out], y[~train]))
+        assert alone.n_iter_ == joint.n_iter_
+        np.testing.assert_allclose(joint.decision_function(rows), alone.decision_function(rows), atol=1e-2)
+
+
 @pytest.mark.parametrize("probe", [BilinearProbe(tol=1e-7), ConcatenationProbe(tol=1e-7)])
 def test_blocks_change_nothing_but_speed(probe):
     features, y = _sites(1)

@@ -140,13 +140,14 @@ def test_files_hold_the_table_its_settings_and_words(planted):
     assert "Not above chance: `block.0`" in words
 
 
-def test_same_arguments_same_table_and_seeds_differ():
+def test_same_arguments_same_table_and_seeds_differ(tmp_path):
     run = make_run(60)
     run.add("block.0", *plant_alignment(run))
-    first, again = (sweep(run, seeds=(0, 1), **FAST) for _ in range(2))
+    first, again = (sweep(run, seeds=(0, 1), out=tmp_path, **FAST) for _ in range(2))
     pd.testing.assert_frame_equal(first, again)
     by_seed = first[first["condition"] == "alignment"].groupby("seed")["validation_loss"].first()
     assert by_seed.nunique() == 2
+    assert "Over 2 seeds a site's figure varies by at most" in (tmp_path / "summary.md").read_text()
 
 
 def test_sites_of_unequal_widths_and_partners_are_swept():
