@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grounding.errors import unknown_choice
+from grounding.errors import BadInput, unknown_choice
 from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site, TokenLayout
 from grounding.models.mdetr import Mdetr, MdetrConfig
 from grounding.models.text import CaptionTokenizer
@@ -17,10 +17,10 @@ SIZES: dict[str, dict[str, ModelConfig]] = {
     "vilt-aligner": {
         "base": ViltAlignerConfig(),
         "miniature": ViltAlignerConfig(
-            width=144,
+            width=96,
             depth=6,
-            heads=6,
-            feed_forward=432,
+            heads=4,
+            feed_forward=288,
             patch=16,
             position_grid=(24, 4),
             candidate_size=64,
@@ -34,21 +34,21 @@ SIZES: dict[str, dict[str, ModelConfig]] = {
         "base": MdetrConfig(),
         "miniature": MdetrConfig(
             backbone="small",
-            width=128,
+            width=96,
             heads=4,
-            feed_forward=320,
+            feed_forward=256,
             encoder_layers=4,
             decoder_layers=3,
             queries=12,
             token_slots=63,
-            contrastive_width=64,
+            contrastive_width=48,
             dropout=0.0,
             candidate_size=64,
             multiple=16,
-            text_width=128,
+            text_width=96,
             text_layers=2,
             text_heads=4,
-            text_feed_forward=256,
+            text_feed_forward=192,
             max_text=64,
             text_positions=66,
             pad_id=0,
@@ -69,7 +69,10 @@ def model_config(model: str, size: str) -> ModelConfig:
 
 
 def build_model(config: ModelConfig, tokenizer: CaptionTokenizer) -> GroundingModel:
-    """A model with fresh weights."""
+    """A model with fresh weights. Raises BadInput for a tokenizer with more tokens than the model has embeddings."""
+    tokens, known = tokenizer.vocabulary_size, config.vocabulary  # type: ignore[attr-defined]
+    if tokens > known:
+        raise BadInput(f"tokenizer has {tokens} tokens, more than the {known} that the model has embeddings for")
     return MODELS[config.model][1](config, tokenizer)  # type: ignore[call-arg, arg-type]
 
 
