@@ -1,0 +1,107 @@
+"""Charts show exactly what the tables hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_gallery import make_example, make_run, make_sweep
+from matplotlib.text import Text
+
+from grounding.errors import BadInput
+from visualize.curves import layer_curves, task_and_grounding
+from visualize.gallery import Outcomes
+
+
+def lines(axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {line.get_label(): line.get_data() for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def texts(figure) -> str:
+    return "\n".join(artist.get_text() for artist in figure.findobj(Text))
+
+
+def test_lines_are_the_tables_values():
+    table = make_sweep(6)
+    drawn = lines(layer_curves(table).axes[0])
+    assert set(drawn) == {"linear", "linear, control labels", "mlp", "mlp, control labels", "chance"}
+    for probe in ("linear", "mlp"):
+        rows = table[(table["probe"] == probe) & (table["condition"] == "alignment")]
+        np.testing.assert_array_equal(drawn[probe][0], np.arange(6))
+        np.testing.assert_array_equal(drawn[probe][1], rows["value"])
+    assert set(drawn["chance"][1]) == {0.22}
+
+
+def test_the_band_is_the_tables_interval():
+    table = make_sweep(4)
+    table = table[(table["probe"] == "linear") & (table["condition"] == "alignment")]
+    band = layer_curves(table).axes[0].collections[0].get_paths()[0].vertices
+    for layer, (low, high) in enumerate(zip(table["low"], table["high"], strict=True)):
+        heights = band[np.isclose(band[:, 0], layer), 1]
+        assert heights.min() == pytest.approx(low)
+        assert heights.max() == pytest.approx(high)
+
+
+def test_stages_are_apart_and_single_sites_keep_their_interval():
+    table = pd.concat([make_sweep(1, "embedding"), make_sweep(3, "block")])
+    axes = layer_curves(table[table["probe"] == "linear"]).axes[0]
+    solid = [line for line in axes.lines if line.get_linestyle() == "-" and line.get_marker() == "o"]
+    assert [list(line.get_xdata()) for line in solid] == [[0], [1, 2, 3]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["embedding.0", "block.0", "block.1", "block.2"]
+    bars = [path.vertices for part in axes.collections for path in part.get_paths() if len(path.vertices) == 2]
+    assert any(np.allclose(bar, [[0, 0.22], [0, 0.28]]) for bar in bars)
+
+
+def test_differences_are_left_out_and_further_seeds_are_thin():
+    table = make_sweep(3)
+    second = table.assign(seed=1, value=table["value"] + 0.1)
+    difference = table.assign(condition="selectivity", value=-0.5, seed=0)
+    figure = layer_curves(pd.concat([table.assign(seed=0), second, difference]))
+    assert min(line.get_ydata().min() for line in figure.axes[0].lines) > 0
+    assert "further seeds (1)" in texts(figure)
+    assert sum(line.get_linewidth() < 1 for line in figure.axes[0].lines) == 4
+
+
+def test_a_panel_for_each_score_in_the_order_asked():
+    table = make_sweep(3, scores=("choice_accuracy", "auc", "other"))
+    figure = layer_curves(table, ("other", "auc"))
+    assert [axes.get_title("left") for axes in figure.axes] == ["other", "area under the ROC curve"]
+    with pytest.raises(BadInput, match="score 'f1' is unknown; accepted: choice_accuracy, auc, other"):
+        layer_curves(table, ("f1",))
+
+
+def test_sample_sizes_are_printed():
+    assert "n = 420 test phrases in 130 images" in texts(layer_curves(make_sweep(2)))
+
+
+def test_intervals_that_are_not_known_are_not_drawn():
+    table = make_sweep(3).assign(low=np.nan, high=np.nan)
+    layer_curves(table).canvas.draw()
+
+
+def test_tables_of_something_else_are_refused():
+    with pytest.raises(BadInput, match="lacks the columns chance"):
+        layer_curves(make_sweep(2).drop(columns="chance"))
+    with pytest.raises(BadInput, match="no rows"):
+        layer_curves(make_sweep(2).iloc[:0])
+
+
+def test_points_and_counts_are_those_of_the_table():
+    outcomes = Outcomes.of(make_run([make_example(n) for n in range(20)]))
+    figure = task_and_grounding(outcomes, note="r = 0.1")
+    scatter, counts = figure.axes
+    points = np.concatenate([part.get_offsets() for part in scatter.collections])
+    expected = outcomes.table.sort_values("correct", ascending=False, kind="stable")[["grounding", "score"]]
+    np.testing.assert_allclose(points, expected)
+    shown = [int(text.get_text()) for text in counts.texts if text.get_text().isdigit()]
+    assert shown == [len(outcomes.matching(c, g)) for c in (True, False) for g in (True, False)]
+    assert "r = 0.1" in texts(figure)
+
+
+def test_unknown_grounding_is_left_out_and_counted():
+    run = make_run([make_example(n) for n in range(5)])
+    run.phrases.loc[run.phrases["example"] == 0, "iou"] = np.nan
+    assert "1 examples without a known grounding" in texts(task_and_grounding(Outcomes.of(run)))
+    run.phrases[["iou", "pointing"]] = np.nan
+    with pytest.raises(BadInput, match="no example of this run has a known grounding"):
+        task_and_grounding(Outcomes.of(run))

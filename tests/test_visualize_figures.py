@@ -1,0 +1,148 @@
+"""Drawing a run into a folder: files, bad input, reproducibility, no traces in matplotlib."""
+
+from __future__ import annotations
+
+import re
+import sys
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from fake_gallery import make_example, make_panorama, make_run, make_sweep
+from PIL import Image
+from tiny_model import TinyModel, tiny_games
+
+from extract.run import extract
+from grounding.errors import BadInput
+from visualize.figures import draw, file_name
+from visualize.style import contrast, halo, phrase_colour
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return {e.id: e for e in (make_example(n) for n in range(8))}
+
+
+@pytest.fixture(scope="module")
+def run(examples):
+    run = make_run(list(examples.values()), heatmaps=True)
+    run.phrases["iou"] = np.where(run.phrases["example"] < 4, 0.7, 0.2)  # no quadrant is empty
+    return run
+
+
+def test_everything_is_drawn_as_png_and_svg_and_leaves_no_trace_in_matplotlib(run, examples, tmp_path):
+    settings, steps = dict(matplotlib.rcParams), []
+    options = {"sweep": make_sweep(3), "chosen": ["fake/001"], "count": 1, "progress": lambda *s: steps.append(s)}
+    drawn = draw(run, tmp_path / "figures", examples, **options)
+    names = [figure.name for figure in drawn]
+    assert names[:4] == ["layer-curves", "task-and-grounding", "right-and-wrong", "quadrants"]
+    assert re.fullmatch("example-fake-001-[0-9a-f]{8}", names[4])
+    assert steps == [(n + 1, 5) for n in range(5)]
+    for figure in drawn:
+        assert [path.suffix for path in figure.paths] == [".png", ".svg"]
+        with Image.open(figure.paths[0]) as image:
+            assert np.asarray(image.convert("L")).std() > 5  # not blank
+        assert len(list(ElementTree.parse(figure.paths[1]).iter())) > 50
+        assert figure.title
+        assert figure.caption
+        assert figure.alternative
+    assert dict(matplotlib.rcParams) == settings
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_chosen_examples_are_drawn_with_the_chosen_head(run, examples, tmp_path):
+    drawn = draw(run, tmp_path, examples, chosen=["fake/003"], site="block.0", head=1, count=1, formats=("png",))
+    assert drawn[-1].title == "Example fake/003"
+    assert "Attention from each phrase at block.0, head 1 of 4." in drawn[-1].caption
+    assert sum(figure.name.startswith("example-") for figure in drawn) == 1
+
+
+def test_the_same_run_gives_the_same_files(examples, tmp_path):
+    run = make_run(list(examples.values())[:2], attention=False)
+    first, second = (draw(run, tmp_path / name, examples, count=1, chosen=["fake/000"]) for name in "ab")
+    for one, two in zip(first, second, strict=True):
+        assert [path.read_bytes() for path in one.paths] == [path.read_bytes() for path in two.paths]
+
+
+def test_without_a_choice_an_example_of_each_quadrant_is_drawn(run, examples, tmp_path):
+    drawn = draw(run, tmp_path, examples, count=1, formats=("png",))
+    assert sum(figure.name.startswith("example-") for figure in drawn) == 4
+
+
+def test_a_run_with_one_example_without_attention_or_images(tmp_path):
+    run = make_run([make_example(1)], attention=False)
+    drawn = draw(run, tmp_path, {}, formats=("png",))
+    assert [figure.name for figure in drawn][-1].startswith("example-")
+
+
+def test_a_run_without_predictions(examples, tmp_path):
+    run = make_run(list(examples.values()))
+    run.phrases[["iou", "pointing"]] = np.nan
+    run.phrases["predicted_image_index"] = -1
+    drawn = draw(run, tmp_path, examples, count=1, formats=("png",))
+    names = [figure.name for figure in drawn]
+    assert names[0] == "right-and-wrong"
+    assert [name[:8] for name in names[1:]] == ["example-", "example-"]
+
+
+def test_a_run_on_disk_is_drawn_as_it_is_read(tmp_path):
+    games = tiny_games(6)
+    run = extract(TinyModel(), games, tmp_path / "run", identity={"checkpoint": "tiny"}, views=("phrase", "attention"))
+    drawn = draw(run, tmp_path / "figures", {game.id: game for game in games}, count=1, formats=("png",))
+    assert any("Attention from each phrase at " in figure.caption for figure in drawn)
+
+
+def test_a_run_of_spatial_descriptions(tmp_path):
+    examples = {e.id: e for e in (make_panorama(n) for n in range(4))}
+    assert draw(make_run(list(examples.values()), heatmaps=True), tmp_path, examples, count=1, formats=("png",))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chosen": ["fake/999"]}, "example 'fake/999' is not in the run"),
+        ({"site": "block.7"}, "site 'block.7' is unknown; accepted: block.0, block.1, block.2"),
+        ({"head": 4}, "head 4 is not at site 'block.2'; accepted: 0 to 3"),
+        ({"formats": ("bmp",)}, "format 'bmp' is unknown; accepted: png, svg, pdf"),
+        ({"count": 0}, "count 0"),
+        ({"sweep": make_sweep(2).drop(columns="value")}, "lacks the columns value"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(run, examples, tmp_path, options, message):
+    with pytest.raises(BadInput, match=re.escape(message)):
+        draw(run, tmp_path / "figures", examples, **options)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_attention_that_is_not_stored_is_refused_when_asked_for(examples, tmp_path):
+    run = make_run(list(examples.values()), attention=False)
+    with pytest.raises(BadInput, match="holds no attention"):
+        draw(run, tmp_path, examples, site="block.0")
+
+
+def test_a_run_without_examples_is_refused(tmp_path):
+    run = make_run([make_example(1)])
+    run.examples = run.examples.iloc[:0]
+    with pytest.raises(BadInput, match="no examples"):
+        draw(run, tmp_path, {})
+
+
+def test_file_names_are_safe_and_do_not_clash():
+    assert file_name("plain-1.a") == "plain-1.a"
+    assert re.fullmatch(r"a-b-[0-9a-f]{8}", file_name("a/b"))
+    assert file_name("a/b") != file_name("a b")
+    assert "/" not in file_name("../../etc/passwd")
+    assert re.fullmatch(r"[0-9a-f]{8}", file_name("קובץ"))
+    assert len(file_name("x" * 500)) < 100
+
+
+def test_phrase_colours_repeat_and_stay_readable():
+    colours = [phrase_colour(n) for n in range(6)]
+    assert len(set(colours)) == 6
+    assert phrase_colour(6) == colours[0]
+    assert contrast("#ffffff") == "#222222"
+    assert contrast("#000000") == "#ffffff"
+    assert halo("#f0e442") == "#222222"
+    assert halo("#e69f00") == "#ffffff"

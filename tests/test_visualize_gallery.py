@@ -1,0 +1,110 @@
+"""Galleries: the rule is kept, printed, seeded, and independent of the order of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fake_gallery import make_example, make_panorama, make_run
+from matplotlib.text import Text
+
+from grounding.errors import BadInput
+from visualize.case import gather
+from visualize.gallery import Outcomes, draw_gallery, four_quadrants, right_and_wrong, select
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [make_example(n, phrases=2 + n % 3) for n in range(24)]
+
+
+@pytest.fixture(scope="module")
+def outcomes(examples):
+    return Outcomes.of(make_run(examples))
+
+
+def drawn(run, examples, selections, outcomes=None):
+    by_id = {e.id: e for e in examples}
+    cases = {row: gather(run, row, by_id) for band in selections for s in band for row in s.rows}
+    return draw_gallery(selections, cases, outcomes)
+
+
+def texts(figure) -> str:
+    return "\n".join(artist.get_text() for artist in figure.findobj(Text))
+
+
+def test_outcomes_are_means_of_what_is_stored(examples):
+    run = make_run(examples)
+    table = Outcomes.of(run).table
+    ious = run.phrases[run.phrases["example"] == 5]["iou"]
+    assert table.loc[5, "grounding"] == pytest.approx(ious.sum() / len(ious))
+    assert table.loc[5, "correct"] == run.examples.loc[5, "task_correct"]
+
+
+def test_without_iou_pointing_is_used_and_said():
+    run = make_run([make_example(n) for n in range(4)])
+    run.phrases["iou"] = np.nan
+    outcomes = Outcomes.of(run)
+    assert outcomes.measure == "share of phrases whose peak is inside their region"
+    assert outcomes.table["grounding"].between(0, 1).all()
+
+
+def test_every_quadrant_holds_only_its_own(outcomes):
+    rows = []
+    for band, grounded in zip(four_quadrants(outcomes, count=50), (True, False), strict=True):
+        for selection, correct in zip(band, (True, False), strict=True):
+            table = outcomes.table.loc[list(selection.rows)]
+            assert (table["correct"] == correct).all()
+            assert ((table["grounding"] >= 0.5) == grounded).all()
+            rows += selection.rows
+    assert sorted(rows) == list(range(24))
+
+
+def test_selection_is_seeded_and_does_not_depend_on_the_order_of_rows(examples):
+    outcomes = Outcomes.of(make_run(examples))
+    shuffled = Outcomes(outcomes.table.sample(frac=1, random_state=3), outcomes.measure)
+    assert select(outcomes, True, count=3).rows == select(shuffled, True, count=3).rows
+    drawn_by_seed = {select(outcomes, True, count=3, seed=seed).rows for seed in range(8)}
+    assert len(drawn_by_seed) > 1
+    assert right_and_wrong(outcomes, 3, seed=1) == right_and_wrong(outcomes, 3, seed=1)
+
+
+def test_a_larger_selection_begins_with_the_smaller(outcomes):
+    assert select(outcomes, False, count=6).rows[:2] == select(outcomes, False, count=2).rows
+
+
+def test_the_rule_is_printed_on_the_figure(examples, outcomes):
+    figure = drawn(make_run(examples), examples, four_quadrants(outcomes, 1, seed=7), outcomes)
+    words = texts(figure)
+    assert "Task right, grounded" in words
+    assert "mean IoU below 0.5; 1 of" in words
+    assert words.count("drawn at random (seed 7)") == 4
+
+
+def test_an_empty_side_says_so(examples):
+    run = make_run(examples[:1])
+    outcomes = Outcomes.of(run)
+    figure = drawn(run, examples, right_and_wrong(outcomes), outcomes)
+    assert "1 of 1 examples" in texts(figure)
+    assert "no such example" in texts(figure)
+
+
+def test_columns_stay_within_the_page(examples, outcomes):
+    figure = drawn(make_run(examples), examples, right_and_wrong(outcomes, 2))
+    width, height = figure.get_size_inches()
+    for image in figure.axes[0].images:
+        left, right, bottom, top = image.get_extent()
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+
+
+def test_panoramas_and_single_images_are_drawn():
+    examples = [make_panorama(n) for n in range(3)]
+    figure = drawn(make_run(examples), examples, right_and_wrong(Outcomes.of(make_run(examples)), 2))
+    left, right, bottom, top = figure.axes[0].images[0].get_extent()
+    assert (right - left) / (bottom - top) == pytest.approx(5)
+
+
+@pytest.mark.parametrize(("count", "seed"), [(0, 0), (1, -1)])
+def test_impossible_choices_are_refused(outcomes, count, seed):
+    with pytest.raises(BadInput, match="accepted: 1 or more, 0 or more"):
+        select(outcomes, True, count=count, seed=seed)

@@ -1,0 +1,203 @@
+"""Charts of tables: what probes read at each site, and task against grounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from grounding.errors import BadInput, unknown_choice
+from visualize.gallery import Outcomes
+from visualize.style import FAINT, INK, RIGHT, WRONG, new_figure, series_colour, styled
+
+NEEDED = ("site", "stage", "layer", "probe", "condition", "score", "value", "low", "high", "chance")
+SCORE_NAMES = {
+    "choice_accuracy": "choice accuracy",
+    "auc": "area under the ROC curve",
+    "average_precision": "average precision",
+}
+BASELINES = {"concatenation": ("v", "--"), "phrase-only": ("<", ":"), "region-only": (">", "-.")}
+_MARKERS = ("o", "s", "^", "D", "P", "X")
+
+
+@styled
+def layer_curves(table: pd.DataFrame, scores: Sequence[str] | None = None, title: str | None = None) -> Figure:
+    """What each probe reads at each site, its controls and 95 % bands, a panel for each score.
+
+    table: rows of a sweep (``NEEDED`` columns; ``seed``, ``n_phrases``, ``n_images`` if known), sites in the run's
+    order. Of several seeds the first has its band, the others are thin lines. The condition ``selectivity`` is a
+    difference and is left out. scores: which, in order; None for all of the table.
+    Raises BadInput for missing columns, no rows, or an unknown score.
+    """
+    table = check_sweep(table)
+    present = list(dict.fromkeys(table["score"]))
+    chosen = present if scores is None else list(scores)
+    for score in chosen:
+        if score not in present:
+            raise unknown_choice("score", score, present)
+    sites = table.drop_duplicates("site")[["site", "stage", "layer"]].reset_index(drop=True)
+    width = 6.4 if len(chosen) == 1 else 3.9 * len(chosen)
+    figure = _chart(max(width, min(0.3 * len(sites) + 2, 12)), 4.1)
+    axes = figure.subplots(1, len(chosen), squeeze=False)[0]
+    for panel, score in zip(axes, chosen, strict=True):
+        _draw_score(panel, table[table["score"] == score], sites)
+        panel.set_title(SCORE_NAMES.get(score, score), weight="normal")
+    heading = title or "Which region does a phrase mean? What probes read at each site"
+    figure.suptitle(heading, x=0.01, ha="left", weight="bold")
+    figure.supxlabel(_sample_size(table), size=7.5, color=FAINT, x=0.01, ha="left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+    return figure
+
+
+def _chart(width: float, height: float) -> Figure:
+    figure = new_figure(width, height, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.07)  # type: ignore[union-attr,call-arg]
+    return figure
+
+
+def check_sweep(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a sweep's table that are drawn. Raises BadInput if there are none, or for missing columns."""
+    missing = [name for name in NEEDED if name not in table]
+    if missing:
+        raise BadInput(f"sweep table lacks the columns {', '.join(missing)}; accepted: one written by a sweep")
+    table = table[table["condition"] != "selectivity"]
+    if table.empty:
+        raise BadInput("sweep table has no rows to draw")
+    return table if "seed" in table else table.assign(seed=0)
+
+
+def _draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame) -> None:
+    """One panel: x is the site's place in the run; lines break between stages."""
+    place = {site: number for number, site in enumerate(sites["site"])}
+    names = list(dict.fromkeys(table["probe"]))
+    main = [name for name in names if name not in BASELINES]
+    series = list(table.groupby(["probe", "condition"], sort=False))
+    for number, ((probe, condition), rows) in enumerate(series):
+        look = _look(str(probe), str(condition), main)
+        aside = 0.0 if look["linestyle"] == "-" else 0.3 * (number / max(len(series) - 1, 1) - 0.5)
+        seeds = list(dict.fromkeys(rows["seed"]))
+        for seed in seeds:
+            for stage, part in rows[rows["seed"] == seed].groupby("stage", sort=False):
+                named = stage == rows["stage"].iloc[0]
+                _draw_line(panel, part["site"].map(place) + aside, part, look, seed == seeds[0], named)
+    _draw_chance(panel, table, place)
+    _name_sites(panel, sites)
+    panel.grid(axis="y")
+    panel.set_axisbelow(True)
+
+
+def _draw_line(panel: Axes, x: pd.Series, part: pd.DataFrame, look: dict[str, Any], first: bool, named: bool) -> None:
+    """One series within one stage: with its interval for the first seed, thin for the others."""
+    if not first:
+        panel.plot(x, part["value"], color=look["color"], linestyle=look["linestyle"], lw=0.7, alpha=0.45)
+        return
+    if look["linestyle"] == "-" and len(part) > 1:
+        panel.fill_between(x, part["low"], part["high"], color=look["color"], alpha=0.16, linewidth=0)
+    else:
+        panel.vlines(x, part["low"], part["high"], color=look["color"], alpha=0.4, linewidth=look["lw"])
+    panel.plot(x, part["value"], **{**look, "label": look["label"] if named else None})
+
+
+def _draw_chance(panel: Axes, table: pd.DataFrame, place: dict[str, int]) -> None:
+    rows = table[table["condition"] == "alignment"].drop_duplicates("site")
+    for number, (_, part) in enumerate(rows.groupby("stage", sort=False)):
+        x, y = part["site"].map(place).to_numpy(), part["chance"].to_numpy()
+        ends = np.array([x[0] - 0.4, *x, x[-1] + 0.4]), np.array([y[0], *y, y[-1]])
+        panel.plot(*ends, color=INK, lw=1, linestyle=(0, (1, 1.5)), label="chance" if number == 0 else None)
+
+
+def _look(probe: str, condition: str, main: Sequence[str]) -> dict[str, Any]:
+    if probe in BASELINES:
+        label, (marker, line) = f"{probe} control", BASELINES[probe]
+        return {"color": "#8c8c8c", "marker": marker, "linestyle": line, "lw": 1.1, "ms": 3.5, "label": label}
+    colour, marker = series_colour(main.index(probe)), _MARKERS[main.index(probe) % len(_MARKERS)]
+    if condition == "alignment":
+        return {"color": colour, "marker": marker, "linestyle": "-", "lw": 1.8, "ms": 4.5, "label": probe}
+    label = f"{probe}, {condition.replace('-', ' ')}"
+    return {"color": colour, "marker": marker, "linestyle": "--", "lw": 1.1, "ms": 4, "mfc": "white", "label": label}
+
+
+def _name_sites(panel: Axes, sites: pd.DataFrame) -> None:
+    stages = list(dict.fromkeys(sites["stage"]))
+    panel.set_xlim(-0.5, len(sites) - 0.5)
+    if len(stages) == 1:
+        step = -(-len(sites) // 16)
+        panel.set_xticks(range(0, len(sites), step), sites["layer"].astype(str)[::step])
+        panel.set_xlabel(f"layer ({stages[0]})")
+        return
+    panel.set_xticks(range(len(sites)), sites["site"], rotation=50, ha="right", rotation_mode="anchor")
+    changes = np.flatnonzero(sites["stage"].to_numpy()[1:] != sites["stage"].to_numpy()[:-1])
+    for border in changes:
+        panel.axvline(border + 0.5, color="#e0e0e0", lw=0.8, zorder=0)
+
+
+def _sample_size(table: pd.DataFrame) -> str:
+    parts = ["Bands and bars: 95 % intervals over images."]
+    if {"n_phrases", "n_images"} <= set(table):
+        phrases, images = (table[name].iloc[0] for name in ("n_phrases", "n_images"))
+        parts.append(f"n = {phrases} test phrases in {images} images.")
+    if table["seed"].nunique() > 1:
+        parts.append(f"Thin lines: further seeds ({table['seed'].nunique() - 1}).")
+    return " ".join(parts)
+
+
+@styled
+def task_and_grounding(outcomes: Outcomes, note: str | None = None) -> Figure:
+    """Every example's task score against its grounding, and how many examples fall in each quadrant.
+
+    note: figures that go with it (a correlation with its interval), computed elsewhere and printed below.
+    Raises BadInput if no example has a known grounding.
+    """
+    table = outcomes.table[outcomes.table["grounding"].notna()]
+    if table.empty:
+        raise BadInput("no example of this run has a known grounding: there is nothing to draw task scores against")
+    figure = _chart(7.6, 3.7)
+    left, right = figure.subplots(1, 2, width_ratios=(1.45, 1))
+    _scatter(left, table, outcomes)
+    _quadrant_counts(right, table, outcomes)
+    unknown = len(outcomes.table) - len(table)
+    left_out = f"{unknown} examples without a known grounding are left out." if unknown else ""
+    if note or left_out:
+        figure.supxlabel(f"{note or ''} {left_out}".strip(), size=7.5, color=FAINT, x=0.01, ha="left")
+    return figure
+
+
+def _scatter(panel: Axes, table: pd.DataFrame, outcomes: Outcomes) -> None:
+    shade = float(np.clip(12 / np.sqrt(len(table)), 0.25, 0.8))
+    look: dict[str, Any] = {"s": 20, "alpha": shade, "linewidths": 0.3, "edgecolors": "white"}
+    for correct, marker, colour in ((True, "o", RIGHT), (False, "X", WRONG)):
+        rows = table[table["correct"] == correct]
+        label = f"task {'right' if correct else 'wrong'} ({len(rows)})"
+        points = panel.scatter(rows["grounding"], rows["score"], marker=marker, color=colour, label=label, **look)
+        points.set_rasterized(len(table) > 2000)  # an SVG of thousands of marks is slow to open
+    panel.axvline(outcomes.threshold, color=FAINT, lw=0.9, linestyle=(0, (4, 3)))
+    panel.set(xlim=(-0.03, 1.03), xlabel=f"grounding: {outcomes.measure}", ylabel="task score (higher is better)")
+    panel.set_title("Each example", pad=20)
+    panel.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=2, handletextpad=0.1, columnspacing=1.2)
+    panel.grid()
+    panel.set_axisbelow(True)
+
+
+def _quadrant_counts(panel: Axes, table: pd.DataFrame, outcomes: Outcomes) -> None:
+    grounded = table["grounding"] >= outcomes.threshold
+    for x, correct in enumerate((True, False)):
+        for y, ground in enumerate((True, False)):
+            count = int(((table["correct"] == correct) & (grounded == ground)).sum())
+            share = count / len(table)
+            colour = RIGHT if correct else WRONG
+            panel.fill([x + 0.02, x + 0.98, x + 0.98, x + 0.02], [y + 0.02, y + 0.02, y + 0.98, y + 0.98],
+                       color=colour, alpha=0.08 + 0.5 * share, linewidth=0)  # fmt: skip
+            panel.text(x + 0.5, y + 0.44, str(count), ha="center", va="center", size=16, weight="bold")
+            panel.text(x + 0.5, y + 0.66, f"{share:.0%}", ha="center", va="center", size=8.5, color=INK)
+    panel.set(xlim=(0, 2), ylim=(2, 0), aspect="auto")
+    panel.set_xticks((0.5, 1.5), ("task right", "task wrong"), size=8.5, color=INK)
+    names = (f"grounded\n(≥ {outcomes.threshold:g})", f"not\n(< {outcomes.threshold:g})")
+    panel.set_yticks((0.5, 1.5), names, size=8.5, color=INK)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    panel.set_title("How many in each quadrant", pad=20)

@@ -1,0 +1,221 @@
+"""All figures of a run, drawn into a folder: what ``probe visualize`` calls."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from grounding.errors import BadInput, unknown_choice
+from grounding.examples import Example
+from visualize.case import Case, find_row, gather
+from visualize.curves import check_sweep, layer_curves, task_and_grounding
+from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, right_and_wrong
+from visualize.overlays import Attention, draw_example, read_attention
+from visualize.style import check_formats, save
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from extract.reader import Run
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure on disk. caption explains it; alternative says in words what is to be seen; paths: one a format."""
+
+    name: str
+    title: str
+    caption: str
+    alternative: str
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be drawn of a run, checked before anything is written. See ``draw``."""
+
+    run: Run
+    examples: Mapping[str, Example]
+    outcomes: Outcomes
+    galleries: Mapping[str, Sequence[Sequence[Selection]]]
+    rows: tuple[int, ...]
+    site: str | None
+    head: int | None
+    sweep: pd.DataFrame | None = None
+    note: str | None = None
+
+    def __len__(self) -> int:
+        known = bool(self.outcomes.table["grounding"].notna().any())
+        return (self.sweep is not None) + known + len(self.galleries) + len(self.rows)
+
+
+def draw(
+    run: Run,
+    out: Path | str,
+    examples: Mapping[str, Example],
+    sweep: pd.DataFrame | None = None,
+    chosen: Sequence[str] = (),
+    site: str | None = None,
+    head: int | None = None,
+    count: int = 4,
+    seed: int = 0,
+    formats: Sequence[str] = ("png", "svg"),
+    note: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Drawn]:
+    """Draw a run: layer curves, task against grounding, galleries, single examples. Returns what was drawn, in order.
+
+    out: folder for the figures, made if need be. examples: id -> example, for pixels and polygons; one that is
+    absent, or whose image cannot be read, is drawn with a placeholder and a note.
+    sweep: tidy table of a sweep of this run; without it there are no layer curves.
+    chosen: ids to draw on a page of their own; without any, the first of each quadrant's selection.
+    site, head: whose attention to draw: the run's last site that holds any, and the mean over heads, by default.
+    count: examples on each side of the gallery. seed: of the random selections.
+    note: printed below task against grounding (a correlation, computed elsewhere).
+    progress: called with (figures done, figures in all).
+    Raises BadInput, before anything is written, for an empty run, an unknown id, site, head or format.
+    """
+    formats = check_formats(formats)
+    plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note)
+    drawn: list[Drawn] = []
+    for name, title, caption, alternative, figure in _figures(plan):
+        paths = tuple(save(figure, Path(out) / name, formats))
+        drawn.append(Drawn(name, title, caption, alternative, paths))
+        if progress is not None:
+            progress(len(drawn), len(plan))
+    return drawn
+
+
+def _plan(
+    run: Run,
+    examples: Mapping[str, Example],
+    sweep: pd.DataFrame | None,
+    chosen: Sequence[str],
+    site: str | None,
+    head: int | None,
+    count: int,
+    seed: int,
+    note: str | None,
+) -> Plan:
+    if not len(run.examples):
+        raise BadInput("the run holds no examples: there is nothing to draw")
+    outcomes = Outcomes.of(run)
+    galleries = {
+        "right-and-wrong": right_and_wrong(outcomes, count, seed),
+        "quadrants": four_quadrants(outcomes, max(count // 2, 1), seed),
+    }
+    if chosen:
+        rows = tuple(find_row(run, example_id) for example_id in chosen)
+    else:
+        firsts = [s.rows[0] for band in galleries["quadrants"] for s in band if s.rows]
+        rows = tuple(firsts or [s.rows[0] for s in galleries["right-and-wrong"][0] if s.rows])
+    if not outcomes.table["grounding"].notna().any():
+        del galleries["quadrants"]
+    site = _attention_site(run, site, head)
+    plan = Plan(run, examples, outcomes, galleries, rows, site, head, sweep, note)
+    if site is not None and head is not None:
+        _attention(plan, gather(run, rows[0], {}))  # refuses a head that is not there
+    if sweep is not None:
+        check_sweep(sweep)
+    return plan
+
+
+def _attention_site(run: Run, site: str | None, head: int | None) -> str | None:
+    holding = [s.name for s in run.sites if "attention" in s.views]
+    if site is None and head is None:
+        return holding[-1] if holding else None
+    if not holding:
+        raise BadInput(f"site {site!r}, head {head}: this run holds no attention; extract the view 'attention'")
+    if site is not None and site not in holding:
+        raise unknown_choice("site", site, holding)
+    return site or holding[-1]
+
+
+Described = tuple[str, str, str, str, Figure]
+
+
+def _figures(plan: Plan) -> Iterator[Described]:
+    if plan.sweep is not None:
+        yield _curves(plan.sweep)
+    if plan.outcomes.table["grounding"].notna().any():
+        yield _joint(plan)
+    for name, selections in plan.galleries.items():
+        yield _gallery(plan, name, selections)
+    for row in plan.rows:
+        yield _example(plan, row)
+
+
+def _curves(sweep: pd.DataFrame) -> Described:
+    caption = (
+        "Among an image's candidate regions, a probe on frozen activations picks the one that a phrase means. "
+        "Solid: the real question; dashed: controls, which should stay near chance. "
+        "Bands and bars are 95 % intervals over images."
+    )
+    sites, probes = sweep["site"].nunique(), ", ".join(sweep["probe"].unique())
+    alternative = f"Line chart of probe scores ({probes}) and their controls at {sites} sites."
+    return "layer-curves", "Where grounding can be read", caption, alternative, layer_curves(sweep)
+
+
+def _joint(plan: Plan) -> Described:
+    outcomes = plan.outcomes
+    caption = (
+        f"Each point is an example: its task score against its {outcomes.measure}. Right: examples in each quadrant, "
+        f"grounded from {outcomes.threshold:g} on. {plan.note or ''}"
+    ).strip()
+    counts = {
+        (correct, grounded): len(outcomes.matching(correct, grounded))
+        for correct in (True, False)
+        for grounded in (True, False)
+    }
+    alternative = (
+        f"Task right and grounded: {counts[True, True]} examples; right, not grounded: {counts[True, False]}; "
+        f"wrong, grounded: {counts[False, True]}; wrong, not grounded: {counts[False, False]}."
+    )
+    title = "Do task and grounding go together?"
+    return "task-and-grounding", title, caption, alternative, task_and_grounding(outcomes, plan.note)
+
+
+def _gallery(plan: Plan, name: str, selections: Sequence[Sequence[Selection]]) -> Described:
+    drawn = [selection for band in selections for selection in band]
+    cases = {row: gather(plan.run, row, plan.examples) for s in drawn for row in s.rows}
+    title = {"right-and-wrong": "Task right and task wrong", "quadrants": "The four quadrants"}[name]
+    caption = "Words and boxes of a phrase share a colour: solid boxes are the truth, dashed ones the model's."
+    listed = (f"{s.title} ({s.rule}): {', '.join(cases[row].id for row in s.rows)}" for s in drawn if s.rows)
+    return name, title, caption, ". ".join(listed) + ".", draw_gallery(selections, cases, plan.outcomes)
+
+
+def _example(plan: Plan, row: int) -> Described:
+    case = gather(plan.run, row, plan.examples)
+    attention = _attention(plan, case)
+    verdict = "right" if case.correct else "wrong"
+    caption = f"“{case.caption}” Task {verdict}."
+    if attention is not None:
+        caption += f" {attention.title}."
+    overlaps = ", ".join(f"{p.text} {p.iou:.2f}" for p in case.phrases if p.iou is not None)
+    alternative = f"Target {case.target}, answer {case.answer}. IoU of phrases: {overlaps or 'unknown'}."
+    figure = draw_example(case, attention)
+    return f"example-{file_name(case.id)}", f"Example {case.id}", caption, alternative, figure
+
+
+def _attention(plan: Plan, case: Case) -> Attention | None:
+    if plan.site is None or not case.phrases:
+        return None
+    return read_attention(plan.run, case, plan.site, plan.head)
+
+
+def file_name(example_id: str) -> str:
+    """A file name for an example: its id where that is one, else its safe characters and eight digits of its hash.
+
+    >>> file_name("mini-3"), file_name("a/b")[:4]
+    ('mini-3', 'a-b-')
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", example_id).strip(".-")[:80]
+    if safe == example_id:
+        return safe
+    return f"{safe}-{hashlib.sha256(example_id.encode()).hexdigest()[:8]}".lstrip("-")

@@ -1,0 +1,205 @@
+"""Examples side by side, drawn at random by a rule that is printed above them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from grounding.errors import BadInput
+from visualize.case import Case
+from visualize.overlays import Legend, Title, coloured_caption, missing_notes
+from visualize.panel import Panel
+from visualize.sheet import Block, Column, Lines, Sheet, break_lines, on_page
+from visualize.style import FAINT, INK, RIGHT, RULE, WRONG, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from extract.reader import Run
+
+GROUNDED_AT = 0.5
+WIDTH = 10.4
+_GUTTER = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Task and grounding of every example of a run, side by side, as stored.
+
+    table: id, correct, score, grounding (NaN where nothing is known), row index = row number of the example.
+    measure: what ``grounding`` is, in words. threshold: from which value on an example counts as grounded.
+    """
+
+    table: pd.DataFrame
+    measure: str
+    threshold: float = GROUNDED_AT
+
+    @classmethod
+    def of(cls, run: Run, threshold: float = GROUNDED_AT) -> Outcomes:
+        """The outcomes of a run: mean over an example's phrases of their stored IoU, or, in a run without IoU, of
+        the stored pointing (0 or 1).
+        """
+        column = "iou" if run.phrases["iou"].notna().any() else "pointing"
+        measure = "mean IoU" if column == "iou" else "share of phrases whose peak is inside their region"
+        table = run.examples[["id", "task_correct", "task_score"]].set_axis(["id", "correct", "score"], axis=1)
+        means = run.phrases.groupby("example")[column].mean()
+        return cls(table.assign(correct=table["correct"].astype(bool), grounding=means), measure, threshold)
+
+    def matching(self, correct: bool | None = None, grounded: bool | None = None) -> np.ndarray:
+        """Rows of the examples in that quadrant, in order of their ids; None leaves a side open."""
+        keep = np.ones(len(self.table), dtype=bool)
+        if correct is not None:
+            keep &= self.table["correct"].to_numpy() == correct
+        if grounded is not None:
+            value = self.table["grounding"].to_numpy(float)
+            keep &= (value >= self.threshold) if grounded else (value < self.threshold)
+        return self.table[keep].sort_values("id", kind="stable").index.to_numpy()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows drawn by a rule; ``rule`` is printed on the figure."""
+
+    title: str
+    rule: str
+    rows: tuple[int, ...]
+    correct: bool | None = None
+
+
+def select(
+    outcomes: Outcomes, correct: bool | None = None, grounded: bool | None = None, count: int = 4, seed: int = 0
+) -> Selection:
+    """At most ``count`` examples at random among those of a quadrant: the same ones for the same seed and ids.
+
+    correct, grounded: None takes both. Raises BadInput for a count below 1 or a seed below 0.
+    """
+    if count < 1 or seed < 0:
+        raise BadInput(f"count {count} and seed {seed}; accepted: 1 or more, 0 or more")
+    found = outcomes.matching(correct, grounded)
+    sides = [("Task right", "task wrong")[not correct].capitalize()] if correct is not None else []
+    rules = []
+    if grounded is not None:
+        sides.append("grounded" if grounded else "not grounded")
+        rules.append(f"{outcomes.measure} {'at least' if grounded else 'below'} {outcomes.threshold:g}")
+    rng = np.random.default_rng([seed, _code(correct), _code(grounded)])
+    rows = tuple(int(row) for row in found[rng.permutation(len(found))[:count]])
+    drawn = f"{len(rows)} of {len(found)} examples, drawn at random (seed {seed})" if len(found) else "no such example"
+    return Selection(", ".join(sides) or "All examples", "; ".join([*rules, drawn]), rows, correct)
+
+
+def right_and_wrong(outcomes: Outcomes, count: int = 4, seed: int = 0) -> list[list[Selection]]:
+    """Task-right beside task-wrong examples: one row of two selections."""
+    return [[select(outcomes, correct, None, count, seed) for correct in (True, False)]]
+
+
+def four_quadrants(outcomes: Outcomes, count: int = 2, seed: int = 0) -> list[list[Selection]]:
+    """Grounded above not grounded, task right beside task wrong: two rows of two selections."""
+    return [
+        [select(outcomes, correct, grounded, count, seed) for correct in (True, False)] for grounded in (True, False)
+    ]
+
+
+@styled
+def draw_gallery(
+    selections: Sequence[Sequence[Selection]],
+    cases: Mapping[int, Case],
+    outcomes: Outcomes | None = None,
+    width: float = WIDTH,
+) -> Figure:
+    """Selections in a grid, each with its rule above its cases.
+
+    cases: row -> case, for every row selected. outcomes: adds each example's grounding to its title. width: inches.
+    """
+    columns = max(len(band) for band in selections)
+    inner = (width - _GUTTER * (columns - 1)) / columns
+    remarks = {} if outcomes is None else _remarks(outcomes)
+    blocks: list[Block] = []
+    for number, band in enumerate(selections):
+        if number:
+            blocks.append(Lines(()))  # of no height: more room above the next band
+        blocks.append(_Row([_Heading(selection, inner) for selection in band], inner))
+        for place in range(max(max(len(selection.rows) for selection in band), 1)):
+            chosen = [selection.rows[place] if place < len(selection.rows) else None for selection in band]
+            shown = [None if row is None else _thumbnail(cases[row], inner, remarks.get(row)) for row in chosen]
+            blocks.append(_Row(shown, inner))
+    legend = _legend([cases[row] for band in selections for selection in band for row in selection.rows], width)
+    return on_page(Column([*blocks, *legend], gap=0.16), width)
+
+
+def _code(side: bool | None) -> int:
+    return 2 if side is None else int(side)
+
+
+def _remarks(outcomes: Outcomes) -> dict[int, str]:
+    named = outcomes.measure if outcomes.measure == "mean IoU" else "pointing"
+    return {
+        int(row): f"score {record['score']:.3g}"
+        + (f", {named} {record['grounding']:.3f}" if np.isfinite(record["grounding"]) else "")
+        for row, record in outcomes.table.iterrows()
+    }
+
+
+def _thumbnail(case: Case, width: float, remark: str | None) -> Column:
+    per_row = 6 if len(case.images) <= 6 else 5
+    title = Title(case, width, remark, 8.0)
+    caption = coloured_caption(case, width, 8.5, max_lines=4)
+    panel = Panel(case, width, per_row=per_row, tallest=1.7)
+    return Column([title, caption, panel, *missing_notes(case, width)], gap=0.05)
+
+
+def _legend(cases: Sequence[Case], width: float) -> list[Block]:
+    """One legend for all: that of a case with a wrong answer, which has the most entries."""
+    if not cases:
+        return []
+    return [Legend(min(cases, key=lambda case: case.correct), width)]
+
+
+@dataclass(frozen=True)
+class _Heading:
+    """Title and rule of a selection, over a line in the colour of its outcome."""
+
+    selection: Selection
+    width: float
+
+    def _lines(self) -> Column:
+        rule = Lines(break_lines(self.selection.rule, self.width, 8.0), 8.0, {"color": FAINT})
+        return Column([Lines([self.selection.title], 11.0, {"weight": "bold", "color": self._colour()}), rule], 0.01)
+
+    def _colour(self) -> str:
+        return {True: RIGHT, False: WRONG, None: INK}[self.selection.correct]
+
+    @property
+    def height(self) -> float:
+        """Height in inches."""
+        return self._lines().height + 0.05
+
+    def draw(self, sheet: Sheet, x: float, y: float) -> None:
+        """Draw with the top left corner at (x, y)."""
+        self._lines().draw(sheet, x, y)
+        sheet.rectangle(x, y + self.height - 0.02, self.width, 0.02, facecolor=self._colour())
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Blocks of ``width`` inches beside each other, tops aligned; None leaves a gap."""
+
+    blocks: Sequence[Block | None]
+    width: float
+
+    @property
+    def height(self) -> float:
+        """Height in inches."""
+        return max((block.height for block in self.blocks if block is not None), default=0.0)
+
+    def draw(self, sheet: Sheet, x: float, y: float) -> None:
+        """Draw with the top left corner at (x, y)."""
+        for number, block in enumerate(self.blocks):
+            left = x + number * (self.width + _GUTTER)
+            if number:
+                sheet.rectangle(left - _GUTTER / 2 - 0.004, y, 0.008, self.height, facecolor=RULE)
+            if block is not None:
+                block.draw(sheet, left, y)

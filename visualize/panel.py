@@ -1,0 +1,171 @@
+"""The candidate images of one case side by side: frames, boxes, masks' outlines, heat, points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.patches import Patch, Polygon, Rectangle
+from matplotlib.patheffects import withStroke
+
+from grounding.examples import Box
+from visualize.canvas import Arrangement, Slot, arrange, paint
+from visualize.case import Case
+from visualize.sheet import POINT, Sheet, text_width
+from visualize.style import FAINT, PHRASE_COLOURS, RIGHT, RULE, WRONG, contrast, halo, heat_colours, phrase_colour
+
+FRAME = 0.035
+LABEL_SIZE = 7.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A block of a page: the candidates of a case, ``width`` inches wide.
+
+    shown: number of the only phrase whose regions are drawn, polygons included; None draws the boxes of all.
+    values: per candidate 0..1 ``[height, width]`` at the case's pixels, painted over it; None shows the images.
+    predicted: also the model's boxes. labels: number and role under each candidate of a game.
+    per_row: most candidates in a row. tallest: of an image, in inches.
+    """
+
+    case: Case
+    width: float
+    shown: int | None = None
+    values: Sequence[np.ndarray] | None = None
+    predicted: bool = True
+    labels: bool = True
+    per_row: int = 6
+    tallest: float = 2.6
+
+    @cached_property
+    def arrangement(self) -> Arrangement:
+        """Where each candidate goes, inside a border wide enough for the frames."""
+        labels = self.labels and isinstance(self.case.target, int)
+        label = FRAME + (1.5 * LABEL_SIZE * POINT if labels else 0)
+        inside = self.width - 2 * FRAME
+        return arrange(self.case.sizes, inside, self.per_row, 0.05 + 2 * FRAME, label, self.tallest)
+
+    @property
+    def height(self) -> float:
+        """Height in inches."""
+        return self.arrangement.height + FRAME
+
+    def draw(self, sheet: Sheet, x: float, y: float) -> None:
+        """Draw with the top left corner at (x, y)."""
+        for index, slot in enumerate(self.arrangement.slots):
+            place = slot.moved(x + FRAME, y + FRAME)
+            self._frame(sheet, index, place)
+            self._image(sheet, index, place)
+            window = Window(sheet, self.case, index, place)
+            for number in range(len(self.case.phrases)) if self.shown is None else (self.shown,):
+                window.phrase(number, self.predicted, polygons=self.shown is not None)
+            if not isinstance(self.case.target, int):
+                window.points()
+
+    def _image(self, sheet: Sheet, index: int, place: Slot) -> None:
+        pixels = self.case.images[index]
+        if self.values is not None:
+            pixels = paint(pixels, self.values[index], heat_colours())
+        elif index in self.case.missing:
+            x, y = place.points([(0.5, 0.5)])[0]
+            sheet.text(x, y, "image\nnot available", 6.5, ha="center", va="center", color=FAINT, zorder=0.5)
+        sheet.image(pixels, place.x, place.y, place.width, place.height)
+
+    def _frame(self, sheet: Sheet, index: int, slot: Slot) -> None:
+        case = self.case
+        target, chosen = index == case.target, index == case.answer
+        colour = RIGHT if target else WRONG if chosen else RULE
+        edge = FRAME if isinstance(case.target, int) and (target or chosen) else 0.008
+        sheet.rectangle(
+            slot.x - edge, slot.y - edge, slot.width + 2 * edge, slot.height + 2 * edge, facecolor=colour
+        )  # fmt: skip
+        if not self.labels or not isinstance(case.target, int):
+            return
+        role = "target, chosen" if target and chosen else "target" if target else "chosen" if chosen else ""
+        short = "target ✓" if target and chosen else role
+        wordings = [f"{index}  {role}".strip(), f"{index} {short}".strip(), str(index)]
+        text = next((w for w in wordings if text_width(w, LABEL_SIZE, "bold") <= slot.width + 0.06), wordings[-1])
+        sheet.text(
+            slot.x + slot.width / 2, slot.y + slot.height + FRAME + 1.2 * LABEL_SIZE * POINT, text, LABEL_SIZE,
+            ha="center", color=colour if role else FAINT, weight="bold" if role else "normal",
+        )  # fmt: skip
+
+
+def needs_numbers(case: Case) -> bool:
+    """Whether phrases carry numbers too, since there are more of them than colours."""
+    return len(case.phrases) > len(PHRASE_COLOURS)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One candidate of a case on a page: what is drawn here is cut off at the image's edges."""
+
+    sheet: Sheet
+    case: Case
+    index: int
+    place: Slot
+
+    @property
+    def stroke(self) -> float:
+        """Line width in points."""
+        return 1.6 if self.place.width > 0.9 else 1.1
+
+    def phrase(self, number: int, predicted: bool = True, polygons: bool = True) -> None:
+        """Outline phrase ``number``: true regions solid, the model's best box dashed, as far as they lie here."""
+        phrase, colour = self.case.phrases[number], phrase_colour(number)
+        boxes: list[Box] = []
+        if phrase.image_index == self.index:
+            for polygon in phrase.polygons if polygons else ():
+                self._add(Polygon(self.place.points(polygon)), edgecolor=colour, linewidth=0.6 * self.stroke)
+            boxes += phrase.boxes
+            for box in phrase.boxes:
+                rim = [withStroke(linewidth=1.25 * self.stroke + 0.9, foreground=halo(colour), alpha=0.85)]
+                line = {"edgecolor": colour, "linewidth": 1.25 * self.stroke}
+                self._add(self._rectangle(box), path_effects=rim, **line)
+        if predicted and phrase.predicted is not None and phrase.predicted[0] == self.index:
+            boxes.append(phrase.predicted[1])
+            # Dashes on a light line: still seen where they run along the solid line of the true box.
+            self._add(self._rectangle(boxes[-1]), edgecolor=halo(colour), linewidth=self.stroke)
+            dashes = {"edgecolor": colour, "linewidth": self.stroke, "linestyle": (0, (2.2, 1.6))}
+            self._add(self._rectangle(boxes[-1]), **dashes)
+        if needs_numbers(self.case):
+            self._tags(boxes, number)
+
+    def points(self) -> None:
+        """Mark the target (ring) and the answer (cross) of a spatial description."""
+        marks = [(self.case.target, "o", RIGHT), (self.case.answer, "X", RIGHT if self.case.correct else WRONG)]
+        for point, marker, colour in marks:
+            if not isinstance(point, tuple):
+                continue
+            x, y = self.place.points([point])[0]
+            if marker == "o":
+                rim = [withStroke(linewidth=3.4, foreground="white")]
+                look = {"markersize": 11, "mfc": "none", "mec": colour, "mew": 1.8, "path_effects": rim}
+            else:
+                look = {"markersize": 8, "mfc": colour, "mec": "white", "mew": 0.8}
+            self.sheet.line(x, y, x, y, marker=marker, **look)
+
+    def _rectangle(self, box: Box) -> Rectangle:
+        x1, y1, x2, y2 = self.place.box(box)
+        return Rectangle((x1, y1), x2 - x1, y2 - y1)
+
+    def _add(self, patch: Patch, **look: Any) -> None:
+        patch.set(fill=False, **look)
+        self._cut(self.sheet.page.add_patch(patch))
+
+    def _cut(self, artist: Artist) -> None:
+        place = self.place
+        edges = Rectangle((place.x, place.y), place.width, place.height, transform=self.sheet.page.transData)
+        artist.set_clip_path(edges)
+
+    def _tags(self, boxes: Sequence[Box], number: int) -> None:
+        colour = phrase_colour(number)
+        for box in boxes:
+            x, y = self.place.points([(min(max(box[0], 0), 1), min(max(box[1], 0), 1))])[0]
+            patch = {"facecolor": colour, "linewidth": 0, "pad": 0.6}
+            look = {"va": "top", "color": contrast(colour), "bbox": patch, "clip_on": True}
+            self._cut(self.sheet.text(x, y, str(number + 1), 4.5, **look))

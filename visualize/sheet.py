@@ -1,0 +1,151 @@
+"""A page measured in inches from its top left corner, so that nothing is placed by trial and error.
+
+Drawings are planned first (every block knows its height) and drawn once the page's size is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.text import Text
+from matplotlib.textpath import TextToPath
+
+from visualize.style import INK, new_figure
+
+POINT = 1 / 72
+_PATHS = TextToPath()
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text in inches, trailing spaces included; nothing in it is read as mathematics.
+
+    >>> text_width("$a_1$", 10) > text_width("a", 10)
+    True
+    """
+    if not text:
+        return 0.0
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    return _PATHS.get_text_width_height_descent(text, font, ismath=False)[0] * POINT
+
+
+def shorten(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """The text, cut with an ellipsis where it is wider than ``width`` inches."""
+    if text_width(text, size, weight) <= width:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if text_width(text[:middle].rstrip() + "…", size, weight) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low].rstrip() + "…"
+
+
+def break_lines(text: str, width: float, size: float) -> list[str]:
+    """The text in lines of at most ``width`` inches, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        word = shorten(word, width, size)
+        if lines and text_width(f"{lines[-1]} {word}", size) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+class Sheet:
+    """A figure on which things are placed in inches; x to the right, y down from the top left corner."""
+
+    def __init__(self, width: float, height: float):
+        self.figure: Figure = new_figure(width, height)
+        # One frameless axes over the whole page, in inches: a page holds dozens of images, and axes are slow to make.
+        self.page = self.figure.add_axes((0, 0, 1, 1), autoscale_on=False, xlim=(0, width), ylim=(height, 0))
+        self.page.set_axis_off()
+
+    def image(self, pixels: np.ndarray, x: float, y: float, width: float, height: float) -> None:
+        """An image, uint8 ``[h, w, 3]``, that fills exactly this rectangle."""
+        self.page.imshow(pixels, extent=(x, x + width, y + height, y), aspect="auto")
+
+    def text(self, x: float, y: float, text: str, size: float, **options: Any) -> Text:
+        """A line of plain text whose baseline is at ``y``."""
+        options = {"va": "baseline", "ha": "left", "color": INK, "parse_math": False, **options}
+        return self.page.text(x, y, text, size=size, **options)
+
+    def rectangle(self, x: float, y: float, width: float, height: float, rounding: float = 0, **options: Any) -> None:
+        """A filled rectangle, with corners of radius ``rounding`` inches; painted under images and texts."""
+        options = {"linewidth": 0, "zorder": -1, **options}
+        if rounding:
+            style = f"round,pad=0,rounding_size={rounding}"
+            self.page.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, **options))
+        else:
+            self.page.add_patch(Rectangle((x, y), width, height, **options))
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, **options: Any) -> None:
+        """A straight line; with a ``marker`` and no length, a mark."""
+        self.page.add_line(Line2D((x1, x2), (y1, y2), **{"color": INK, **options}))
+
+
+class Block(Protocol):
+    """Part of a page: its size in inches is known before it is drawn."""
+
+    @property
+    def height(self) -> float:
+        """Height in inches."""
+
+    def draw(self, sheet: Sheet, x: float, y: float) -> None:
+        """Draw with the top left corner at (x, y)."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines of plain text, already broken."""
+
+    lines: Sequence[str]
+    size: float = 8.5
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def height(self) -> float:
+        """Height in inches."""
+        return len(self.lines) * self.size * 1.4 * POINT
+
+    def draw(self, sheet: Sheet, x: float, y: float) -> None:
+        """Draw with the top left corner at (x, y)."""
+        for number, line in enumerate(self.lines):
+            sheet.text(x, y + (1.4 * number + 1.02) * self.size * POINT, line, self.size, **self.options)
+
+
+@dataclass(frozen=True)
+class Column:
+    """Blocks under each other, ``gap`` inches apart."""
+
+    blocks: Sequence[Block]
+    gap: float = 0.1
+
+    @property
+    def height(self) -> float:
+        """Height in inches."""
+        return sum(b.height for b in self.blocks) + self.gap * max(len(self.blocks) - 1, 0)
+
+    def draw(self, sheet: Sheet, x: float, y: float) -> None:
+        """Draw with the top left corner at (x, y)."""
+        for block in self.blocks:
+            block.draw(sheet, x, y)
+            y += block.height + self.gap
+
+
+def on_page(block: Block, width: float, margin: float = 0.18) -> Figure:
+    """A figure that holds the block, ``width`` inches wide within a margin."""
+    sheet = Sheet(width + 2 * margin, block.height + 2 * margin)
+    block.draw(sheet, margin, margin)
+    return sheet.figure
