@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.models import MODELS, GroundingModel, ModelConfig, build_model
-from grounding.models.text import load_tokenizer
+from grounding.models.text import CaptionTokenizer, load_tokenizer
 
 BUNDLED = Path(__file__).parent / "bundled"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -25,7 +25,7 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 class Checkpoint:
     """A loaded model and what is known about it.
 
-    content: sha256 over weights, configuration and tokenizer. info: everything in config.json but the sizes:
+    content: sha256 over weights, configuration and the tokenizer in use. info: everything in config.json but the sizes:
     ``threshold`` (value, split it was tuned on), ``training`` (recipe and figures).
     """
 
@@ -37,7 +37,7 @@ class Checkpoint:
 
 def bundled_checkpoints() -> list[str]:
     """Names of the miniature checkpoints that come with the package."""
-    return sorted(folder.name for folder in BUNDLED.iterdir() if (folder / CONFIG).is_file())
+    return sorted(config.parent.name for config in BUNDLED.glob(f"*/{CONFIG}"))
 
 
 def save_checkpoint(folder: Path, model: GroundingModel, info: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ def load_checkpoint(
     model: raise BadInput unless the checkpoint is for it. tokenizer: file, folder or name to use instead of its own.
     """
     folder = find_checkpoint(source)
-    content = _read_config(folder / CONFIG)
+    content = read_json_object(folder / CONFIG)
     name = content.pop("model", None)
     if name not in MODELS:
         raise unknown_choice(f"{folder / CONFIG}: model", name, MODELS)
@@ -91,27 +91,44 @@ def load_checkpoint(
     own = folder / TOKENIZER
     if tokenizer is None and not own.is_file():
         raise BadInput(f"checkpoint {str(source)!r} has no {TOKENIZER}; give one with --tokenizer")
-    built = build_model(config, load_tokenizer(tokenizer or own, config.max_text))  # type: ignore[attr-defined]
+    captions = load_tokenizer(tokenizer or own, config.max_text)  # type: ignore[attr-defined]
+    built = build_model(config, captions)
     _load_weights(built, folder / WEIGHTS)
     built.to(device).eval()
-    return Checkpoint(folder, built, _content_hash(folder), content)
+    return Checkpoint(folder, built, _content_hash(folder, None if tokenizer is None else captions), content)
 
 
 def config_from_json(model: str, values: Mapping[str, Any], where: Path | str) -> ModelConfig:
-    """A model's configuration from plain values. Raises BadInput naming an unknown field."""
+    """A model's configuration from plain values. Raises BadInput naming an unknown field, or one of the wrong type."""
     kind = MODELS[model][0]
-    names = [f.name for f in fields(kind)]
-    for key in values:
-        if key not in names:
-            raise unknown_choice(f"{where}: field", key, names)
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    defaults = {f.name: f.default for f in fields(kind)}
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{where}: config is {values!r}; accepted: an object with {', '.join(defaults)}")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for key, value in given.items():
+        if key not in defaults:
+            raise unknown_choice(f"{where}: field", key, defaults)
+        if not _like(value, defaults[key]):
+            raise BadInput(f"{where}: field {key!r} is {value!r}; accepted: a value like {defaults[key]!r}")
+    return kind(**given)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _like(value: Any, default: Any) -> bool:
+    """Whether a value from JSON has the type of a default, and a list its length; an integer serves for a float."""
+    if isinstance(default, tuple):
+        return type(value) is tuple and len(value) == len(default) and all(map(_like, value, default))
+    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises BadInput naming the file if it holds anything else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} holds a {type(content).__name__}; accepted: a JSON object")
+    return content
 
 
 def _load_weights(model: GroundingModel, path: Path) -> None:
@@ -138,9 +155,9 @@ def _load_weights(model: GroundingModel, path: Path) -> None:
     model.load_state_dict(tensors)
 
 
-def _content_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (CONFIG, TOKENIZER, WEIGHTS):
-        if (folder / name).is_file():
-            digest.update((folder / name).read_bytes())
+def _content_hash(folder: Path, other: CaptionTokenizer | None) -> str:
+    """Hash of the files of a checkpoint; ``other`` is a tokenizer used in place of its own."""
+    digest = hashlib.sha256((folder / CONFIG).read_bytes())
+    digest.update((folder / TOKENIZER).read_bytes() if other is None else other.backend.to_str().encode())
+    digest.update((folder / WEIGHTS).read_bytes())
     return digest.hexdigest()

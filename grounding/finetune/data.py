@@ -59,13 +59,16 @@ class EncodedGames(Dataset):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, position), shuffled by seed and epoch alone; each process of several takes its share.
 
-    Lightning calls ``set_epoch``.
+    Lightning calls ``set_epoch``. steps_done: batches that an interrupted run has used: the first iteration begins
+    after those of its epoch.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool):
+    def __init__(self, length: int, seed: int, shuffle: bool, batch_size: int = 1, steps_done: int = 0):
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.batch_size = batch_size
+        self.steps_done = steps_done
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -81,6 +84,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         if (world := _world()) > 1:
             order = order[: self.length // world * world][torch.distributed.get_rank() :: world]
+        if self.steps_done:
+            batches = max(1, len(order) // self.batch_size)
+            order = order[self.steps_done % batches * self.batch_size :]
+            self.steps_done = 0
         return iter([(self.epoch, int(position)) for position in order])
 
 
@@ -97,13 +104,24 @@ def _collate(items: Sequence[Encoded], preprocessor: Preprocessor) -> tuple[Batc
 
 
 def make_loader(
-    items: Sequence[Encoded], preprocessor: Preprocessor, batch_size: int, *, seed: int, train: bool, workers: int
+    items: Sequence[Encoded],
+    preprocessor: Preprocessor,
+    batch_size: int,
+    *,
+    seed: int,
+    train: bool,
+    workers: int,
+    steps_done: int = 0,
 ) -> DataLoader:
-    """Loader of (Batch, Targets); in training shuffled, with shuffled candidates and no incomplete batch."""
+    """Loader of (Batch, Targets); in training shuffled, with shuffled candidates and no incomplete batch.
+
+    steps_done: of an interrupted run, whose epoch goes on where it stopped.
+    """
+    size = min(batch_size, len(items))
     return DataLoader(
         EncodedGames(items, seed, shuffle_candidates=train),
-        batch_size=min(batch_size, len(items)),
-        sampler=EpochSampler(len(items), seed, shuffle=train),
+        batch_size=size,
+        sampler=EpochSampler(len(items), seed, shuffle=train, batch_size=size, steps_done=steps_done if train else 0),
         num_workers=workers,
         collate_fn=partial(_collate, preprocessor=preprocessor),
         drop_last=train,

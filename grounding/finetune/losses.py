@@ -62,7 +62,7 @@ def match(
     cost = -CLASS_COST * probability @ own_maps.transpose(1, 2)  # [B, Q, most boxes]
     cost += BOX_COST * torch.cdist(boxes_cxcywh, box_convert(own_boxes, "xyxy", "cxcywh"), p=1)
     cost -= GIOU_COST * _paired_giou(box_convert(boxes_cxcywh, "cxcywh", "xyxy"), own_boxes)
-    table, slots = cost.cpu().numpy(), slot.cpu().numpy()
+    table, slots = np.nan_to_num(cost.cpu().numpy()), slot.cpu().numpy()  # of NaN the losses tell, not the matching
     found: tuple[list[int], list[int], list[int]] = ([], [], [])
     for row, count in enumerate(counts):
         query, target = linear_sum_assignment(table[row, :, :count])

@@ -42,14 +42,21 @@ class FinetuneModule(lightning.LightningModule):
     def training_step(self, batch: tuple[Batch, Targets], index: int) -> Tensor:
         """Sum of the losses; raises RunFailed naming the examples if it is not finite."""
         inputs, targets = batch
-        losses = self.objective(self.model(inputs), inputs, targets)
-        loss = torch.stack([torch.as_tensor(value) for value in losses.values()]).sum()
-        if self.global_step % LOG_EVERY == 0 and not math.isfinite(value := float(loss.detach())):
+        output = self.model(inputs)
+        with torch.autocast(self.device.type, enabled=False):  # losses and matching are in fp32 whatever the model is
+            losses = self.objective(output, inputs, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        if not math.isfinite(value := loss.item()):
             ids = ", ".join(example.id for example in inputs.examples[:4])
             raise RunFailed(f"loss is {value} at step {self.global_step} (batch of {ids}, ...)")
         self.log_dict({f"train/{name}": part for name, part in losses.items()})
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Validate after the last step too, where it falls between two validations."""
+        if self.global_step == self.steps:
+            self.trainer.should_stop = True
 
     def validation_step(self, batch: tuple[Batch, Targets], index: int) -> None:
         """Share of right answers, and of phrases whose point lies in one of their boxes."""

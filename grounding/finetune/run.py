@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from grounding.benchmarks import Benchmark, open_benchmark
-from grounding.checkpoint import config_from_json, load_checkpoint, save_checkpoint
+from grounding.checkpoint import config_from_json, load_checkpoint, read_json_object, save_checkpoint
 from grounding.errors import BadInput, unknown_choice
 from grounding.evaluate import tune
 from grounding.examples import Example
@@ -29,6 +29,7 @@ from grounding.models import GroundingModel, build_model, model_config
 from grounding.models.text import load_tokenizer, train_tokenizer
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda")
 SETTINGS = "settings.json"
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -68,9 +69,11 @@ class FinetuneSettings:
     data_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} {getattr(self, name)} is too small; accepted: 1 or more")
+        for name, least in (("steps", 1), ("batch_size", 1), ("evaluate_every", 1), ("warmup", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(f"{name} {getattr(self, name)} is too small; accepted: {least} or more")
+        if self.init is not None and self.config:
+            raise BadInput(f"config {', '.join(self.config)}: init {self.init!r} brings its own; accepted: one of both")
         if not self.task and not self.grounding:
             raise BadInput("task and grounding are both off: nothing to learn; accepted: one of them or both on")
         if self.learning_rate <= 0:
@@ -103,6 +106,7 @@ def finetune(
     benchmark = open_benchmark(settings.benchmark, settings.root, settings.data_seed, **settings.benchmark_options)
     if settings.train_split not in benchmark.splits:
         raise unknown_choice("train_split", settings.train_split, benchmark.splits)
+    _check_device(device, devices)
     last = _state_to_resume(settings, out)
     started = time.monotonic()
     torch.set_float32_matmul_precision("high")  # tensor cores on GPU, nothing else changes
@@ -120,7 +124,8 @@ def finetune(
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
     )
-    loaders = [
+    done = _steps_done(last)
+    train_loader, dev_loader = (
         make_loader(
             encode_all(examples, model.preprocessor, workers),
             model.preprocessor,
@@ -128,14 +133,15 @@ def finetune(
             seed=settings.seed,
             train=examples is train,
             workers=workers,
+            steps_done=done,
         )
         for examples in (train, dev)
-    ]
+    )
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
     best = ModelCheckpoint(out / "states", "best", monitor=settings.monitor, mode="max", enable_version_counter=False)
-    trainer = _trainer(settings, out, best, device, devices, progress)
-    trainer.fit(module, *loaders, ckpt_path=last)
+    trainer = _trainer(settings, out, best, device, devices, progress, done)
+    trainer.fit(module, train_loader, dev_loader, ckpt_path=last, weights_only=True)
     _finish(settings, out, module, trainer, best, benchmark, time.monotonic() - started)
     return out
 
@@ -149,7 +155,7 @@ def _state_to_resume(settings: FinetuneSettings, out: Path) -> Path | None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise BadInput(f"out {str(out)!r} holds something else than a fine-tuning run; accepted: a new folder")
         return None
-    wanted, found = json.loads(json.dumps(asdict(settings))), json.loads(path.read_text(encoding="utf-8"))
+    wanted, found = json.loads(json.dumps(asdict(settings))), read_json_object(path)
     for name in wanted:
         if wanted[name] != found.get(name):
             raise BadInput(
@@ -160,29 +166,44 @@ def _state_to_resume(settings: FinetuneSettings, out: Path) -> Path | None:
     return last if last.exists() else None
 
 
+def _steps_done(last: Path | None) -> int:
+    return 0 if last is None else torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+
+
+def _check_device(device: str, devices: int) -> None:
+    if device not in DEVICES:
+        raise unknown_choice("device", device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device 'cuda' is not available here; accepted: auto, cpu")
+    if devices < 1:
+        raise BadInput(f"devices {devices} is too small; accepted: 1 or more")
+
+
 def _build(settings: FinetuneSettings, train: Sequence[Example]) -> GroundingModel:
     if settings.init is not None:
         return load_checkpoint(settings.init, model=settings.model, tokenizer=settings.tokenizer).model.train()
-    base = model_config(settings.model, settings.size)
-    values = {**asdict(base), **settings.config}
-    max_text = values["max_text"]
+    base = asdict(model_config(settings.model, settings.size))
+    config: Any = config_from_json(settings.model, {**base, **settings.config}, "config")
     if settings.tokenizer is not None:
-        tokenizer = load_tokenizer(settings.tokenizer, max_text)
+        tokenizer = load_tokenizer(settings.tokenizer, config.max_text)
     else:
-        tokenizer = train_tokenizer([example.caption for example in train], max_text)
-    values["vocabulary"] = max(tokenizer.vocabulary_size, values["vocabulary"] if settings.tokenizer else 0)
-    return build_model(config_from_json(settings.model, values, "config"), tokenizer)
+        tokenizer = train_tokenizer([example.caption for example in train], config.max_text)
+    fitted = {"vocabulary": max(tokenizer.vocabulary_size, config.vocabulary if settings.tokenizer else 0)}
+    if "pad_id" in base:
+        fitted["pad_id"] = tokenizer.pad_id
+    return build_model(replace(config, **fitted), tokenizer)
 
 
 def _trainer(
-    settings: FinetuneSettings, out: Path, best: ModelCheckpoint, device: str, devices: int, progress: bool
+    settings: FinetuneSettings, out: Path, best: ModelCheckpoint, device: str, devices: int, progress: bool, done: int
 ) -> lightning.Trainer:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*You are trying to.*log.*")
-    every = settings.evaluate_every
-    last = ModelCheckpoint(out / "states", "last", every_n_train_steps=every, enable_version_counter=False)
+    warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch.*")
+    # Both are saved after each validation, the best one first: a resumed run knows of it.
+    last = ModelCheckpoint(out / "states", "last", enable_version_counter=False)
     callbacks: list[Callback] = [best, last]
     if settings.ema_decay:
         average = get_ema_multi_avg_fn(settings.ema_decay)
@@ -192,13 +213,17 @@ def _trainer(
         devices=devices,
         precision=_LIGHTNING_PRECISION[settings.precision],  # type: ignore[arg-type]
         max_steps=settings.steps,
-        val_check_interval=min(every, settings.steps),
+        val_check_interval=min(settings.evaluate_every, settings.steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
         log_every_n_steps=LOG_EVERY,
         callbacks=callbacks,
-        logger=[CSVLogger(out, "logs", version=""), TensorBoardLogger(str(out), "logs", version="")],
+        # A CSV logger deletes the file it finds: a resumed run writes to a folder of its own.
+        logger=[
+            CSVLogger(out, "logs", version=f"from-step-{done}" if done else ""),
+            TensorBoardLogger(str(out), "logs", version=""),
+        ],
         use_distributed_sampler=False,
         enable_progress_bar=progress,
         enable_model_summary=False,
@@ -224,7 +249,8 @@ def _finish(
     threshold = None
     if model.predicts == "heatmap":
         examples = benchmark.load(split, limit=settings.limit_dev)
-        threshold = tune(model, examples, batch_size=settings.batch_size, device=trainer.strategy.root_device)
+        if any(phrase.regions for example in examples for phrase in example.phrases):
+            threshold = tune(model, examples, batch_size=settings.batch_size, device=trainer.strategy.root_device)
     info = {
         "threshold": asdict(threshold) if threshold is not None else None,
         "training": {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from grounding.errors import unknown_choice
+from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Prediction
 
 if TYPE_CHECKING:
@@ -120,6 +120,12 @@ class ModelConfig:
     """Base of the model configurations: plain values only, so that they are stored as JSON."""
 
     model: ClassVar[str]
+
+    def require_multiple(self, name: str, unit: str) -> None:
+        """Raise BadInput unless the size called ``name`` is a multiple of the one called ``unit``."""
+        value, of = getattr(self, name), getattr(self, unit)
+        if value < 1 or of < 1 or value % of:
+            raise BadInput(f"{self.model} configuration: {name} {value} is not a multiple of {unit} {of}")
 
 
 class GroundingModel(nn.Module, ABC):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from grounding.errors import BadInput
-from grounding.examples import Example, ReferenceGame, SpatialDescription
+from grounding.examples import Example, ReferenceGame, Span, SpatialDescription
 from grounding.images import read_image
 from grounding.models.base import Batch
 from grounding.models.text import CaptionTokenizer, EncodedText
@@ -50,7 +50,7 @@ class Preprocessor:
     def encode(self, example: Example) -> Encoded:
         """Open the images and tokenise the caption of one example."""
         text = self.tokenizer.encode(example.caption)
-        spans = ((0, len(example.caption)),)
+        spans: tuple[Span, ...] = ((0, len(example.caption)),)
         if isinstance(example.task, SpatialDescription) and example.task.target_spans:
             spans = example.task.target_spans
         masks = [text.tokens_of(phrase.spans) for phrase in example.phrases]

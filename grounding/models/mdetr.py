@@ -16,6 +16,7 @@ from torch.nn import functional
 from torchvision.ops import box_convert
 from transformers import RobertaConfig
 
+from grounding.errors import BadInput
 from grounding.examples import Example, PhrasePrediction, Prediction
 from grounding.models.answers import answer, canvas_boxes_to_candidates, target_point
 from grounding.models.backbone import Backbone
@@ -59,6 +60,21 @@ class MdetrConfig(ModelConfig):
     pad_id: int = 1
     text_pooler: bool = True
     task_layer: int = 0
+
+    def __post_init__(self) -> None:
+        self.require_multiple("width", "heads")
+        self.require_multiple("text_width", "text_heads")
+        # RoBERTa counts positions from pad_id + 1; every token of a caption needs a slot, the last one ends it.
+        for name, least in (("text_positions", self.max_text + self.pad_id + 1), ("token_slots", self.max_text - 1)):
+            if getattr(self, name) < least:
+                raise BadInput(
+                    f"mdetr configuration: {name} {getattr(self, name)} is too small for max_text {self.max_text}; "
+                    f"accepted: {least} or more"
+                )
+        if not -self.decoder_layers <= self.task_layer < self.decoder_layers:
+            raise BadInput(
+                f"mdetr configuration: task_layer {self.task_layer} is none of {self.decoder_layers} decoder layers"
+            )
 
 
 @dataclass

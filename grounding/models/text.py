@@ -77,6 +77,8 @@ def load_tokenizer(source: str | Path, max_length: int) -> CaptionTokenizer:
             return CaptionTokenizer(Tokenizer.from_file(str(path)), max_length)
         except Exception as error:  # tokenizers raises the bare Exception
             raise BadInput(f"tokenizer {path} cannot be read: {error}") from None
+    if path.suffix == ".json":
+        raise BadInput(f"tokenizer {path} does not exist")
     from transformers import AutoTokenizer
 
     try:
@@ -87,16 +89,31 @@ def load_tokenizer(source: str | Path, max_length: int) -> CaptionTokenizer:
 
 
 def train_tokenizer(captions: Sequence[str], max_length: int, vocabulary_size: int = 2000) -> CaptionTokenizer:
-    """A WordPiece tokenizer in BERT's form, trained on captions (lower case)."""
+    """A WordPiece tokenizer in BERT's form, trained on captions (lower case); the same one for the same captions.
+
+    The trainer numbers the characters that go on a word (``##a``) in the order of a hash table, and breaks ties by
+    number: given to it in a fixed order, as if they were special tokens, they leave nothing to chance.
+    """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.train_from_iterator(
-        captions,
-        trainers.WordPieceTrainer(vocab_size=vocabulary_size, special_tokens=special, show_progress=False),
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    characters = sorted(set("".join(map(normalizer.normalize_str, captions))) - {" "})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[*special, *(f"##{character}" for character in characters)],
+        show_progress=False,
     )
+    learner = _bert_tokenizer(models.WordPiece(unk_token="[UNK]"), normalizer)
+    learner.train_from_iterator(captions, trainer)
+    backend = _bert_tokenizer(models.WordPiece(vocab=learner.get_vocab(), unk_token="[UNK]"), normalizer)
+    backend.add_special_tokens(special)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return CaptionTokenizer(backend, max_length)
+
+
+def _bert_tokenizer(model: models.Model, normalizer: normalizers.Normalizer) -> Tokenizer:
+    backend = Tokenizer(model)
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from grounding.errors import unknown_choice
 from grounding.examples import Example, PhrasePrediction, Prediction
 from grounding.models.answers import answer, target_point
 from grounding.models.attention import FusedProjectionAttention, key_bias
@@ -45,6 +46,11 @@ class ViltAlignerConfig(ModelConfig):
     text_padding: str = "max"
     dropout: float = 0.1
     pooler: bool = True
+
+    def __post_init__(self) -> None:
+        self.require_multiple("width", "heads")
+        if self.text_padding not in ("max", "longest"):
+            raise unknown_choice("vilt-aligner configuration: text_padding", self.text_padding, ("max", "longest"))
 
 
 @dataclass
@@ -173,7 +179,8 @@ class AlignerHead(nn.Module):
 
     def forward(self, features: Tensor, text: Tensor, example: Tensor, grid: tuple[int, int]) -> Tensor:
         """features ``[B, rows * columns, D]``, text ``[M, D]`` of example ``[M]`` -> ``[M, 8 rows, 8 columns]``."""
-        first, second, third = self._head[0], self._head[2], self._head[4]
+        convolutions: Any = self._head[::2]
+        first, second, third = convolutions
         kernel = first.weight.flatten(1)  # [2D, D/2 * 4]
         image_part = features @ kernel[: self.width]
         text_part = text @ kernel[self.width :] + first.bias.repeat_interleave(4)
@@ -238,7 +245,7 @@ class ViltAligner(GroundingModel):
         text, patches = states[:, :tokens], states[:, tokens + 1 :]
         asked = torch.cat([batch.phrase_tokens, batch.caption_tokens]).to(text.dtype)  # [P + B, T]
         example = torch.cat([batch.phrase_example, torch.arange(len(batch), device=states.device)])
-        weights = asked / (asked.sum(1, keepdim=True) + 1e-9)
+        weights = asked / asked.sum(1, keepdim=True).clamp(min=1.0)  # no tokens at all: a vector of zeros
         vectors = torch.einsum("mt,mtd->md", weights, text[example])
         logits = self.sdr_head(patches, vectors, example, batch.grid).float()
         canvas = tuple(batch.images.shape[-2:])
@@ -290,9 +297,12 @@ class ViltAligner(GroundingModel):
         ]
 
     def predict(self, batch: Batch, output: ViltAlignerOutput) -> list[Prediction]:
-        """Candidate or point under the peak of the task map; a heatmap for every phrase."""
-        maps = output.log_phrases.exp().cpu().numpy()
-        log_task = output.log_task.cpu()
+        """Candidate or point under the peak of the task map; a heatmap for every phrase.
+
+        The share of probability that fell on padding is left out, so that answers do not depend on the batch.
+        """
+        maps = _on_real_canvas(output.log_phrases, batch, batch.phrase_example).exp().cpu().numpy()
+        log_task = _on_real_canvas(output.log_task, batch, torch.arange(len(batch), device=batch.valid.device)).cpu()
         valid = batch.valid.tolist()
         owners = batch.phrase_example.tolist()
         predictions = []
@@ -331,6 +341,12 @@ def _peaks(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
     peak = log_maps.masked_fill(~batch.pixel_mask[example], -math.inf).flatten(1).argmax(1)
     column, row = (peak % width).float() + 0.5, (peak // width).float() + 0.5
     return torch.stack([column / batch.valid[example, 1], row / batch.valid[example, 0]], dim=1)
+
+
+def _on_real_canvas(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
+    """Log-probabilities over the real pixels alone, -inf on padding: ``[M, H, W]`` twice."""
+    real = log_maps.masked_fill(~batch.pixel_mask[example], -math.inf)
+    return real.flatten(1).log_softmax(1).view_as(log_maps)
 
 
 def _answer(
