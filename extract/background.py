@@ -8,10 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+import torch
+
 
 class Background:
     """Runs functions one after the other in a thread of its own; a context manager that waits for them.
 
+    The thread computes alone: its small tensor operations would only take the model's processor cores away.
     ``submit`` blocks while ``limit`` calls are waiting. An error of a call is raised at the next ``submit`` or
     ``drain``, and later calls are not made.
     """
@@ -21,6 +24,9 @@ class Background:
         self._failed = False
         self._pending: deque[Future[None]] = deque()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        threads = torch.get_num_threads()
+        self._executor.submit(_compute_alone).result()
+        torch.set_num_threads(threads)  # the setting is each thread's own, the default of new threads is shared
 
     def __enter__(self) -> Background:
         return self
@@ -49,3 +55,8 @@ class Background:
         except BaseException:
             self._failed = True
             raise
+
+
+def _compute_alone() -> None:
+    torch.get_num_threads()  # the first call in a thread sets it to the default
+    torch.set_num_threads(1)

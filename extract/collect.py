@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from extract import views
-from extract.plan import Plan
+from extract.plan import Plan, Pooling
 from grounding.errors import BadInput, unknown_choice
-from grounding.models.base import Batch, Site
+from grounding.models.base import Batch, Site, TokenLayout
 
 VIEWS = ("phrase", "region", "attention", "tokens")
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -45,13 +46,13 @@ def choose_views(sites: Sequence[Site], wanted: Sequence[str]) -> dict[str, tupl
 class Rows:
     """Rows of one batch: (site, view) -> ``[rows, channels]`` in storage dtype, possibly still on their way.
 
-    tokens: site -> number of real tokens of each example. unfit: (site, view) and a tensor ``[n, 2]``: how many
-    values the storage dtype cannot hold, and how many of them were not finite to begin with.
+    tokens: site -> number of real tokens of each example. peaks: for each of ``values``, a bound
+    of its magnitudes before they were stored; NaN or infinite where a value is.
     """
 
     values: dict[tuple[str, str], Tensor]
     tokens: dict[str, list[int]]
-    unfit: Tensor
+    peaks: Tensor
     arrived: Any = None
 
     def arrays(self) -> dict[tuple[str, str], np.ndarray]:
@@ -61,16 +62,19 @@ class Rows:
         """
         if self.arrived is not None:
             self.arrived.synchronize()
-        for (site, view), (unfit, broken), rows in zip(
-            self.values, self.unfit.tolist(), self.values.values(), strict=True
-        ):
-            if broken:
-                raise BadInput(f"site {site!r}: {broken} {view} values are not finite; they are not stored")
-            if unfit:
-                raise BadInput(
-                    f"site {site!r}: {unfit} {view} values do not fit {_name(rows.dtype)}; use --dtype float32"
-                )
-        return {key: rows.numpy() for key, rows in self.values.items()}
+        arrays = {key: rows.numpy() for key, rows in self.values.items()}
+        for (key, rows), peak in zip(arrays.items(), self.peaks.tolist(), strict=True):
+            if not peak <= float(np.finfo(rows.dtype).max):
+                _refuse(*key, rows, peak)
+        return arrays
+
+
+def _refuse(site: str, view: str, rows: np.ndarray, peak: float) -> None:
+    lost = int((~np.isfinite(rows)).sum())
+    if lost and not math.isfinite(peak):
+        raise BadInput(f"site {site!r}: {lost} {view} values are not finite; they are not stored")
+    if lost:  # a peak just above the largest value may still be rounded down to it
+        raise BadInput(f"site {site!r}: {lost} {view} values do not fit {rows.dtype}; use --dtype float32")
 
 
 @dataclass
@@ -87,27 +91,25 @@ class Collector:
     site_views: Mapping[str, tuple[str, ...]]
     dtype: torch.dtype = torch.float16
     _values: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-    _unfit: list[Tensor] = field(default_factory=list)
+    _peaks: list[Tensor] = field(default_factory=list)
     _tokens: dict[str, list[int]] = field(default_factory=dict)
-    _layouts: dict[Any, tuple[Tensor, list[int]]] = field(default_factory=dict)
+    _layouts: dict[Any, Any] = field(default_factory=dict)
     _late_states: list[tuple[Site, Tensor]] = field(default_factory=list)
     _late_attention: list[tuple[Site, Tensor, Tensor, Tensor | None]] = field(default_factory=list)
 
     def states(self, site: Site, states: Tensor) -> None:
         """Reduce the states ``[B, N, D]`` of a site to the views that are kept of it."""
-        wanted = self.site_views[site.name]
-        layout, plan = site.layout(self.batch), self.plan
+        wanted, layout = self.site_views[site.name], site.layout(self.batch)
         with _full_precision(states):
-            if "phrase" in wanted and layout.text is not None:
-                pooled = views.pool(states[:, layout.text], plan.phrase_weights)
-                self._keep(site, "phrase", pooled.flatten(0, 1).index_select(0, plan.phrase_rows))
-            if "region" in wanted and layout.image is not None:
-                pooled = views.pool(states[:, layout.image], plan.region_weights)
-                self._keep(site, "region", pooled.flatten(0, 1).index_select(0, plan.region_rows))
-            elif "region" in wanted and layout.query is not None:
+            pooling = self._pooling(layout, states.shape[1], wanted)
+            if pooling.views:
+                rows = views.pool(states, pooling.weights).flatten(0, 1).index_select(0, pooling.rows)
+                self._keep(site, pooling.views, rows)
+            if "region" in wanted and layout.query is not None:
                 self._late_states.append((site, states[:, layout.query]))
             if "tokens" in wanted:
-                self._keep_tokens(site, states)
+                rows, self._tokens[site.name] = self._real_tokens(layout, states.shape[1])
+                self._keep(site, {"tokens": len(rows)}, states.flatten(0, 1).index_select(0, rows))
 
     def attention(self, site: Site, query: Tensor, key: Tensor, bias: Tensor | None) -> None:
         """Attention of the phrases' text tokens to the image, or keep a query site's for the end."""
@@ -118,20 +120,20 @@ class Collector:
         with _full_precision(query):
             rows = plan.token_rows + layout.text.start
             weights = views.attention_rows(query, key, bias, rows, layout.image, plan.token_weights)
-            self._keep(site, "attention", weights.flatten(0, 2).index_select(0, plan.cell_rows))
+            self._keep_attention(site, weights)
 
     def finish(self, output: Any) -> Rows:
         """The rows of the batch, after its forward pass; copies to the host are under way on return."""
         with _full_precision(self.plan.region_weights):
             self._finish_regions(output)
             self._finish_attention(output)
-        unfit = torch.stack(self._unfit).to("cpu", non_blocking=True)
+        peaks = torch.stack(self._peaks).to("cpu", non_blocking=True)
         values = {key: rows.to("cpu", non_blocking=True) for key, rows in self._values.items()}
         arrived = None
         if self.plan.region_weights.is_cuda:
             arrived = torch.cuda.Event()
             arrived.record()
-        return Rows(values, self._tokens, unfit, arrived)
+        return Rows(values, self._tokens, peaks, arrived)
 
     def _finish_regions(self, output: Any) -> None:
         if not self._late_states:
@@ -139,42 +141,45 @@ class Collector:
         plan = self.plan
         best = views.best_queries(output.boxes_xyxy, plan.region_boxes, plan.region_example)
         for site, states in self._late_states:
-            self._keep(site, "region", states[plan.region_example, best].float())
+            self._keep(site, {"region": len(best)}, states[plan.region_example, best].float())
         self._late_states.clear()
 
     def _finish_attention(self, output: Any) -> None:
         if not self._late_attention:
             return
         plan, batch = self.plan, self.batch
-        slots = plan.phrase_weights.shape[1]
-        best = output.phrase_query.new_zeros(len(batch) * slots)
-        best = best.index_copy(0, plan.phrase_rows, output.phrase_query).view(len(batch), slots)
+        best = output.phrase_query.new_zeros(plan.phrase_weights.shape[:2])
+        best[plan.phrase_example, plan.phrase_slots] = output.phrase_query
         keys = slice(0, batch.grid[0] * batch.grid[1])  # a decoder's keys begin with the image tokens
         for site, query, key, bias in self._late_attention:
             weights = views.attention_rows(query, key, bias, best, keys)
-            self._keep(site, "attention", weights.flatten(0, 2).index_select(0, plan.cell_rows))
+            self._keep_attention(site, weights)
         self._late_attention.clear()
 
-    def _keep_tokens(self, site: Site, states: Tensor) -> None:
-        layout = site.layout(self.batch)
-        key = (str(layout), states.shape[1])
+    def _pooling(self, layout: TokenLayout, tokens: int, wanted: tuple[str, ...]) -> Pooling:
+        key = ("pooling", str(layout), tokens, wanted)
         if key not in self._layouts:
-            rows, lengths = self.plan.real_tokens(layout, states.shape[1])
-            self._layouts[key] = rows.to(states.device), lengths
-        rows, self._tokens[site.name] = self._layouts[key]
-        self._keep(site, "tokens", states.flatten(0, 1).index_select(0, rows))
+            self._layouts[key] = self.plan.pooling(layout, tokens, wanted)
+        return self._layouts[key]
 
-    def _keep(self, site: Site, view: str, rows: Tensor) -> None:
-        stored = rows.to(self.dtype)
-        fits, finite = (torch.isfinite(values).sum() for values in (stored, rows))
-        self._values[site.name, view] = stored
-        self._unfit.append(rows.numel() - torch.stack([fits, finite]))
+    def _real_tokens(self, layout: TokenLayout, tokens: int) -> tuple[Tensor, list[int]]:
+        key = ("tokens", str(layout), tokens)
+        if key not in self._layouts:
+            self._layouts[key] = self.plan.real_tokens(layout, tokens)
+        return self._layouts[key]
+
+    def _keep_attention(self, site: Site, weights: Tensor) -> None:
+        rows = weights.flatten(0, 2).index_select(0, self.plan.cell_rows)
+        self._keep(site, {"attention": len(rows)}, rows)
+
+    def _keep(self, site: Site, lengths: Mapping[str, int], rows: Tensor) -> None:
+        """Keep rows ``[sum of lengths, channels]`` of some views, in their order, in storage dtype."""
+        peak = rows.abs().amax().float() if rows.numel() else rows.new_zeros((), dtype=torch.float32)
+        for view, part in zip(lengths, rows.to(self.dtype).split(list(lengths.values())), strict=True):
+            self._values[site.name, view] = part
+            self._peaks.append(peak)
 
 
 def _full_precision(like: Tensor) -> torch.autocast:
     """Views are computed in fp32, whatever precision the model runs in."""
     return torch.autocast(like.device.type, enabled=False)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -32,7 +32,7 @@ def extra_boxes(example: Example, count: int = EXTRA_BOXES, seed: int = 0) -> li
     chosen = []
     for image in sorted(boxes):
         annotated = np.array(boxes[image], dtype=np.float64).reshape(-1, 4)
-        chosen += [(image, _as_box(row)) for row in _negatives(annotated, count, random)]
+        chosen += [(image, (x1, y1, x2, y2)) for x1, y1, x2, y2 in _negatives(annotated, count, random).tolist()]
     return chosen
 
 
@@ -51,8 +51,3 @@ def _negatives(annotated: np.ndarray, count: int, random: np.random.Generator) -
         if len(found) == count:
             break
     return found
-
-
-def _as_box(row: np.ndarray) -> Box:
-    x1, y1, x2, y2 = (float(value) for value in row)
-    return x1, y1, x2, y2

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+import torch
+from torch.nn import functional
 
 from extract.plan import Regions
 from grounding.examples import Example, Prediction, Region
@@ -65,14 +67,14 @@ _REGION = {
 class ShardTables:
     """Rows of a shard's tables, added batch by batch; row numbers count within the shard.
 
-    threshold: of heatmaps. token_sites: sites whose tokens are stored. text_offsets is ragged: one array an example.
+    threshold: of heatmaps. token_sites: sites whose tokens are stored. text_offsets: one array a batch.
     """
 
     threshold: float | None = None
     token_sites: list[str] = field(default_factory=list)
     examples: list[dict[str, object]] = field(default_factory=list)
     phrases: list[dict[str, object]] = field(default_factory=list)
-    regions: list[dict[str, object]] = field(default_factory=list)
+    regions: list[pd.DataFrame] = field(default_factory=list)
     text_offsets: list[np.ndarray] = field(default_factory=list)
     dropped_phrases: list[list[str]] = field(default_factory=list)
 
@@ -84,8 +86,8 @@ class ShardTables:
         predictions: Sequence[Prediction],
         points: np.ndarray,
         tokens: Mapping[str, list[int]],
-    ) -> list[np.ndarray]:
-        """Add the rows of a batch; returns the heatmaps of its phrases, float16, flat, for the caller to store.
+    ) -> np.ndarray:
+        """Add the rows of a batch; returns the heatmaps of its phrases, float16 ``[cells]``, for the caller to store.
 
         batch: on the CPU. points: float ``[B, 2]``, the answers on the real canvas. tokens: site -> ``[B]`` stored
         tokens.
@@ -94,24 +96,14 @@ class ShardTables:
         for b, (example, prediction) in enumerate(zip(batch.examples, predictions, strict=True)):
             row = _example_row(example, prediction, grids[b], points[b], int(batch.text_mask[b].sum()))
             self.examples.append(row | {f"tokens_{site}": lengths[b] for site, lengths in tokens.items()})
-            self.text_offsets.append(batch.offsets[b][batch.text_mask[b]].numpy().astype(np.int32))
             kept = {phrase.phrase_id for phrase in prediction.phrases}
             lost = (p.id for p in example.phrases if p.id in batch.dropped_phrases and p.id not in kept)
             self.dropped_phrases += [[example.id, phrase_id] for phrase_id in lost]
+        self.text_offsets.append(batch.offsets[batch.text_mask].numpy().astype(np.int32))
         rows, heatmaps = _phrase_rows(batch, grids, predictions, self.threshold)
         self.phrases += [row | {"example": row["example"] + first_example} for row in rows]  # type: ignore[operator]
-        for region in range(len(regions.example)):
-            phrase = int(regions.phrase[region])
-            self.regions.append(
-                {
-                    "example": int(regions.example[region]) + first_example,
-                    "image_index": int(regions.image_index[region]),
-                    **dict(zip(_BOX, regions.boxes[region].tolist(), strict=True)),
-                    "kind": "extra" if phrase < 0 else "annotated",
-                    "phrase": phrase if phrase < 0 else phrase + first_phrase,
-                }
-            )
-        return heatmaps
+        self.regions.append(_region_frame(regions, first_example, first_phrase))
+        return np.concatenate([np.zeros(0, dtype=np.float16), *heatmaps])
 
     def all_text_offsets(self) -> np.ndarray:
         """Caption characters of the text tokens of all examples, int32 ``[tokens, 2]``."""
@@ -123,13 +115,26 @@ class ShardTables:
         return {
             "examples": _frame(self.examples, _EXAMPLE | lengths),
             "phrases": _frame(self.phrases, _PHRASE),
-            "regions": _frame(self.regions, _REGION),
+            "regions": pd.concat(self.regions, ignore_index=True) if self.regions else _frame([], _REGION),
         }
 
 
 def _frame(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(columns))
     return frame.astype({name: "object" if kind == "str" else kind for name, kind in columns.items()})
+
+
+def _region_frame(regions: Regions, first_example: int, first_phrase: int) -> pd.DataFrame:
+    """Regions of a batch, their row numbers moved on to where the batch begins in its shard."""
+    extra = regions.phrase < 0
+    columns = {
+        "example": regions.example + first_example,
+        "image_index": regions.image_index,
+        **dict(zip(_BOX, regions.boxes.astype(np.float64).T, strict=True)),
+        "kind": np.where(extra, "extra", "annotated").astype(object),
+        "phrase": np.where(extra, -1, regions.phrase + first_phrase),
+    }
+    return pd.DataFrame(columns)
 
 
 def _example_row(
@@ -199,20 +204,24 @@ def score_phrases(items: Sequence[PhraseItem], threshold: float | None) -> list[
     if not items:
         return []
     anywhere = (Region((0.0, 0.0, 1.0, 1.0)),)  # a stand-in, so that a phrase without regions has a box
-    whole = [replace(i, phrase=replace(i.phrase, regions=i.phrase.regions or anywhere)) for i in items]
+    whole = [i if i.phrase.regions else replace(i, phrase=replace(i.phrase, regions=anywhere)) for i in items]
     table = phrase_table(whole, 0.0 if threshold is None else threshold)
-    unknown = np.array([not item.phrase.regions for item in items])
-    mapped = np.array([item.prediction.heatmap is not None for item in items]) & (threshold is None)
-    table.loc[unknown, ["iou", "pointing"]] = np.nan
-    table.loc[mapped, ["iou", *_PREDICTED]] = np.nan
-    table.loc[mapped, "predicted_image_index"] = -1
-    return table[["iou", "pointing", *_PREDICTED, "predicted_image_index"]].to_dict("records")  # type: ignore[return-value]
+    unknown = [not item.phrase.regions for item in items]
+    mapped = [item.prediction.heatmap is not None and threshold is None for item in items]
+    if any(unknown):
+        table.loc[unknown, ["iou", "pointing"]] = np.nan
+    if any(mapped):
+        table.loc[mapped, ["iou", *_PREDICTED]] = np.nan
+        table.loc[mapped, "predicted_image_index"] = -1
+    names = ("iou", "pointing", *_PREDICTED, "predicted_image_index")
+    rows = zip(*(table[name].tolist() for name in names), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def shrink_heatmap(heatmap: np.ndarray, token_rows: int) -> np.ndarray:
     """A heatmap ``[N, h, w]`` at the resolution it was computed in, as float16 shares of its highest cell.
 
-    Models enlarge their maps to pixels; here pixels are summed into cells, ``CELLS_A_TOKEN`` along the side of an
+    Models enlarge their maps to pixels; here pixels are averaged into cells, ``CELLS_A_TOKEN`` along the side of an
     image token (``token_rows`` over all N candidates). Shares of the peak keep what float16 would lose of a map
     that sums to one.
     """
@@ -220,5 +229,5 @@ def shrink_heatmap(heatmap: np.ndarray, token_rows: int) -> np.ndarray:
     side = max(1, height * n_images // (token_rows * CELLS_A_TOKEN))
     if height % side or width % side:
         side = 1
-    cells = heatmap.reshape(n_images, height // side, side, width // side, side).sum((2, 4))
-    return (cells / cells.max()).astype(np.float16)
+    cells = functional.avg_pool2d(torch.from_numpy(heatmap), side)
+    return (cells / cells.amax()).half().numpy()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from extract.extra_boxes import extra_boxes
 from extract.views import canvas_boxes, region_weights, valid_grid
@@ -50,26 +52,40 @@ class Regions:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """Phrase and region means of a site at once.
+
+    weights: ``[B, K, N]`` over all its tokens. rows: where the rows wanted are in the flattened ``B * K`` results,
+    those of one view after the other. views: view -> how many rows are its.
+    """
+
+    weights: Tensor
+    rows: Tensor
+    views: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Weights and row numbers for a batch of B examples, P phrases and R regions.
 
-    Per-example tables are padded to the most phrases (K), regions (M) or phrase tokens (S) of an example;
-    ``*_rows`` are positions in the flattened padded result, so that one ``index_select`` drops the padding.
+    Per-example tables are padded to the most phrases (K), regions (M) or phrase tokens (S) of an example; a
+    phrase's or region's slot is its place in the padded table of its example.
 
-    phrase_weights: ``[B, K, T]`` over text tokens. phrase_rows: ``[P]`` in ``B * K``.
-    region_weights: ``[B, M, cells]`` over image tokens. region_rows: ``[R]`` in ``B * M``.
-    region_boxes: ``[R, 4]`` on the real canvas. region_example: ``[R]``.
+    phrase_weights: ``[B, K, T]`` over text tokens. phrase_example, phrase_slots: ``[P]``.
+    region_weights: ``[B, M, cells]`` over image tokens. region_example, region_slots: ``[R]``.
+    region_boxes: ``[R, 4]`` on the real canvas.
     token_rows: ``[B, S]``, the text tokens in any phrase. token_weights: ``[B, K, S]``.
     cell_rows: ``[sum of phrases' cells]`` in ``B * K * cells``, the real cells of every phrase in turn.
     grids: per example (rows, columns) of its real cells. text_positions: per example the real text tokens.
     """
 
     phrase_weights: Tensor
-    phrase_rows: Tensor
+    phrase_example: Tensor
+    phrase_slots: Tensor
     region_weights: Tensor
-    region_rows: Tensor
-    region_boxes: Tensor
     region_example: Tensor
+    region_slots: Tensor
+    region_boxes: Tensor
     token_rows: Tensor
     token_weights: Tensor
     cell_rows: Tensor
@@ -92,11 +108,12 @@ class Plan:
         grids = tuple(valid_grid(batch, b) for b in range(len(batch)))
         return cls(
             phrase_weights=_pad(weights, batch.phrase_example, phrase_slot, len(batch), most_phrases),
-            phrase_rows=batch.phrase_example * most_phrases + phrase_slot,
+            phrase_example=batch.phrase_example,
+            phrase_slots=phrase_slot,
             region_weights=_pad(region, example, region_slot, len(batch), most_regions),
-            region_rows=example * most_regions + region_slot,
-            region_boxes=canvas_boxes(boxes, image_index, images),
             region_example=example,
+            region_slots=region_slot,
+            region_boxes=canvas_boxes(boxes, image_index, images),
             token_rows=token_rows,
             token_weights=token_weights,
             cell_rows=_cell_rows(batch, grids, batch.phrase_example * most_phrases + phrase_slot),
@@ -113,6 +130,25 @@ class Plan:
         }
         return replace(self, **moved)
 
+    def pooling(self, layout: TokenLayout, tokens: int, wanted: Sequence[str]) -> Pooling:
+        """Phrase and region means of sites with that layout over ``tokens`` tokens, as one matrix product."""
+        weights, rows, views = [], [], {}
+        parts = (
+            ("phrase", layout.text, self.phrase_weights, self.phrase_slots, self.phrase_example),
+            ("region", layout.image, self.region_weights, self.region_slots, self.region_example),
+        )
+        height = sum(own.shape[1] for view, place, own, _, _ in parts if view in wanted and place is not None)
+        begin = 0
+        for view, place, own, slots, example in parts:
+            if view in wanted and place is not None:
+                weights.append(functional.pad(own, (place.start, tokens - place.stop)))
+                rows.append(example * height + begin + slots)
+                views[view] = len(slots)
+                begin += own.shape[1]
+        if not views:
+            return Pooling(self.phrase_weights, self.phrase_slots, views)
+        return Pooling(torch.cat(weights, dim=1), torch.cat(rows), views)
+
     def real_tokens(self, layout: TokenLayout, tokens: int) -> tuple[Tensor, list[int]]:
         """Real tokens of each example as positions in ``B * tokens``, and how many each has.
 
@@ -128,7 +164,8 @@ class Plan:
             if layout.query is not None:
                 parts.append(torch.arange(layout.query.start, layout.query.stop))
             positions.append(torch.cat(parts))
-        return torch.cat([p + b * tokens for b, p in enumerate(positions)]), [len(p) for p in positions]
+        flat = torch.cat([p + b * tokens for b, p in enumerate(positions)])
+        return flat.to(self.phrase_weights.device), [len(p) for p in positions]
 
 
 def _slots(example: Tensor, count: int) -> tuple[Tensor, int]:

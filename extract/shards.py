@@ -128,8 +128,7 @@ class OpenShard:
         heatmaps = self.tables.add(
             ready.batch, ready.plan.grids, ready.regions, result.predictions, result.points, result.rows.tokens
         )
-        for heatmap in heatmaps:
-            self.writer.append_meta("heatmaps", heatmap)
+        self.writer.append_meta("heatmaps", heatmaps)
 
     def close(self, task: BatchTask, begin: int, made_with: Mapping[str, Any]) -> None:
         """Write the tables and give the shard's files their names."""

@@ -20,6 +20,7 @@ from grounding.errors import BadInput
 FORMAT = 1
 MANIFEST, VIRTUAL = "manifest.json", "activations.h5"
 CHUNK_BYTES = 65536  # small enough to read single rows, large enough that an index of chunks costs nothing
+WRITE_BYTES = 1 << 20  # rows of a dataset wait until they are this many bytes
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class ShardWriter:
         self.folder, self.shard, self.token = folder, shard, token
         self._rows: dict[str, dict[str, int]] = {}
         self._files: dict[str, h5py.File] = {}
+        self._waiting: dict[tuple[str, str], list[np.ndarray]] = {}
         try:
             for (site, view), width in columns.items():
                 self._create(view, f"{site}/{view}", (width,), dtype)
@@ -88,6 +90,8 @@ class ShardWriter:
     def commit(self, begin: int, end: int, tables: Mapping[str, pd.DataFrame], **notes: Any) -> None:
         """Write the tables, then flush, checksum and rename every file, and last of all the side-car."""
         try:
+            for waiting in list(self._waiting):
+                self._write(*waiting)
             for name, table in tables.items():
                 write_table(self._files["meta"].require_group("meta"), name, table)
             files = {}
@@ -129,6 +133,14 @@ class ShardWriter:
         self._rows[view][name] = 0
 
     def _append(self, view: str, name: str, rows: np.ndarray) -> None:
+        waiting = self._waiting.setdefault((view, name), [])
+        waiting.append(rows)
+        if sum(part.nbytes for part in waiting) >= WRITE_BYTES:
+            self._write(view, name)
+
+    def _write(self, view: str, name: str) -> None:
+        """Write the rows that wait: HDF5 takes as long for a few rows as for many."""
+        rows = np.concatenate(self._waiting.pop((view, name)))
         dataset, begin = self._files[view][name], self._rows[view][name]
         if rows.shape[1:] != dataset.shape[1:]:
             raise BadInput(f"{name}: rows have shape {rows.shape[1:]}; accepted: {dataset.shape[1:]}, as its site says")

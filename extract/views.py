@@ -45,18 +45,18 @@ def region_weights(batch: Batch, example: Tensor, image_index: Tensor, boxes: Te
     """
     weights = torch.zeros(len(boxes), batch.grid[0] * batch.grid[1])
     groups: dict[tuple[float, float, int], list[int]] = {}
-    for region, b in enumerate(example.tolist()):
-        rows, columns = candidate_grid(batch, b)
-        images = len(batch.examples[b].images)
-        groups.setdefault((rows, columns, 1 if _whole(rows) else images), []).append(region)
-    for (rows, columns, stacked), members in groups.items():
-        chosen = torch.tensor(members)
+    for b, one in enumerate(batch.examples):
+        groups.setdefault((*candidate_grid(batch, b), len(one.images)), []).append(b)
+    for (rows, columns, images), members in groups.items():
+        chosen = torch.isin(example, torch.tensor(members)).nonzero()[:, 0]
         index = image_index[chosen]
         places = boxes[chosen].float() * torch.tensor([columns, rows, columns, rows])
-        if stacked > 1:
+        first_row, height, width = torch.zeros_like(index), _cells(rows), _cells(columns)
+        if _whole(rows):
+            first_row = index * height
+        else:
             places[:, 1::2] += index[:, None] * rows
-        height, width = _cells(rows * stacked), _cells(columns)
-        first_row = index * height if stacked == 1 else torch.zeros_like(index)
+            height = _cells(rows * images)
         cell = torch.arange(height)[:, None] * batch.grid[1] + torch.arange(width)
         target = first_row[:, None] * batch.grid[1] + cell.flatten()
         weights[chosen[:, None], target] = _roi_means(places, height, width)
@@ -92,7 +92,7 @@ def attention_rows(
     if bias is not None and bias.shape[-2] != 1:
         bias = bias.expand(len(rows), *bias.shape[1:])
         bias = bias.gather(2, index.expand(-1, bias.shape[1], -1, bias.shape[-1]))
-    weights = attention_weights(chosen, key, bias)[..., keys]
+    weights = attention_weights(chosen, key.contiguous(), bias)[..., keys]  # a strided key costs twice the time
     if mean is not None:
         weights = mean[:, None] @ weights
     return weights.permute(0, 2, 3, 1)

@@ -1,0 +1,182 @@
+"""Speed and memory of extraction, as ratios taken in one run: ``python perf/extract.py [--help]``.
+
+Speed: every site with the views phrase, region and attention, written to disk, against the bare forward pass of the
+same model over the same batches in the same precision; and the same with opening and tokenising included in both.
+The variants take turns, and the median over rounds of each round's ratio is reported. Memory: the peak of a process
+that extracts 5,000 examples against one that extracts 500.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import resource
+
+import torch
+
+from extract.run import extract
+from extract.shards import PRECISIONS
+from grounding.benchmarks import open_benchmark
+from grounding.examples import Example
+from grounding.models import build_model, model_config
+from grounding.models.base import Batch, GroundingModel
+from grounding.models.text import train_tokenizer
+
+VIEWS = ("phrase", "region", "attention")
+
+
+def main() -> None:
+    """Print the table of ratios."""
+    options = _options()
+    if options.child:
+        print(json.dumps(_child(options)))
+        return
+    torch.set_num_threads(options.threads)
+    lines = [f"{options.model} {options.size}, {options.precision}, batch {options.batch_size}, {_machine(options)}"]
+    lines += ["| what | value |", "|---|---|", *_speed(options)]
+    if options.memory:
+        lines += _memory(options)
+    print("\n".join(lines))
+
+
+def _speed(options: argparse.Namespace) -> list[str]:
+    examples = _examples(options, options.examples)
+    model = _model(options, examples)
+    chunks = [examples[i : i + options.batch_size] for i in range(0, len(examples), options.batch_size)]
+    ready = {chunk[0].id: model.preprocess(chunk) for chunk in chunks}
+    opened = model.preprocess
+
+    def bare(preprocess: Callable[[Sequence[Example]], Batch]) -> Callable[[], None]:
+        return lambda: _forward(model, chunks, preprocess, options)
+
+    def kept(preprocess: Callable[[Sequence[Example]], Batch]) -> Callable[[], None]:
+        return lambda: _extract(model, examples, preprocess, options)
+
+    variants = {
+        "bare": bare(lambda chunk: ready[chunk[0].id]),
+        "extraction": kept(lambda chunk: ready[chunk[0].id]),
+        "bare, with opening images": bare(opened),
+        "extraction, with opening images": kept(opened),
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    for turn in range(options.rounds + 1):  # the first round warms up
+        for name, run in variants.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            run()
+            if turn:
+                times[name].append((time.perf_counter() - clock, time.process_time() - processor))
+    lines = []
+    for name, values in times.items():
+        clock, processor = (median(column) / len(examples) * 1000 for column in zip(*values, strict=True))
+        lines.append(f"| {name} | {clock:.2f} ms an example ({processor:.2f} of processor time, all threads) |")
+    lines += _ratios(times, "extraction", "bare")
+    return lines + _ratios(times, "extraction, with opening images", "bare, with opening images")
+
+
+def _ratios(times: dict[str, list[tuple[float, float]]], over: str, under: str) -> list[str]:
+    """Ratio of each round, by the clock and by processor time, which other programs disturb less."""
+    lines = []
+    for kind, name in enumerate(("clock", "processor time")):
+        ratios = sorted(a[kind] / b[kind] for a, b in zip(times[over], times[under], strict=True))
+        spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}, {len(ratios)} rounds"
+        lines.append(f"| **{over} / {under}, {name}** | **{median(ratios):.3f}** ({spread}) |")
+    return lines
+
+
+def _memory(options: argparse.Namespace) -> list[str]:
+    peaks = {}
+    for count in (500, 5000):
+        arguments = [sys.executable, __file__, *sys.argv[1:], "--child", str(count)]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+        peaks[count] = json.loads(done.stdout.splitlines()[-1])
+    lines = [
+        f"| {count} examples: peak memory (before: model and examples) | {p['peak']:.0f} MiB ({p['before']:.0f}) |"
+        for count, p in peaks.items()
+    ]
+    return [*lines, f"| **memory 5,000 / 500** | **{peaks[5000]['peak'] / peaks[500]['peak']:.3f}** |"]
+
+
+def _child(options: argparse.Namespace) -> dict[str, float]:
+    torch.set_num_threads(options.threads)
+    examples = _examples(options, options.child)
+    model = _model(options, examples[:500])
+    before = _peak_mebibytes()
+    _extract(model, examples, model.preprocess, options)
+    return {"before": before, "peak": _peak_mebibytes()}
+
+
+def _peak_mebibytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _forward(model: GroundingModel, chunks: list[list[Example]], preprocess: Any, options: argparse.Namespace) -> None:
+    dtype = PRECISIONS[options.precision]
+    precision = nullcontext() if dtype is None else torch.autocast(options.device, dtype=dtype)
+    with torch.inference_mode(), precision:
+        for chunk in chunks:
+            model(preprocess(chunk).to(options.device, non_blocking=True))
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _extract(model: GroundingModel, examples: list[Example], preprocess: Any, options: argparse.Namespace) -> None:
+    model.preprocess = preprocess  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory(dir=options.out) as folder:
+        extract(
+            model, examples, Path(folder) / "run", identity={}, views=VIEWS, batch_size=options.batch_size,
+            precision=options.precision, device=options.device, threshold=0.5,
+        )  # fmt: skip
+
+
+def _examples(options: argparse.Namespace, count: int) -> list[Example]:
+    return list(open_benchmark(options.benchmark, root=options.root).load("train", limit=count))
+
+
+def _model(options: argparse.Namespace, examples: Sequence[Example]) -> GroundingModel:
+    config: Any = model_config(options.model, options.size)
+    tokenizer = train_tokenizer([example.caption for example in examples], config.max_text)
+    config = replace(config, vocabulary=max(config.vocabulary, tokenizer.vocabulary_size))
+    torch.manual_seed(0)
+    return build_model(config, tokenizer).to(options.device).eval()
+
+
+def _machine(options: argparse.Namespace) -> str:
+    name = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} CPU threads"
+    return f"{name}, torch {torch.__version__}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="vilt-aligner", choices=["vilt-aligner", "mdetr"])
+    parser.add_argument("--size", default="miniature", choices=["miniature", "base"])
+    parser.add_argument("--benchmark", default="mini-game")
+    parser.add_argument("--root", default=None)
+    parser.add_argument("--examples", type=int, default=128, help="examples a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--precision", default="fp32", choices=list(PRECISIONS))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--memory", action="store_true", help="measure memory too (some minutes)")
+    parser.add_argument("--out", default=None, help="folder to write runs in (a temporary one, removed)")
+    parser.add_argument("--child", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
