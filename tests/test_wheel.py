@@ -1,0 +1,73 @@
+"""The built wheel, used outside the clone: everything that the command needs is in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel's packages alone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder / "dist"), str(PROJECT)]
+    subprocess.run(build, check=True, capture_output=True, cwd=folder)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder / "site"), str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True, cwd=folder)
+    return folder / "site"
+
+
+def probe(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``probe WORDS`` with the wheel's packages before any other."""
+    script = "import sys; from probe.cli import main; sys.argv[0] = 'probe'; main()"
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    return subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_only_our_packages_and_their_data(installed: Path) -> None:
+    folders = {path.name for path in installed.iterdir() if path.is_dir() and not path.name.endswith(".dist-info")}
+    assert folders == {"grounding", "extract", "probe", "visualize", "bin"}
+    for name in ("vilt-aligner-task", "vilt-aligner-grounded", "mdetr-task", "mdetr-grounded"):
+        weights = installed / "grounding" / "bundled" / name / "model.safetensors"
+        assert 0 < weights.stat().st_size <= 8_000_000
+    assert (installed / "visualize" / "templates" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    where = "import grounding; print(grounding.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", where],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(installed))
+    done = probe(installed, tmp_path, "demo", "--examples", "40", "--out", "demo")
+    assert done.returncode == 0, done.stderr
+    assert "mdetr-grounded" in done.stdout
+    page = (tmp_path / "demo" / "index.html").read_text(encoding="utf-8")
+    assert "vilt-aligner-task" in page
+    assert all(
+        (tmp_path / "demo" / name / "sweep" / "sweep.csv").is_file() for name in ("mdetr-task", "mdetr-grounded")
+    )
+
+
+@pytest.mark.slow
+def test_bad_input_has_its_exit_code_outside_the_clone(installed: Path, tmp_path: Path) -> None:
+    done = probe(installed, tmp_path, "extract", "--ckpt", "nothing", "--benchmark", "mini-game", "--out", "x")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
