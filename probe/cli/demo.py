@@ -66,12 +66,12 @@ def command(
 
 
 def run_demo(out: Path, examples: int = 240, device: str = "cpu", seed: int = 0, quiet: bool = False) -> list[Result]:
-    """Extract, evaluate, probe and draw every bundled checkpoint into ``out``; runs that are there are reused."""
+    """Take every bundled fine-tuned checkpoint the whole way, into ``out``; runs that are there are reused."""
     from grounding.checkpoint import bundled_checkpoints
 
     results = []
     with progress_bar("demo", quiet) as progress:
-        names = sorted(bundled_checkpoints(), reverse=True)
+        names = [name for name in reversed(bundled_checkpoints()) if not name.endswith("-pretrained")]
         for place, name in enumerate(names):
             progress(place, len(names))
             results.append(_one(name, out / name, examples, device, seed))
@@ -95,11 +95,12 @@ def next_steps(out: Path) -> list[tuple[str, str]]:
         ("the attention of another layer", f"probe visualize {run} --site block.2 --out {run}/block2"),
         (
             "your own split, to disk",
-            f"probe extract --ckpt mdetr-grounded --benchmark {BENCHMARK} --split test --out runs/mdetr-test",
+            f"probe extract --ckpt vilt-aligner-grounded --benchmark {BENCHMARK} --split test --out runs/test",
         ),
         (
             "a model of your own",
-            f"probe finetune --model vilt-aligner --benchmark {BENCHMARK} --init vilt-aligner-task --out runs/mine",
+            f"probe finetune --model vilt-aligner --benchmark {BENCHMARK} --init vilt-aligner-pretrained "
+            "--out runs/mine",
         ),
     ]
 

@@ -28,7 +28,7 @@ from probe.cli.options import (
 )
 
 NAME = "evaluate"
-EPILOG = "Example: probe evaluate --ckpt mdetr-grounded --benchmark mini-game --split dev --limit 200"
+EPILOG = "Example: probe evaluate --ckpt vilt-aligner-grounded --benchmark mini-game --split dev --limit 200"
 
 
 def command(

@@ -12,7 +12,7 @@ from probe.cli.options import AsJson, BenchmarkName, BenchmarkOptions, DataSeed,
 
 NAME = "finetune"
 EPILOG = (
-    "Example: probe finetune --model vilt-aligner --benchmark mini-game --init vilt-aligner-task "
+    "Example: probe finetune --model vilt-aligner --benchmark mini-game --init vilt-aligner-pretrained "
     "--steps 500 --out runs/tuned"
 )
 

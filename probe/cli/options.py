@@ -13,7 +13,7 @@ import typer
 from grounding.errors import BadInput
 
 Checkpoint = Annotated[
-    str, typer.Option("--ckpt", help="Checkpoint folder, or the name of a bundled one (mdetr-grounded, ...).")
+    str, typer.Option("--ckpt", help="Checkpoint folder, or the name of a bundled one (vilt-aligner-grounded, ...).")
 ]
 BenchmarkName = Annotated[str, typer.Option("--benchmark", help="kilogram, mini-game or mini-sdr.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Folder of the benchmark's files, where it has any.")]
