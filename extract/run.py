@@ -16,7 +16,7 @@ from extract.reader import Run
 from extract.shards import Extractor, Options, attention_heads, extract_shards
 from extract.store import FORMAT, MANIFEST, VIRTUAL, is_complete, read_manifest, read_shards, write_json
 from extract.virtual import build_virtual
-from grounding.errors import BadInput
+from grounding.errors import BadInput, RunFailed
 from grounding.examples import Example
 from grounding.models.base import GroundingModel, Site
 
@@ -62,7 +62,7 @@ def extract(
     A folder that holds a part of the same run is resumed at its missing shards, and may be shared by several
     processes. Stopped by an error or Ctrl-C, it keeps its complete shards, or is removed if there is none.
     Raises BadInput for impossible arguments, another run in ``out``, an example that cannot be read, values that
-    are not finite or do not fit ``dtype``.
+    are not finite or do not fit ``dtype``; RunFailed where the disk fails or is full.
     """
     out = Path(out)
     options = Options(batch_size, dtype, precision, shard_size, workers, threshold, skip_bad, seed)
@@ -89,8 +89,11 @@ def extract(
     if resumed and read_manifest(out)["complete"] and _all_complete(out, manifest["shards"]):
         return Run.open(out)
     extractor = Extractor(model, chosen, site_views, options, means)
-    with _Folder(out, manifest, resumed) as folder:
-        _fill(extractor, examples, folder, progress)
+    try:
+        with _Folder(out, manifest, resumed) as folder:
+            _fill(extractor, examples, folder, progress)
+    except OSError as error:
+        raise RunFailed(f"{out}: {error}; complete shards are kept, extract again to go on") from error
     return Run.open(out)
 
 

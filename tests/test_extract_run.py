@@ -19,8 +19,8 @@ from extract.claims import Claims
 from extract.reader import Run
 from extract.run import extract
 from extract.shards import OpenShard
-from extract.store import read_shards, verify_run
-from grounding.errors import BadInput
+from extract.store import ShardWriter, read_shards, verify_run
+from grounding.errors import BadInput, RunFailed
 from grounding.examples import Phrase
 
 IDENTITY = {"checkpoint": "c0ffee", "benchmark": {"name": "tiny", "seed": 0}, "split": "dev", "limit": None}
@@ -225,6 +225,23 @@ def test_two_workers_share_the_shards(run, tmp_path):
         thread.join()
     assert not errors
     assert contents(out) == contents(run.path)
+
+
+def test_a_full_disk_keeps_the_complete_shards(run, tmp_path, monkeypatch):
+    commit = ShardWriter.commit
+
+    def full(self, *arguments, **notes):
+        if self.shard == 1:
+            raise OSError(28, "No space left on device")
+        commit(self, *arguments, **notes)
+
+    monkeypatch.setattr(ShardWriter, "commit", full)
+    with pytest.raises(RunFailed, match=r"No space left on device; complete shards are kept"):
+        run_tiny(tmp_path / "x")
+    monkeypatch.undo()
+    assert len(Run.open(tmp_path / "x", allow_partial=True).examples) == 4
+    run_tiny(tmp_path / "x")
+    assert contents(tmp_path / "x") == contents(run.path)
 
 
 def test_claims_are_exclusive_and_those_of_the_dead_are_taken_over(tmp_path):

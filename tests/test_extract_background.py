@@ -1,0 +1,51 @@
+"""The writer thread: in order, bounded, and silent after its first error."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from extract.background import Background
+
+
+def fail() -> None:
+    raise OSError("disk full")
+
+
+def test_calls_run_in_order_and_wait_in_a_short_queue():
+    seen, waiting = [], []
+    gate = threading.Event()
+    with Background(limit=2) as writer:
+        writer.submit(gate.wait)
+        writer.submit(seen.append, 1)
+        blocked = threading.Thread(target=lambda: (writer.submit(seen.append, 2), waiting.append("through")))
+        blocked.start()
+        blocked.join(timeout=0.2)
+        assert not waiting
+        gate.set()
+        blocked.join(timeout=5)
+        writer.drain()
+    assert seen == [1, 2]
+
+
+def test_nothing_is_called_after_an_error_which_reaches_the_caller():
+    seen = []
+    with Background(limit=5) as writer:
+        writer.submit(fail)
+        writer.submit(seen.append, "commit")
+        with pytest.raises(OSError, match="disk full"):
+            writer.drain()
+        writer.submit(seen.append, "more")
+        writer.drain()
+    assert seen == []
+
+
+def test_the_thread_computes_alone_and_leaves_the_callers_threads():
+    before, inside = torch.get_num_threads(), []
+    with Background() as writer:
+        writer.submit(lambda: inside.append(torch.get_num_threads()))
+        writer.drain()
+    assert inside == [1]
+    assert torch.get_num_threads() == before
