@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
 
+from extract.capture import Capture
 from grounding.examples import Example, Phrase, ReferenceGame, Region, SpatialDescription
+from grounding.models.attention import attention_weights
+from grounding.models.base import Site
 from grounding.models.mdetr import Mdetr, MdetrConfig
 from grounding.models.text import CaptionTokenizer, train_tokenizer
 from grounding.models.vilt_aligner import ViltAligner, ViltAlignerConfig
@@ -95,13 +100,47 @@ def small_mdetr(**changes: Any) -> Mdetr:
 def _prepared(model: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)
             else:
-                parameter.add_(0.1 * noise)
+                parameter.copy_(0.1 * noise + float(name.endswith("weight")))  # gains of norms are about one
     return model.eval()
+
+
+class Seen:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+
+    def states(self, site: Site, states: Tensor) -> None:
+        """Keep the states of a site."""
+        self.state[site.name] = states.clone()
+
+    def attention(self, site: Site, query: Tensor, key: Tensor, bias: Tensor | None) -> None:
+        """Keep the weights of a site."""
+        self.weights[site.name] = attention_weights(query, key, bias)
+
+
+@contextmanager
+def watched(model: Any, attention: Sequence[str] | None = None) -> Iterator[Seen]:
+    """Inside it, one forward pass leaves the states of all sites, and the weights of those named (None: all)."""
+    seen, sites = Seen(), model.sites()
+    wanted = [s for s in sites if s.attention_path and (attention is None or s.name in attention)]
+    with Capture(model, sites, seen, wanted):
+        yield seen
+
+
+@torch.no_grad()
+def captured(model: Any, examples: Sequence[Example]) -> tuple[Seen, Any]:
+    """Everything at the sites of a model in one pass, and its output."""
+    batch = model.preprocess(examples)
+    with watched(model) as seen:
+        output = model(batch)
+    return seen, output
 
 
 def game(name: str = "game", images: int = 3, target: int = 1, size: int = 32, seed: int = 0) -> Example:

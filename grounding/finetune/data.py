@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from grounding.errors import BadInput
 from grounding.examples import Example
 from grounding.finetune.targets import Targets, make_targets
 from grounding.models.base import Batch
@@ -17,7 +19,10 @@ from grounding.models.inputs import Encoded, Preprocessor, permute_candidates
 
 
 class _Encoding(Dataset):
-    """Encodes examples when asked; only used to spread the work over processes."""
+    """Encodes examples when asked; only used to spread the work over processes.
+
+    Bad input is handed over as it is: raised in another process, it would come with that one's traceback.
+    """
 
     def __init__(self, examples: Sequence[Example], preprocessor: Preprocessor):
         self.examples = examples
@@ -26,14 +31,22 @@ class _Encoding(Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Encoded:
-        return self.preprocessor.encode(self.examples[index])
+    def __getitem__(self, index: int) -> Encoded | BadInput:
+        try:
+            return self.preprocessor.encode(self.examples[index])
+        except BadInput as error:
+            return error
 
 
 def encode_all(examples: Sequence[Example], preprocessor: Preprocessor, workers: int = 0) -> list[Encoded]:
-    """Every example encoded, in order; pixels stay in memory as uint8."""
+    """Every example encoded, in order; pixels stay in memory as uint8. Raises BadInput at the first broken one."""
     loader = DataLoader(_Encoding(examples, preprocessor), batch_size=64, num_workers=workers, collate_fn=list)
-    return [item for chunk in loader for item in chunk]
+    encoded = []
+    for item in chain.from_iterable(loader):
+        if isinstance(item, BadInput):
+            raise item
+        encoded.append(item)
+    return encoded
 
 
 class EncodedGames(Dataset):

@@ -84,8 +84,7 @@ def soft_token_loss(token_logits: Tensor, positive_map: Tensor, matching: Matchi
     weight = torch.full_like(log_probability[..., 0], NO_OBJECT_WEIGHT)
     target[matching.example, matching.query] = positive_map[matching.box]
     weight[matching.example, matching.query] = 1.0
-    entropy = (target * torch.log(target + 1e-6)).sum(-1)
-    return ((entropy - (target * log_probability).sum(-1)) * weight).sum() / boxes
+    return (-(target * log_probability).sum(-1) * weight).sum() / boxes
 
 
 def box_losses(

@@ -15,7 +15,10 @@ SMALL_CHANNELS = (32, 48, 64, 96)
 
 
 class SmallResNet(nn.Module):
-    """A residual network of stride 16 for miniature images: a stem and three stages, group norm."""
+    """A residual network of stride 16 for miniature images: a stem and three stages, group norm.
+
+    Group norm sees the padding of a batch: for images of one size, as the miniature's are.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,0 +1,372 @@
+"""Fine-tuning from end to end: what is left in the folder, interruptions, refusals, broken losses, and learning."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_models import MDETR, byte_level, small_vilt
+
+from grounding.benchmarks.miniature import MiniatureGame
+from grounding.checkpoint import load_checkpoint
+from grounding.errors import BadInput, RunFailed
+from grounding.examples import Example, Phrase
+from grounding.finetune import run as run_module
+from grounding.finetune.module import FinetuneModule, answered_correctly, phrase_hits
+from grounding.finetune.objectives import objective_for
+from grounding.finetune.run import FinetuneSettings, finetune
+from grounding.finetune.targets import Targets
+from grounding.models.base import Output
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
+
+SIZES: dict[str, dict[str, Any]] = {
+    "vilt-aligner": {"width": 24, "depth": 1, "heads": 2, "feed_forward": 24, "candidate_size": 32},
+    "mdetr": {
+        **{name: MDETR[name] for name in ("width", "heads", "feed_forward", "text_width", "text_heads")},
+        **{"encoder_layers": 1, "decoder_layers": 2, "text_layers": 1, "queries": 6, "candidate_size": 32},
+    },
+}
+
+
+def settings(model: str = "vilt-aligner", **changes: Any) -> FinetuneSettings:
+    """Six steps over 32 miniature games."""
+    values: dict[str, Any] = {
+        "benchmark": "mini-game",
+        "config": SIZES[model],
+        "steps": 6,
+        "batch_size": 8,
+        "warmup": 2,
+        "evaluate_every": 2,
+        "limit_train": 32,
+        "limit_dev": 4,
+        "ema_decay": 0.5,
+    }
+    return FinetuneSettings(model=model, **{**values, **changes})
+
+
+def tuned(out: Path, model: str = "vilt-aligner", **changes: Any) -> Path:
+    """Fine-tune quietly on the CPU."""
+    return finetune(settings(model, **changes), out, device="cpu", progress=False)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """All rows of the CSV logs, oldest first."""
+    files = sorted((out / "logs").rglob("metrics.csv"), key=lambda path: len(path.parts))
+    return [row for path in files for row in csv.DictReader(path.read_text().splitlines())]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint folder."""
+    return load_checkpoint(out).model.state_dict()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two states are equal."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of each model."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {model: tuned(folder / model, model) for model in SIZES}
+
+
+@pytest.mark.parametrize("model", list(SIZES))
+def test_a_run_leaves_a_checkpoint_logs_and_its_settings(finished, model):
+    out = finished[model]
+    assert json.loads((out / "settings.json").read_text())["model"] == model
+    assert list((out / "logs").glob("events.out.tfevents.*"))
+    logged = rows(out)
+    assert [int(row["step"]) for row in logged if row["dev/accuracy"]] == [1, 3, 5]  # after steps 2, 4 and 6
+    losses = {"vilt-aligner": ["phrases", "task"], "mdetr": ["boxes", "contrastive", "giou", "task", "tokens"]}[model]
+    assert sorted(name for name in logged[0] if name.startswith("train/")) == sorted(
+        [f"train/{name}" for name in [*losses, "loss"]]
+    )
+    loaded = load_checkpoint(out)
+    training = loaded.info["training"]
+    best = max(float(row["dev/accuracy"]) for row in logged if row["dev/accuracy"])
+    assert training["dev/accuracy"] == pytest.approx(best)
+    assert training["best_step"] in (2, 4, 6)
+    assert training["settings"] == json.loads((out / "settings.json").read_text())
+    threshold = loaded.info["threshold"]
+    assert threshold is None if model == "mdetr" else threshold["split"] == "tune"
+    examples = MiniatureGame().load("dev", 2)
+    with torch.inference_mode():
+        batch = loaded.model.preprocess(examples)
+        assert len(loaded.model.predict(batch, loaded.model(batch))) == 2
+
+
+def test_the_same_settings_give_the_same_weights(finished, tmp_path):
+    assert same(weights(tuned(tmp_path / "again")), weights(finished["vilt-aligner"]))
+    assert not same(weights(tuned(tmp_path / "other", seed=1)), weights(finished["vilt-aligner"]))
+
+
+def test_the_weights_are_averaged_ones_of_the_best_step(finished):
+    out = finished["vilt-aligner"]
+    states = {name: torch.load(out / "states" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
+    saved = {f"model.{name}": value for name, value in weights(out).items()}
+    assert same(saved, states["best"]["state_dict"])
+    assert states["best"]["global_step"] == load_checkpoint(out).info["training"]["best_step"]
+    assert states["last"]["global_step"] == 6
+    assert not same(states["last"]["state_dict"], states["last"]["current_model_state"])
+
+
+def test_the_average_is_exponential(tmp_path):
+    """Two steps at decay 0.5: the average is half of the first step's weights and half of the second's."""
+    state = {}
+    for steps, ema_decay in ((1, 0.5), (2, 0.5), (2, 0.0)):
+        out = tmp_path / f"{steps}-{ema_decay}"
+        changes = {"warmup": 0, "evaluate_every": 1, "learning_rate": 1e-2}
+        tuned(out, steps=steps, ema_decay=ema_decay, **changes)
+        state[steps, ema_decay] = torch.load(out / "states" / "last.ckpt", weights_only=True)
+    first, second = (state[steps, 0.5]["current_model_state"] for steps in (1, 2))
+    assert same(state[2, 0.0]["state_dict"], second)  # averaging changes nothing about training
+    for name, average in state[2, 0.5]["state_dict"].items():
+        torch.testing.assert_close(
+            average, (first[name] + second[name]) / 2 if average.is_floating_point() else average
+        )
+    name = "model.transformer.norm.weight"
+    assert (first[name] - second[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("model", list(SIZES))
+def test_without_grounding_no_region_is_looked_at(tmp_path, monkeypatch, model):
+    example = MiniatureGame.example
+
+    def bare(self: Any, split: str, index: int) -> Example:
+        found = example(self, split, index)
+        return Example(**{**vars(found), "phrases": tuple(Phrase(p.id, p.type, p.spans, ()) for p in found.phrases)})
+
+    plain = tuned(tmp_path / "plain", model, grounding=False, ema_decay=0.0)
+    monkeypatch.setattr(MiniatureGame, "example", bare)
+    blind = tuned(tmp_path / "blind", model, grounding=False, ema_decay=0.0)
+    states = [torch.load(out / "states" / "last.ckpt", weights_only=True)["state_dict"] for out in (plain, blind)]
+    assert same(*states)
+    assert {name for name in rows(plain)[0] if name.startswith("train/")} == {"train/task", "train/loss"}
+    assert load_checkpoint(blind).info["threshold"] is None
+    with pytest.raises(BadInput, match="split 'train' has no annotated regions, but the grounding loss is on"):
+        tuned(tmp_path / "grounded", model)
+    assert not (tmp_path / "grounded").exists()
+
+
+def test_grounding_alone_keeps_the_best_by_pointing(tmp_path):
+    out = tuned(tmp_path / "out", task=False, train_split="pretrain")
+    training = load_checkpoint(out).info["training"]
+    assert "dev/accuracy" not in training
+    pointing = [float(row["dev/pointing"]) for row in rows(out) if row["dev/pointing"]]
+    assert training["dev/pointing"] == pytest.approx(max(pointing))
+
+
+def test_init_keeps_sizes_tokenizer_and_weights(finished, tmp_path):
+    init = finished["vilt-aligner"]
+    out = tuned(tmp_path / "out", init=str(init), config={}, learning_rate=1e-9, steps=1, grounding=False)
+    before, after = load_checkpoint(init), load_checkpoint(out)
+    assert after.model.config == before.model.config
+    assert (init / "tokenizer.json").read_bytes() == (out / "tokenizer.json").read_bytes()
+    for name, value in before.model.state_dict().items():
+        torch.testing.assert_close(after.model.state_dict()[name], value, atol=1e-6, rtol=0)
+    with pytest.raises(BadInput, match=r"config dropout: init '.*' brings its own; accepted: one of both"):
+        settings(init=str(init), config={"dropout": 0.1})
+    with pytest.raises(BadInput, match="is for model 'vilt-aligner', not 'mdetr'"):
+        tuned(tmp_path / "crossed", "mdetr", init=str(init), config={})
+    assert not (tmp_path / "crossed").exists()
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Break training off in the step after ``at`` steps."""
+    step = FinetuneModule.training_step
+
+    def breaking(self: FinetuneModule, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == at:
+            raise ConnectionError("the power failed")
+        return step(self, batch, index)
+
+    monkeypatch.setattr(FinetuneModule, "training_step", breaking)
+
+
+@pytest.mark.parametrize(("model", "at"), [("vilt-aligner", 1), ("vilt-aligner", 4), ("vilt-aligner", 5), ("mdetr", 5)])
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, model, at):
+    """Three batches an epoch and validation every second step: every resumption is inside an epoch."""
+    changes = {"steps": 7, "limit_train": 28, "learning_rate": 3e-3}
+    whole = tuned(tmp_path / "whole", model, **changes)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "broken", model, **changes)
+    assert not (tmp_path / "broken" / "config.json").exists()
+    resumed = tuned(tmp_path / "broken", model, **changes)
+    assert same(weights(resumed), weights(whole))
+    last = [torch.load(out / "states" / "last.ckpt", weights_only=True) for out in (whole, resumed)]
+    assert [state["global_step"] for state in last] == [7, 7]  # validated after the last step too, which is odd
+    assert same(*(state["current_model_state"] for state in last))
+    assert (
+        load_checkpoint(resumed).info["training"]["best_step"] == load_checkpoint(whole).info["training"]["best_step"]
+    )
+    steps = [int(row["step"]) for row in rows(resumed) if row["dev/accuracy"]]
+    assert sorted(set(steps)) == [1, 3, 5, 6]  # nothing that was logged before the interruption is lost
+
+
+def test_a_run_that_fails_after_training_only_has_to_finish(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "tune", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tuned(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneModule, "training_step", lambda *args: 1 / 0)  # no step is taken again
+        out = tuned(tmp_path / "out")
+    assert same(weights(out), weights(finished["vilt-aligner"]))
+    training, expected = (load_checkpoint(path).info["training"] for path in (out, finished["vilt-aligner"]))
+    assert training["dev/accuracy"] == expected["dev/accuracy"]
+    assert training["best_step"] == expected["best_step"]
+
+
+def test_other_settings_are_refused_with_both_values(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "out")
+    before = (tmp_path / "out" / "settings.json").read_bytes()
+    with pytest.raises(BadInput) as raised:
+        tuned(tmp_path / "out", steps=9)
+    assert str(raised.value) == (
+        f"out '{tmp_path / 'out'}' holds a run with steps 6, not 9; accepted: the same settings, or another folder"
+    )
+    with pytest.raises(BadInput, match=r"holds a run with config .*, not "):
+        tuned(tmp_path / "out", config={**SIZES["vilt-aligner"], "depth": 2})
+    assert (tmp_path / "out" / "settings.json").read_bytes() == before
+    (tmp_path / "out" / "settings.json").write_text("{")
+    with pytest.raises(BadInput, match=r"settings\.json is not JSON"):
+        tuned(tmp_path / "out")
+
+
+def test_folders_that_are_taken_are_refused(finished, tmp_path):
+    with pytest.raises(BadInput, match="holds a finished checkpoint; accepted: a new folder, or an interrupted run's"):
+        tuned(finished["vilt-aligner"])
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    for name in ("file", "full"):
+        with pytest.raises(BadInput, match=f"{name}' holds something else than a fine-tuning run"):
+            tuned(tmp_path / name)
+    assert (tmp_path / "file").read_text() == (tmp_path / "full" / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"benchmark": "mini-gme"}, "benchmark 'mini-gme' is unknown"),
+        ({"train_split": "trian"}, "train_split 'trian' is unknown; accepted: pretrain, train"),
+        ({"model": "vilt"}, "model 'vilt' is unknown; accepted: vilt-aligner, mdetr"),
+        ({"size": "huge"}, "size 'huge' is unknown; accepted: base, miniature"),
+        ({"config": {"widht": 3}}, "config: field 'widht' is unknown; accepted: width"),
+        ({"config": {"max_text": "long"}}, "config: field 'max_text' is 'long'; accepted: a value like 80"),
+        ({"config": {"width": 25}}, "width 25 is not a multiple of heads"),
+        ({"init": "nowhere", "config": {}}, "checkpoint 'nowhere' is neither a folder nor bundled"),
+        ({"tokenizer": "gone.json"}, "tokenizer gone.json does not exist"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_written(tmp_path, changes, message):
+    model = changes.pop("model", "vilt-aligner")
+    wrong = FinetuneSettings(**{**vars(settings()), **changes, "model": model, "limit_train": 2, "limit_dev": 2})
+    with pytest.raises(BadInput) as raised:
+        finetune(wrong, tmp_path / "out", device="cpu", progress=False)
+    assert message in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps 0 is too small; accepted: 1 or more"),
+        ({"evaluate_every": 0}, "evaluate_every 0 is too small"),
+        ({"seed": -1}, "seed -1 is too small; accepted: 0 or more"),
+        ({"task": False, "grounding": False}, "task and grounding are both off"),
+        ({"learning_rate": 0.0}, "learning_rate 0.0 is not above 0"),
+        ({"ema_decay": 1.0}, r"ema_decay 1.0 is outside 0\.\.1"),
+        ({"precision": "fp8"}, "precision 'fp8' is unknown; accepted: fp32, bf16, fp16"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(BadInput, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "device 'tpu' is unknown; accepted: auto, cpu, cuda"),
+        ({"device": "cpu", "devices": 0}, "devices 0 is too small; accepted: 1 or more"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(tmp_path, options, message):
+    with pytest.raises(BadInput, match=message):
+        finetune(settings(), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", list(SIZES))
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path, monkeypatch, model):
+    step = FinetuneModule.training_step
+
+    def poisoned(self: FinetuneModule, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 3:
+            with torch.no_grad():
+                next(p for name, p in self.model.named_parameters() if "position_embeddings" in name).fill_(math.nan)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(FinetuneModule, "training_step", poisoned)
+    with pytest.raises(RunFailed, match=r"loss is nan at step 3 \(batch of mini-game/train/\d{6}, mini-game/train/"):
+        tuned(tmp_path / "out", model)
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_losses_are_computed_in_full_precision(monkeypatch, tmp_path):
+    seen = []
+
+    def spy(output: Any, batch: Any, targets: Any) -> dict[str, torch.Tensor]:
+        seen.append((output.projected_queries.dtype, (torch.ones(2, 2) @ torch.ones(2, 2)).dtype))
+        return objective_for("mdetr", task=True, grounding=True)(output, batch, targets)
+
+    monkeypatch.setattr(run_module, "objective_for", lambda *args: spy)
+    tuned(tmp_path / "out", "mdetr", steps=1, precision="bf16")
+    assert seen == [(torch.bfloat16, torch.float32)]
+
+
+def test_a_tokenizer_that_is_given_is_used_and_fits_the_model(tmp_path):
+    byte_level(captions=[e.caption for e in MiniatureGame().load("train", 8)]).save(tmp_path / "bpe.json")
+    out = tuned(tmp_path / "out", "mdetr", tokenizer=str(tmp_path / "bpe.json"), steps=1)
+    config = load_checkpoint(out).model.config
+    assert config.pad_id == 1  # type: ignore[attr-defined]
+    assert config.vocabulary >= 300  # type: ignore[attr-defined]
+
+
+def test_the_learning_rate_rises_and_falls():
+    module = FinetuneModule(small_vilt(), dict, steps=10, learning_rate=1.0, weight_decay=0, warmup=4)  # type: ignore[arg-type]
+    assert [module.rate_at(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert module.rate_at(4) == 1
+    assert module.rate_at(7) == pytest.approx(0.5)
+    assert module.rate_at(10) == module.rate_at(11) == pytest.approx(0)
+
+
+def test_dev_figures_by_hand():
+    """Three games of 4 and two descriptions; phrases 0 and 2 are hit, 1 is missed, 3 has no region."""
+    output = Output(
+        task_point=torch.tensor([[0.1, 0.74], [0.9, 0.76], [0.5, 1.0], [0.5, 0.5], [0.5, 0.5]]),
+        phrase_point=torch.tensor([[0.5, 0.5], [0.2, 0.9], [0.9, 0.1], [0.0, 0.0]]),
+    )
+    targets = Targets(
+        points=torch.tensor([[0.5, 0.625], [0.5, 0.625], [0.5, 0.875], [0.5 + 70 / 3712, 0.5 - 30 / 800], [0.5, 0.7]]),
+        boxes=torch.tensor([[0, 0, 0.1, 0.1], [0.4, 0.4, 0.5, 0.5], [0.3, 0.8, 0.4, 1.0], [0.8, 0, 1, 0.2]]),
+        box_phrase=torch.tensor([0, 0, 1, 2]),
+        box_example=torch.tensor([0, 0, 0, 1]),
+        candidates=torch.tensor([4, 4, 4, 0, 0]),
+    )
+    assert answered_correctly(output, targets).tolist() == [True, False, True, True, False]
+    assert phrase_hits(output, targets).tolist() == [True, False, True]
