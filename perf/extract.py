@@ -166,7 +166,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", default="miniature", choices=["miniature", "base"])
     parser.add_argument("--benchmark", default="mini-game")
     parser.add_argument("--root", default=None)
-    parser.add_argument("--examples", type=int, default=128, help="examples a round")
+    parser.add_argument("--examples", type=int, default=256, help="examples a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--precision", default="fp32", choices=list(PRECISIONS))
