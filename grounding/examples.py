@@ -139,9 +139,7 @@ def validate(example: Example) -> None:
     if not example.images:
         raise BadInput(f"{where}: no images")
     if isinstance(example.task, ReferenceGame) and not 0 <= example.task.target_index < len(example.images):
-        raise BadInput(
-            f"{where}: target_index {example.task.target_index} is outside its {len(example.images)} images"
-        )
+        raise BadInput(f"{where}: target_index {example.task.target_index} is outside its {len(example.images)} images")
     if isinstance(example.task, SpatialDescription) and not all(0 <= v <= 1 for v in example.task.target_xy):
         raise BadInput(f"{where}: target_xy {example.task.target_xy} is outside 0..1")
     for phrase in example.phrases:

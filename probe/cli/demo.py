@@ -127,18 +127,19 @@ def _one(name: str, folder: Path, limit: int, device: str, seed: int) -> Result:
 def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
         return "undefined"
-    return f"{value:.2f}" if low is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{value:.2f}" if low is None else f"{value:.2f} ({low:.2f}, {high:.2f})"
 
 
 def _print_table(results: list[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    names, *rows = zip(COLUMNS, *(result.cells() for result in results), strict=True)
     table = Table(title="Bundled models on mini-game (95 % intervals over images)")
-    for column in COLUMNS:
-        table.add_column(column)
-    for result in results:
-        table.add_row(*result.cells())
+    for name in names:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
 
 
