@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +347,23 @@ def test_a_tokenizer_that_is_given_is_used_and_fits_the_model(tmp_path):
     config = load_checkpoint(out).model.config
     assert config.pad_id == 1  # type: ignore[attr-defined]
     assert config.vocabulary >= 300  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    """Without grounding, where many of MDETR's weights have no gradient."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from test_grounding_finetune_run import finetune, settings\n"
+        "if __name__ == '__main__':\n"
+        f"    out = Path({str(tmp_path / 'out')!r})\n"
+        "    finetune(settings('mdetr', grounding=False, steps=5), out, device='cpu', devices=2, progress=False)\n"
+    )
+    subprocess.run([sys.executable, script], check=True, timeout=300)
+    assert [int(row["step"]) for row in rows(tmp_path / "out") if row["dev/accuracy"]] == [1, 3, 4]
+    assert load_checkpoint(tmp_path / "out").model.config.model == "mdetr"
 
 
 def test_the_learning_rate_rises_and_falls():

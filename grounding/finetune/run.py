@@ -211,6 +211,8 @@ def _trainer(
     return lightning.Trainer(
         accelerator=device,
         devices=devices,
+        # Without the grounding loss MDETR's boxes, and ViLT's pooler always, have no gradient.
+        strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
         precision=_LIGHTNING_PRECISION[settings.precision],  # type: ignore[arg-type]
         max_steps=settings.steps,
         val_check_interval=min(settings.evaluate_every, settings.steps),

@@ -1,0 +1,95 @@
+"""A checkpoint by name on a benchmark by name: what is evaluated, with which threshold, and what is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_models import byte_level, small_mdetr, small_vilt
+
+from extract.from_checkpoint import examples_of, extract_checkpoint
+from grounding.benchmarks.miniature import MiniatureGame
+from grounding.checkpoint import save_checkpoint
+from grounding.errors import BadInput
+from grounding.evaluate import evaluate
+from grounding.evaluate_checkpoint import evaluate_checkpoint, stored_threshold
+from grounding.metrics.heatmaps import Threshold
+from grounding.models import build_model
+
+THRESHOLD = {"value": 0.4, "split": "tune", "n": 7, "criterion": "recall"}
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViLT-Aligner that knows few words, with a tuned threshold."""
+    folder = tmp_path_factory.mktemp("ckpt") / "vilt"
+    save_checkpoint(folder, small_vilt(max_text=60), {"threshold": THRESHOLD})
+    return folder
+
+
+def test_it_is_evaluation_of_that_model_on_those_examples(ckpt, tmp_path):
+    seen: list[tuple[int, int]] = []
+    found = evaluate_checkpoint(
+        ckpt, "mini-game", limit=5, out=tmp_path / "out", batch_size=2, progress=lambda *done: seen.append(done)
+    )
+    expected = evaluate(small_vilt(max_text=60), MiniatureGame().load("dev", 5), threshold=0.4)
+    pd.testing.assert_frame_equal(found.per_phrase, expected.per_phrase, rtol=1e-4)
+    pd.testing.assert_frame_equal(found.per_example, expected.per_example, rtol=1e-4)
+    assert found.threshold == Threshold(**THRESHOLD)
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert written["accuracy"]["value"] == found.summary()["accuracy"].value
+    assert len(pd.read_csv(tmp_path / "out" / "phrases.csv")) == len(found.per_phrase)
+    assert (tmp_path / "out" / "summary.md").read_text().startswith("| figure |")
+
+
+def test_a_threshold_that_is_given_counts(ckpt):
+    tuned, given = (evaluate_checkpoint(ckpt, "mini-game", limit=3, threshold=t) for t in (None, 0.0))
+    assert given.threshold == 0.0
+    assert (given.per_phrase["iou"] != tuned.per_phrase["iou"]).any()
+
+
+def test_the_seed_of_the_data_is_the_benchmarks(ckpt):
+    one, other = (evaluate_checkpoint(ckpt, "mini-game", limit=3, data_seed=seed) for seed in (0, 1))
+    assert (one.per_example["score"] != other.per_example["score"]).all()
+
+
+def test_boxes_need_no_threshold(tmp_path):
+    save_checkpoint(tmp_path / "mdetr", small_mdetr(max_text=60, token_slots=60, text_positions=70), {})
+    assert stored_threshold({}) is None
+    assert stored_threshold({"threshold": None}) is None
+    assert len(evaluate_checkpoint(tmp_path / "mdetr", "mini-game", limit=2).per_example) == 2
+
+
+def test_what_is_wrong_is_told_before_anything_is_written(ckpt, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BadInput, match=r"out '.*file' is not a folder"):
+        evaluate_checkpoint(ckpt, "mini-game", limit=2, out=tmp_path / "file")
+    for wrong, message in (
+        ({"split": "dve"}, "split 'dve' is unknown"),
+        ({"benchmark": "mini"}, "benchmark 'mini' is unknown"),
+        ({"ckpt": "nowhere"}, "checkpoint 'nowhere' is neither a folder nor bundled"),
+        ({"threshold": 1.5}, "threshold 1.5 is out of range"),
+    ):
+        arguments = {"ckpt": ckpt, "benchmark": "mini-game", "limit": 2, "out": tmp_path / "out", **wrong}
+        with pytest.raises(BadInput, match=message):
+            evaluate_checkpoint(**arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_finds_its_examples_again_and_knows_its_tokenizer(ckpt, tmp_path):
+    run = extract_checkpoint(ckpt, "mini-game", "dev", tmp_path / "run", limit=3, views=["phrase"], sites=["norm"])
+    examples = MiniatureGame().load("dev", 3)
+    assert {key: example.caption for key, example in examples_of(run).items()} == {e.id: e.caption for e in examples}
+    model = build_model(replace(small_vilt(max_text=60).config, vocabulary=400), byte_level())
+    save_checkpoint(tmp_path / "bpe", model, {"threshold": THRESHOLD})
+    for name in ("one", "other"):
+        captions = [e.caption for e in examples] if name == "one" else ["nothing of the sort"]
+        byte_level(captions=captions).save(tmp_path / f"{name}.json")
+        options = {"limit": 3, "views": ["phrase"], "sites": ["norm"], "tokenizer": str(tmp_path / f"{name}.json")}
+        extract_checkpoint(tmp_path / "bpe", "mini-game", "dev", tmp_path / name, **options)
+    with pytest.raises(BadInput, match="checkpoint"):  # another tokenizer is another run
+        extract_checkpoint(tmp_path / "bpe", "mini-game", "dev", tmp_path / "one", **options)
