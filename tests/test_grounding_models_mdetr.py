@@ -23,33 +23,6 @@ def model() -> Mdetr:
     return small_mdetr()
 
 
-def test_positions_of_a_padded_mask_by_hand():
-    """Two real cells in a row of three, nothing real below; y half first, sine and cosine in turn."""
-    mask = torch.tensor([[[True, True, False], [False, False, False]]])
-    found = sine_positions(mask, 8)[0].unflatten(0, (2, 3))
-    whole, half = 2 * math.pi, math.pi  # frequencies 1 and 1 / 100, the root of the temperature 10000
-    y = [math.sin(whole), math.cos(whole), math.sin(whole / 100), math.cos(whole / 100)]
-    x = [math.sin(half), math.cos(half), math.sin(half / 100), math.cos(half / 100)]
-    nothing = [0.0, 1.0, 0.0, 1.0]
-    for (row, column), expected in {
-        (0, 0): [*y, *x],
-        (0, 1): [*y, *y],  # the end of the real extent is one turn in both directions
-        (0, 2): [*nothing, *y],  # a column of padding has no height; the count of columns stays
-        (1, 0): [*y, *nothing],
-        (1, 2): [*nothing, *nothing],
-    }.items():
-        torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
-
-
-def test_positions_are_relative_to_the_real_extent():
-    inside = torch.zeros(1, 5, 7, dtype=torch.bool)
-    inside[:, :3, :4] = True
-    padded = sine_positions(inside, 16)[0].unflatten(0, (5, 7))[:3, :4]
-    alone = sine_positions(torch.ones(1, 3, 4, dtype=torch.bool), 16)[0].unflatten(0, (3, 4))
-    torch.testing.assert_close(padded, alone)
-    assert len({tuple(cell.tolist()) for cell in alone.flatten(0, 1)}) == 12
-
-
 SAME_SIZE = [game("a"), replace(game("b", seed=1), caption="a dot", phrases=()), game("c", target=2, seed=2)]
 MIXED = [single_image("tall", 64, 16, seed=1), game(images=2), single_image("wide", 16, 80, seed=2)]
 
@@ -68,33 +41,6 @@ def test_a_batch_of_one_size_gives_what_its_examples_give_alone(model):
                 torch.testing.assert_close(states[: len(wanted)], wanted, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(output.task_point[row], expected.task_point[0])
         torch.testing.assert_close(output.boxes_xyxy[row], expected.boxes_xyxy[0], atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_padding_of_image_and_text_is_invisible_to_the_transformer(model):
-    """The backbone's borders see padding, as in the original; the joint encoder and the decoder must not."""
-    transformer, generator = model.mdetr.transformer, torch.Generator().manual_seed(0)
-    cells = torch.randn(1, 3, 4, 24, generator=generator)
-    ids, text_mask = torch.tensor([[2, 7, 8, 3]]), torch.ones(1, 4, dtype=torch.bool)
-    queries = torch.randn(7, 24, generator=generator)
-
-    def run(rows: int, columns: int, tokens: int) -> tuple[Tensor, Tensor]:
-        canvas = torch.full((1, rows, columns, 24), 5.0)
-        canvas[:, :3, :4] = cells
-        mask = torch.zeros(1, rows, columns, dtype=torch.bool)
-        mask[:, :3, :4] = True
-        padded = nn.functional.pad(ids, (0, tokens - 4)), nn.functional.pad(text_mask, (0, tokens - 4))
-        memory, positions, bias = transformer.encode(
-            canvas.flatten(1, 2), sine_positions(mask, 24), mask.flatten(1), *padded
-        )
-        hidden = transformer.decode(queries, memory, positions, bias)
-        image = memory[:, : rows * columns].unflatten(1, (rows, columns))[:, :3, :4].flatten(1, 2)
-        return torch.cat([image, memory[:, rows * columns :][:, :4]], 1), hidden
-
-    memory, hidden = run(3, 4, 4)
-    padded_memory, padded_hidden = run(5, 6, 9)
-    torch.testing.assert_close(padded_memory, memory, atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(padded_hidden, hidden, atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -132,8 +78,9 @@ def test_two_forward_passes_are_equal(model):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
+@torch.no_grad()
 def test_outputs_are_what_they_say(model):
-    _, output = captured(model, MIXED)
+    seen, output = captured(model, MIXED)
     tokens, phrases = model.preprocess(MIXED).input_ids.shape[1], 6
     assert output.token_logits.shape == (3, 3, 7, 20)
     assert output.boxes_cxcywh.shape == (3, 3, 7, 4)
@@ -148,6 +95,13 @@ def test_outputs_are_what_they_say(model):
     owners = model.preprocess(MIXED).phrase_example
     assert torch.equal(output.phrase_point, output.boxes_cxcywh[-1, owners, best, :2])
     assert ((output.task_points > 0) & (output.task_points < 1)).all()
+    text = seen.state["encoder.1"][:, -tokens:]
+    projected = nn.functional.normalize(model.mdetr.contrastive_align_projection_text(text), dim=-1)
+    torch.testing.assert_close(output.projected_tokens, projected)
+    for k in range(3):
+        hidden = model.mdetr.transformer.decoder.norm(seen.state[f"decoder.{k}"])  # one norm for every layer
+        torch.testing.assert_close(output.token_logits[k], model.mdetr.class_embed(hidden[:, :-1]))
+        torch.testing.assert_close(output.task_points[k], model.sdr_head(hidden[:, -1]).sigmoid()[:, :2])
 
 
 def test_attention_is_the_softmax_of_the_layers_own_projections(model):
