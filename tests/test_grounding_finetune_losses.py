@@ -226,6 +226,23 @@ def test_flattened_layers_give_the_sum_over_layers():
         assert float(losses[name]) == pytest.approx(summed[name], rel=1e-5)
 
 
+@torch.no_grad()
+def test_mdetr_trains_on_rows_that_sum_to_one():
+    model = small_mdetr(decoder_layers=1)
+    batch = model.preprocess(EXAMPLES)
+    targets, output = make_targets(batch), model(batch)
+    rows = torch.zeros(len(targets.boxes), 20)
+    rows[:, : batch.phrase_tokens.shape[1]] = batch.phrase_tokens[targets.box_phrase]
+    count = len(targets.boxes)
+    losses = {}
+    for name, positive in (("whole", rows / rows.sum(1, keepdim=True)), ("binary", rows)):
+        inputs = (output.token_logits[0], output.boxes_cxcywh[0], targets.boxes, positive, targets.box_example)
+        losses[name] = float(soft_token_loss(output.token_logits[0], positive, match(*inputs), count))
+    found = mdetr_losses(output, batch, targets, LossWeights(0.0, 1.0))
+    assert float(found["tokens"]) == pytest.approx(losses["whole"])
+    assert losses["whole"] != pytest.approx(losses["binary"], rel=0.1)
+
+
 @pytest.mark.parametrize("build", [small_vilt, small_mdetr])
 @pytest.mark.parametrize("examples", [EXAMPLES, [EXAMPLES[1]]], ids=["some", "no boxes"])
 @pytest.mark.parametrize(("task", "grounding"), [(True, True), (True, False), (False, True)])

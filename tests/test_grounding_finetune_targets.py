@@ -11,6 +11,7 @@ from small_models import game, single_image, small_vilt
 
 from grounding.examples import Phrase, Region
 from grounding.finetune.targets import Targets, box_maps, make_targets, point_maps
+from grounding.models.answers import candidate_box_to_canvas
 
 
 def targets_of(boxes: list[list[float]], phrase: list[int], example: list[int]) -> Targets:
@@ -99,11 +100,19 @@ def test_boxes_become_uniform_maps_over_their_union():
 
 
 def test_left_top_width_and_height_are_truncated_each():
-    """Left 2.7 is 2; width 4.9 is 4 (not floor(7.6) - floor(2.7) = 5); 0.3 of 10 is 3 whatever float32 says."""
+    """Left 2.7 is 2; width 4.9 is 4 (not floor(7.6) - floor(2.7) = 5)."""
     maps = box_maps(targets_of([[0.27, 0.3, 0.76, 0.6]], [0], [0]), 1, torch.tensor([[10, 10]]), (10, 10))
     filled = torch.zeros(10, 10)
     filled[3:6, 2:6] = 1 / 12
     torch.testing.assert_close(maps[0], filled)
+
+
+def test_a_border_on_a_pixel_is_on_it_whatever_float32_says():
+    """Row 103 of the first of ten candidates of 224 pixels is row 102.99999 of the canvas in float32."""
+    box = torch.from_numpy(candidate_box_to_canvas((0.0, 103 / 224, 1.0, 1.0), 0, 10))
+    assert int(box[1] * 2240) == 102
+    maps = box_maps(targets_of([box.tolist()], [0], [0]), 1, torch.tensor([[2240, 224]]), (2240, 224))
+    assert maps[0].any(1).nonzero()[:, 0].tolist() == list(range(103, 224))
 
 
 def test_a_box_thinner_than_a_pixel_keeps_one():

@@ -131,6 +131,7 @@ def test_a_trained_tokenizer_has_berts_form():
     assert tokens[:3] == ["[CLS]", "the", "red"]
     assert tokens[-1] == "[SEP]"
     assert [tokenizer.backend.token_to_id(t) for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [*range(5)]
+    assert tokenizer.backend.decode(tokenizer.encode("the red disc").ids.tolist()) == "the red disc"  # no [CLS]
     assert tokenizer.backend.encode("##a").tokens[1] == "[UNK]"  # written out in a caption, it is no word piece
     assert train_tokenizer(CAPTIONS, 20, vocabulary_size=60).vocabulary_size == 60
 

@@ -31,6 +31,14 @@ from grounding.models.text import load_tokenizer, train_tokenizer
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 SETTINGS = "settings.json"
+CHATTER = (  # of Lightning, about what is meant to be so
+    "does not have many workers",
+    "You are trying to.*log",
+    "resuming from a checkpoint that ended before the epoch",
+    "exists and is not empty",
+    "smaller than the logging interval",
+    "isinstance.treespec, LeafSpec",
+)
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -199,9 +207,8 @@ def _trainer(
 ) -> lightning.Trainer:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*You are trying to.*log.*")
-    warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch.*")
+    for chatter in CHATTER:
+        warnings.filterwarnings("ignore", message=f".*{chatter}")
     # Both are saved after each validation, the best one first: a resumed run knows of it.
     last = ModelCheckpoint(out / "states", "last", enable_version_counter=False)
     callbacks: list[Callback] = [best, last]

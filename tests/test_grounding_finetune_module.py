@@ -1,0 +1,36 @@
+"""The learning rate and the figures of dev, on hand-worked numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import small_vilt
+
+from grounding.finetune.module import FinetuneModule, answered_correctly, phrase_hits
+from grounding.finetune.targets import Targets
+from grounding.models.base import Output
+
+
+def test_the_learning_rate_rises_and_falls():
+    module = FinetuneModule(small_vilt(), dict, steps=10, learning_rate=1.0, weight_decay=0, warmup=4)  # type: ignore[arg-type]
+    assert [module.rate_at(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert module.rate_at(4) == 1
+    assert module.rate_at(7) == pytest.approx(0.5)
+    assert module.rate_at(10) == module.rate_at(11) == pytest.approx(0)
+
+
+def test_dev_figures_by_hand():
+    """Three games of 4 and two descriptions; phrases 0 and 2 are hit, 1 is missed, 3 has no region."""
+    output = Output(
+        task_point=torch.tensor([[0.1, 0.74], [0.9, 0.76], [0.5, 1.0], [0.5, 0.5], [0.5, 0.5]]),
+        phrase_point=torch.tensor([[0.5, 0.5], [0.2, 0.9], [0.9, 0.1], [0.0, 0.0]]),
+    )
+    targets = Targets(
+        points=torch.tensor([[0.5, 0.625], [0.5, 0.625], [0.5, 0.875], [0.5 + 70 / 3712, 0.5 - 30 / 800], [0.5, 0.7]]),
+        boxes=torch.tensor([[0, 0, 0.1, 0.1], [0.4, 0.4, 0.5, 0.5], [0.3, 0.8, 0.4, 1.0], [0.8, 0, 1, 0.2]]),
+        box_phrase=torch.tensor([0, 0, 1, 2]),
+        box_example=torch.tensor([0, 0, 0, 1]),
+        candidates=torch.tensor([4, 4, 4, 0, 0]),
+    )
+    assert answered_correctly(output, targets).tolist() == [True, False, True, True, False]
+    assert phrase_hits(output, targets).tolist() == [True, False, True]
