@@ -229,6 +229,15 @@ def test_the_miniature_models_stay_small(model):
     assert built.preprocess([single_image(height=64, width=192)]).grid == (4, 12)
 
 
+@pytest.mark.parametrize("name", bundled_checkpoints())
+def test_what_is_bundled_loads_and_is_small(name):
+    loaded = load_checkpoint(name)
+    assert name.startswith(loaded.model.config.model)
+    assert (loaded.path / "model.safetensors").stat().st_size <= 8e6
+    assert loaded.info["training"]["settings"]["benchmark"] == "mini-game"
+    assert (loaded.info["threshold"] is not None) == (loaded.model.predicts == "heatmap")
+
+
 def test_the_tokenizer_of_a_checkpoint_is_plain_json(saved):
     tokenizer = load_tokenizer(saved, 20)
     assert tokenizer.vocabulary_size <= MDETR["vocabulary"]
