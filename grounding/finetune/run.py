@@ -259,7 +259,9 @@ def _finish(
     if model.predicts == "heatmap":
         examples = benchmark.load(split, limit=settings.limit_dev)
         if any(phrase.regions for example in examples for phrase in example.phrases):
-            threshold = tune(model, examples, batch_size=settings.batch_size, device=trainer.strategy.root_device)
+            threshold = tune(
+                model, examples, criterion="iou", batch_size=settings.batch_size, device=trainer.strategy.root_device
+            )
     info = {
         "threshold": asdict(threshold) if threshold is not None else None,
         "training": {
