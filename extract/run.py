@@ -72,14 +72,10 @@ def extract(
     site_views = choose_views(chosen, views)
     model.to(device if device is not None else model.device).eval()
     means = made_with(batch_size, model.device)
+    whole = run_identity(identity, model, examples, **options.identity())
     manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "complete": False,
+        **_description(model, chosen, site_views, whole),
         "shards": -(-len(examples) // shard_size),
-        "views": sorted(set(views)),
-        "sites": [_site_record(model, site, site_views[site.name]) for site in chosen],
-        "identity": (whole := run_identity(identity, model, examples, **options.identity())),
-        "identity_hash": identity_hash(whole),
         "made_with": means,
         "source": dict(source or {}),
         "skipped_on_load": [{"id": name, "reason": reason} for name, reason in skipped_on_load],
@@ -95,6 +91,20 @@ def extract(
     except OSError as error:
         raise RunFailed(f"{out}: {error}; complete shards are kept, extract again to go on") from error
     return Run.open(out)
+
+
+def _description(
+    model: GroundingModel, sites: Sequence[Site], views: Mapping[str, tuple[str, ...]], identity: dict[str, Any]
+) -> dict[str, Any]:
+    """What a manifest says of the contents of a run that has just begun."""
+    return {
+        "format": FORMAT,
+        "complete": False,
+        "views": sorted({view for site in sites for view in views[site.name]}),
+        "sites": [_site_record(model, site, views[site.name]) for site in sites],
+        "identity": identity,
+        "identity_hash": identity_hash(identity),
+    }
 
 
 class _Folder:

@@ -139,4 +139,4 @@ def test_help_does_not_import_torch():
         "import sys; sys.argv = ['probe', '--help']\ntry:\n import probe.cli; probe.cli.main()\nexcept SystemExit:\n"
     )
     script += " sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0

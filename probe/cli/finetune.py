@@ -67,4 +67,6 @@ def command(
     figures = {settings.monitor: training[settings.monitor], "best_step": training["best_step"]}
     result = {"checkpoint": str(out), **figures, "threshold": info["threshold"], "seconds": training["seconds"]}
     lines = [f"{name}: {value}" for name, value in result.items()]
-    show(result, as_json, "\n".join([*lines, f"Next: probe evaluate --ckpt {out} --benchmark {benchmark} --split dev"]))
+    same = [f"--option {pair}" for pair in option or ()] + ([f"--root {root}"] if root is not None else [])
+    following = " ".join([f"probe evaluate --ckpt {out} --benchmark {benchmark} --split dev", *same])
+    show(result, as_json, "\n".join([*lines, f"Next: {following}"]))

@@ -6,6 +6,7 @@ They minimise mean log loss + strength / 2 x the squared weights (the intercept 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -32,17 +33,17 @@ class _LogisticProbe(PairProbe):
     tol: float
     warm_start: bool
 
+    @abstractmethod
     def _start(self, batch: Batch) -> Tensor:
         """Weights to begin from, ``[J, q]``."""
-        raise NotImplementedError
 
     def _squared_norm(self, weights: Tensor, batch: Batch) -> Tensor:
         """What the strength multiplies, of weights ``[A, q]``: ``[A]``."""
         return (weights**2).sum(1)
 
+    @abstractmethod
     def _scorer(self, batch: Batch) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
         """Scores of weights ``[A, q]`` for problems ``[A]`` as ``[A, cells]``; count and positives ``[cells]``."""
-        raise NotImplementedError
 
     def _learn(self, probes: Sequence[Self], batch: Batch, held_out: Batch | None) -> None:
         _check_positive(strength=[probe.strength for probe in probes], tol=[self.tol])

@@ -1,0 +1,73 @@
+"""What extraction refuses, or warns of, and that it then leaves everything as it was."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from tiny_model import tiny_games
+from tiny_run import IDENTITY, contents, run_tiny
+
+from extract.reader import Run
+from grounding.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return run_tiny(tmp_path_factory.mktemp("run") / "x")
+
+
+def test_another_run_is_refused_with_both_values(run, tmp_path):
+    out = tmp_path / "x"
+    shutil.copytree(run.path, out)
+    before = contents(out)
+    with pytest.raises(BadInput, match=r"holds another run: split is 'dev' there and 'test' here; choose"):
+        run_tiny(out, identity=IDENTITY | {"split": "test"})
+    with pytest.raises(BadInput, match=r"benchmark.seed is 0 there and 3 here"):
+        run_tiny(out, identity=IDENTITY | {"benchmark": {"name": "tiny", "seed": 3}})
+    with pytest.raises(BadInput, match=r"dtype is 'float16' there and 'float32' here"):
+        run_tiny(out, dtype="float32")
+    with pytest.raises(BadInput, match=r"examples_count is 10 there and 9 here"):
+        run_tiny(out, games=tiny_games(10)[:9])
+    with pytest.raises(BadInput, match=r"views is \[.*\] there and \['phrase'\] here"):
+        run_tiny(out, views=["phrase"])
+    assert contents(out) == before
+
+
+def test_other_means_are_said(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "x")
+    (tmp_path / "x" / "shard-00001.json").unlink()
+    with pytest.warns(UserWarning, match="bytes may differ: batch_size is 3 there and 2 here"):
+        run_tiny(tmp_path / "x", batch_size=2)
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BadInput, match="holds files that are not a run"):
+        run_tiny(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(BadInput, match=r"is not a run: it has no manifest.json"):
+        Run.open(tmp_path)
+    with pytest.raises(BadInput, match="is a file"):
+        run_tiny(tmp_path / "notes.txt")
+    with pytest.raises(BadInput, match="is not a folder"):
+        Run.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size 0 is too small"),
+        ({"workers": -1}, "workers -1 is too small"),
+        ({"dtype": "int8"}, "dtype 'int8' is unknown; accepted: float16, float32"),
+        ({"precision": "fp8"}, "precision 'fp8' is unknown; accepted: fp32, bf16, fp16"),
+        ({"views": ["pixels"]}, "view 'pixels' is unknown"),
+        ({"sites": ["block.7"]}, "site 'block.7' is unknown"),
+        ({"threshold": 1.5}, "threshold 1.5"),
+        ({"games": []}, "no examples"),
+    ],
+)
+def test_impossible_arguments_are_refused_before_anything_is_made(tmp_path, options, message):
+    with pytest.raises(BadInput, match=message):
+        run_tiny(tmp_path / "x", **options)
+    assert not (tmp_path / "x").exists()
