@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from grounding.benchmarks import grammar
-from grounding.benchmarks.scenes import ATTRIBUTES, NATIVE, Scene, SceneObject, excluded_by, regions, visibility
+from grounding.benchmarks.scenes import (
+    ATTRIBUTES,
+    COLOURS,
+    NATIVE,
+    RADII,
+    Scene,
+    SceneObject,
+    excluded_by,
+    regions,
+    visibility,
+)
 from grounding.errors import BadInput
 
 
@@ -57,6 +69,34 @@ def test_what_is_drawn_is_what_the_mask_says(shape, angle):
     assert change[~grown].max() < 50
 
 
+def test_what_objects_can_be():
+    assert ATTRIBUTES == {
+        "shape": ("circle", "square", "triangle", "star", "cross", "heart"),
+        "colour": ("red", "yellow", "green", "blue", "purple", "black"),
+        "size": ("small", "large"),
+        "texture": ("plain", "striped", "dotted"),
+    }
+
+
+def test_every_large_object_has_more_pixels_than_any_small_one():
+    def pixels(shape: str, size: str, radius: float) -> int:
+        item = SceneObject(shape, "red", size, "plain", 0.5, 0.5, radius, 0.0)
+        return int((Scene.of((item,), background=1).owners() == 1).sum())
+
+    small, large = (
+        [pixels(shape, size, RADII[size][end]) for shape in ATTRIBUTES["shape"]]
+        for size, end in (("small", 1), ("large", 0))
+    )
+    assert min(large) > 1.2 * max(small)
+    # A small star or triangle still has enough of them to show its points.
+    assert min(pixels(shape, "small", RADII["small"][0]) for shape in ATTRIBUTES["shape"]) >= 100
+
+
+def test_no_two_colours_are_near_each_other():
+    apart = [np.linalg.norm(np.subtract(a, b)) for a, b in combinations(COLOURS.values(), 2)]
+    assert min(apart) > 100  # of 442 between black and white
+
+
 def test_textures_show_in_the_pixels():
     dark = {}
     for texture in ATTRIBUTES["texture"]:
@@ -72,23 +112,23 @@ def test_textures_show_in_the_pixels():
 
 
 def test_exclusion_on_a_hand_made_scene():
-    scene = Scene.of((lone("star", "red"), lone("moon", "blue", "striped")), background=0)
+    scene = Scene.of((lone("star", "red"), lone("heart", "blue", "striped")), background=0)
     assert not excluded_by({"shape": "star", "colour": "red"}, scene)
     assert excluded_by({"shape": "star", "colour": "blue"}, scene)  # a star and something blue, but no blue star
 
 
 def test_relations_are_only_said_where_they_hold():
-    left, right = lone("star", x=0.3), lone("moon", x=0.8)
+    left, right = lone("star", x=0.3), lone("heart", x=0.8)
     assert grammar.true_relations(left, right) == ["left of"]
     assert grammar.true_relations(right, left) == ["right of"]
-    close = lone("moon", x=0.6)
+    close = lone("heart", x=0.6)
     assert grammar.true_relations(left, close) == ["left of", "next to"]
     assert grammar.side_of((0.5, 0.2), (0.5, 0.5)) == "above"
     assert grammar.side_of((0.2, 0.2), (0.5, 0.5)) is None  # as much to the left as above
 
 
 def test_a_larger_drawing_is_the_same_picture():
-    scene = Scene.of((lone("star"), lone("moon", "red", "dotted", x=0.7)), background=5)
+    scene = Scene.of((lone("star"), lone("heart", "red", "dotted", x=0.7)), background=5)
     large = scene.render(256).astype(float)
     assert large.shape == (256, 256, 3)
     reduced = large.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))

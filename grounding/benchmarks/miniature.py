@@ -23,6 +23,7 @@ from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Phrase, Point, ReferenceGame, Span, SpatialDescription
 
 CANDIDATES = 6
+MOST_OBJECTS = 5  # in a candidate
 PAIR_IS_ENOUGH = 0.7  # share of games in which two of the phrases exclude every distractor
 DIFFICULTIES = ("hard", "easy", "single")
 # How many phrases a game has, by whether a pair of them is enough: each count comes up about as often.
@@ -73,7 +74,7 @@ class Miniature(Benchmark):
     splits: ClassVar[tuple[str, ...]] = ("pretrain", "train", "tune", "dev", "test")
     sizes: ClassVar[Mapping[str, int]] = {
         "pretrain": 60_000,
-        "train": 24_000,
+        "train": 30_000,
         "tune": 500,
         "dev": 1_000,
         "test": 1_000,
@@ -116,7 +117,7 @@ class MiniatureGame(Miniature):
 
     def identity(self) -> Mapping[str, object]:
         """Name, version of the generator, seed and difficulty."""
-        return {"name": self.name, "version": 1, "seed": self.seed, "difficulty": self.difficulty}
+        return {"name": self.name, "version": 2, "seed": self.seed, "difficulty": self.difficulty}
 
     def game(self, split: str, index: int) -> Game:
         """Scenes, target and mentions of the example at that place. Raises BadInput outside the split."""
@@ -140,7 +141,7 @@ class MiniatureGame(Miniature):
         if self.difficulty == "hard":
             return _alike_scenes(random, fewest)
         count = 1 if self.difficulty == "single" else CANDIDATES
-        return [random_scene(random, random.randint(fewest, 6)) for _ in range(count)]
+        return [random_scene(random, random.randint(fewest, MOST_OBJECTS)) for _ in range(count)]
 
     def example(self, split: str, index: int) -> Example:
         """The game at that place with its caption. Raises BadInput outside the split."""
@@ -179,7 +180,7 @@ class MiniatureSdr(Miniature):
 
     def identity(self) -> Mapping[str, object]:
         """Name, version of the generator and seed."""
-        return {"name": self.name, "version": 1, "seed": self.seed}
+        return {"name": self.name, "version": 2, "seed": self.seed}
 
     def example(self, split: str, index: int) -> Example:
         """The scene at that place, its description and target. Raises BadInput outside the split."""
@@ -221,7 +222,7 @@ def _alike_scenes(random: Random, fewest: int) -> list[Scene] | None:
 
     None if two came out with equal objects: neither could be the target. Nothing here knows which one that is.
     """
-    slots = random_slots(random, random.randint(fewest, 6))
+    slots = random_slots(random, random.randint(fewest, MOST_OBJECTS))
     pools = [_pool(random, slot) for slot in slots]
     scenes: dict[tuple[tuple[str, ...], ...], Scene] = {}  # by what is in them
     for _ in range(CANDIDATES):

@@ -27,22 +27,20 @@ LEAST_VISIBLE = 0.55  # an object never shows less of itself than this
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (214, 39, 40),
-    "orange": (250, 140, 20),
     "yellow": (240, 210, 30),
     "green": (34, 150, 60),
     "blue": (35, 85, 215),
     "purple": (130, 50, 175),
-    "pink": (245, 125, 185),
     "black": (35, 35, 40),
 }
-RADII: Mapping[str, tuple[float, float]] = {"small": (0.105, 0.12), "large": (0.185, 0.205)}
+RADII: Mapping[str, tuple[float, float]] = {"small": (0.12, 0.135), "large": (0.19, 0.21)}
 TEXTURES = ("plain", "striped", "dotted")
 
 
-def _arc(radius: float, begin: float, end: float, steps: int, centre_x: float = 0.0) -> list[Point]:
-    """Points on a circle round ``(centre_x, 0)``, angles in degrees."""
+def _arc(radius: float, begin: float, end: float, steps: int) -> list[Point]:
+    """Points on a circle, angles in degrees."""
     angles = [math.radians(begin + (end - begin) * step / steps) for step in range(steps + 1)]
-    return [(centre_x + radius * math.cos(a), radius * math.sin(a)) for a in angles]
+    return [(radius * math.cos(a), radius * math.sin(a)) for a in angles]
 
 
 def _star(points: int, outer: float, inner: float) -> list[Point]:
@@ -70,9 +68,7 @@ OUTLINES: Mapping[str, np.ndarray] = {
             (-_ARM, -1.05), (_ARM, -1.05), (_ARM, -_ARM), (1.05, -_ARM), (1.05, _ARM), (_ARM, _ARM),
             (_ARM, 1.05), (-_ARM, 1.05), (-_ARM, _ARM), (-1.05, _ARM), (-1.05, -_ARM), (-_ARM, -_ARM),
         ],
-        "diamond": [(0, -1.2), (0.85, 0), (0, 1.2), (-0.85, 0)],
         "heart": [(0, -0.5), *_HEART_RIGHT, (0, 1.05), *[(-x, y) for x, y in reversed(_HEART_RIGHT)]],
-        "moon": [(x + 0.2, y) for x, y in _arc(1.1, 60, 300, 12) + _arc(0.98, 256, 104, 8, 0.787)],
     }.items()
 }  # fmt: skip
 
