@@ -60,9 +60,9 @@ def test_two_forward_passes_are_equal(model):
     assert torch.equal(first.log_phrases, second.log_phrases)
 
 
-@pytest.mark.parametrize("patch", [16, 8])
-def test_a_batch_gives_what_its_examples_give_alone(patch):
-    model = small_vilt(patch=patch)
+@pytest.mark.parametrize(("patch", "stem"), [(16, "linear"), (8, "linear"), (16, "convolutions")])
+def test_a_batch_gives_what_its_examples_give_alone(patch, stem):
+    model = small_vilt(patch=patch, stem=stem)
     together, _ = captured(model, MIXED)
     batch = model.preprocess(MIXED)
     for row, example in enumerate(MIXED):
@@ -93,7 +93,9 @@ def test_predictions_of_a_batch_are_those_of_its_examples_alone():
                 np.testing.assert_allclose(one.heatmap, other.heatmap, rtol=2e-3)
 
 
-def test_what_is_under_the_padding_does_not_matter(model):
+@pytest.mark.parametrize("stem", ["linear", "convolutions"])
+def test_what_is_under_the_padding_does_not_matter(stem):
+    model = small_vilt(stem=stem)
     batch = model.preprocess(MIXED)
     with torch.no_grad():
         clean = model(batch)
@@ -319,6 +321,15 @@ def test_a_configuration_that_cannot_be_built_names_its_field():
         ViltAlignerConfig(**{**VILT, "heads": 0})
     with pytest.raises(BadInput, match="text_padding 'maximum' is unknown; accepted: max, longest"):
         ViltAlignerConfig(**{**VILT, "text_padding": "maximum"})
+    with pytest.raises(BadInput, match="stem 'convolution' is unknown; accepted: linear, convolutions"):
+        ViltAlignerConfig(**{**VILT, "stem": "convolution"})
+    for patch in (0, 1, 12, 24):
+        with pytest.raises(BadInput, match=f"patch {patch} with stem 'convolutions'; accepted: 2, 4, 8, 16, ..."):
+            ViltAlignerConfig(**{**VILT, "stem": "convolutions", "patch": patch})
+    assert small_vilt(patch=12, candidate_size=24).config.stem == "linear"  # which takes any patch
+    for grid in ((0, 4), (3, -1)):
+        with pytest.raises(BadInput, match=r"position_grid \(.*\); accepted: 1 or more"):
+            ViltAlignerConfig(**{**VILT, "position_grid": grid})
     with pytest.raises(BadInput, match="candidate size 40 is not a multiple of 16"):
         small_vilt(candidate_size=40)
 

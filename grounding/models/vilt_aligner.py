@@ -7,21 +7,24 @@ arXiv 2309.02691, section 3. State-dict names equal those of the released checkp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from grounding.errors import unknown_choice
+from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, PhrasePrediction, Prediction
 from grounding.models.answers import answer, target_point
 from grounding.models.attention import FusedProjectionAttention, key_bias
 from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site, TokenLayout
 from grounding.models.inputs import Preprocessor
 from grounding.models.text import CaptionTokenizer
+
+STEM_FIRST = 24  # channels of the first convolution; they double up to the width
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class ViltAlignerConfig(ModelConfig):
 
     candidate_size: pixels a side of each candidate of a game. position_grid: rows and columns of the learned
     position table. text_padding: ``max`` pads captions to max_text, as the original does, ``longest`` to the
-    longest of the batch (equal results, less work).
+    longest of the batch (equal results, less work). stem: how a patch becomes a vector, ``linear`` as in ViLT, or
+    ``convolutions``, which learn shapes from far fewer examples (Xiao et al. 2021, arXiv 2106.14881).
     """
 
     model: ClassVar[str] = "vilt-aligner"
@@ -44,13 +48,21 @@ class ViltAlignerConfig(ModelConfig):
     vocabulary: int = 30522
     max_text: int = 80
     text_padding: str = "max"
+    stem: str = "linear"
     dropout: float = 0.1
     pooler: bool = True
 
     def __post_init__(self) -> None:
         self.require_multiple("width", "heads")
-        if self.text_padding not in ("max", "longest"):
-            raise unknown_choice("vilt-aligner configuration: text_padding", self.text_padding, ("max", "longest"))
+        for name, choices in (("text_padding", ("max", "longest")), ("stem", tuple(STEMS))):
+            if getattr(self, name) not in choices:
+                raise unknown_choice(f"vilt-aligner configuration: {name}", getattr(self, name), choices)
+        if min(self.position_grid) < 1:
+            raise BadInput(f"vilt-aligner configuration: position_grid {self.position_grid}; accepted: 1 or more")
+        if self.stem == "convolutions" and (self.patch < 2 or self.patch & (self.patch - 1)):
+            raise BadInput(
+                f"vilt-aligner configuration: patch {self.patch} with stem 'convolutions'; accepted: 2, 4, 8, 16, ..."
+            )
 
 
 @dataclass
@@ -94,6 +106,36 @@ class PatchEmbedding(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
+class ConvolutionalStem(nn.Module):
+    """3 x 3 convolutions of stride 2, one for every halving of the patch.
+
+    Besides its own pixels a patch sees ``patch - 1`` of those above it and to its left, and none below or to its
+    right, where the padding of a batch is.
+    """
+
+    def __init__(self, config: ViltAlignerConfig):
+        super().__init__()
+        halvings = config.patch.bit_length() - 1
+        widths = [3, *(min(STEM_FIRST << k, config.width) for k in range(halvings))]
+        convolutions = [nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)]
+        for convolution in convolutions:
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        self.convolutions = nn.ModuleList(convolutions)
+        self.proj = nn.Conv2d(widths[-1], config.width, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> ``[B, rows * columns, D]``, raster order."""
+        for convolution in self.convolutions:
+            images = convolution(images).relu()
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+STEMS: dict[str, Callable[[ViltAlignerConfig], nn.Module]] = {
+    "linear": PatchEmbedding,
+    "convolutions": ConvolutionalStem,
+}
+
+
 class FeedForward(nn.Module):
     """Two layers with GELU."""
 
@@ -134,7 +176,7 @@ class VisionTransformer(nn.Module):
         self.position_grid = config.position_grid
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.width))
-        self.patch_embed = PatchEmbedding(config)
+        self.patch_embed = STEMS[config.stem](config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
@@ -232,6 +274,22 @@ class ViltAligner(GroundingModel):
         for parameter in (self.transformer.cls_token, self.transformer.pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
 
+    def with_position_grid(self, rows: int, columns: int) -> ViltAligner:
+        """The same model with a position table of that size, on the same device and in the same mode.
+
+        Several whole repeats of the present one (scenes one by one, then six to a stack) are that, and each repeat
+        gets a random offset of its own, as large as the table's values (with smaller ones the blocks hardly learn
+        which scene a patch is of); any other size is interpolated. Raises BadInput.
+        """
+        config = replace(self.config, position_grid=(rows, columns))
+        model = ViltAligner(config, self.preprocessor.tokenizer)
+        state = self.state_dict()
+        name = "transformer.pos_embed"
+        first, table = state[name][:, :1], state[name][:, 1:].unflatten(1, self.config.position_grid)
+        state[name] = torch.cat([first, _resized(table, rows, columns).flatten(1, 2)], dim=1)
+        model.load_state_dict(state)
+        return model.to(first).train(self.training)
+
     def preprocess(self, examples: Sequence[Example]) -> Batch:
         """Games become one stacked canvas; single images keep their size, rounded down to whole patches."""
         return self.preprocessor.collate([self.preprocessor.encode(example) for example in examples])
@@ -318,6 +376,21 @@ class ViltAligner(GroundingModel):
             )
             predictions.append(_answer(example, log_task[row], output.task_point[row], (height, width), phrases))
         return predictions
+
+
+def _resized(table: Tensor, rows: int, columns: int) -> Tensor:
+    """Position table ``[1, rows, columns, D]`` as it is, repeated with an offset each time, or interpolated."""
+    if table.shape[1:3] == (rows, columns):
+        return table
+    down, across = rows // table.shape[1], columns // table.shape[2]
+    if (down * table.shape[1], across * table.shape[2]) != (rows, columns):
+        resized = functional.interpolate(
+            table.permute(0, 3, 1, 2), (rows, columns), mode="bilinear", align_corners=True
+        )
+        return resized.permute(0, 2, 3, 1)
+    offsets = torch.randn(1, down, across, table.shape[3], device=table.device) * table.std()
+    offsets = offsets.repeat_interleave(table.shape[1], 1).repeat_interleave(table.shape[2], 2)
+    return table.repeat(1, down, across, 1) + offsets.to(table)
 
 
 def _layout(batch: Batch) -> TokenLayout:
