@@ -23,11 +23,18 @@ def model() -> Mdetr:
     return small_mdetr()
 
 
+@pytest.fixture(scope="module", params=[{}, {"pre_norm": True, "position_temperature": 20.0}], ids=["post", "pre"])
+def either(request: pytest.FixtureRequest) -> Mdetr:
+    """With the released checkpoints' norms and positions, and with the miniature's."""
+    return small_mdetr(**request.param)
+
+
 SAME_SIZE = [game("a"), replace(game("b", seed=1), caption="a dot", phrases=()), game("c", target=2, seed=2)]
 MIXED = [single_image("tall", 64, 16, seed=1), game(images=2), single_image("wide", 16, 80, seed=2)]
 
 
-def test_a_batch_of_one_size_gives_what_its_examples_give_alone(model):
+def test_a_batch_of_one_size_gives_what_its_examples_give_alone(either):
+    model = either
     together, output = captured(model, SAME_SIZE)
     batch = model.preprocess(SAME_SIZE)
     for row, example in enumerate(SAME_SIZE):
@@ -44,7 +51,8 @@ def test_a_batch_of_one_size_gives_what_its_examples_give_alone(model):
 
 
 @torch.no_grad()
-def test_what_is_under_the_padding_does_not_matter(model):
+def test_what_is_under_the_padding_does_not_matter(either):
+    model = either
     batch = model.preprocess(MIXED)
     clean = model(batch)
     images = torch.where(batch.pixel_mask[:, None], batch.images, 77)
@@ -70,6 +78,23 @@ def test_pixels_are_normalised_as_for_imagenet_and_padding_to_zero(model):
     torch.testing.assert_close(image[:, 0, 20], expected)
     assert not image[:, 32:].any()
     assert not image[:, :, 32:].any()
+
+
+@pytest.mark.parametrize("temperature", [None, 20])
+@torch.no_grad()
+def test_positions_have_the_temperature_of_the_configuration(temperature):
+    model = small_mdetr() if temperature is None else small_mdetr(position_temperature=temperature)
+    batch = model.preprocess([single_image(height=32, width=48)])
+    images = batch.images.float()
+    positions = model.mdetr.encode(images, batch.pixel_mask, batch.input_ids, batch.text_mask)[1][0]
+    expected = np.zeros((2, 3, 2, 6, 2))  # row, column, y or x, pairs of a sine and a cosine
+    for (row, column), cell in {(r, c): expected[r, c] for r in range(2) for c in range(3)}.items():
+        for half, place in zip(cell, ((row + 1) / 2, (column + 1) / 3), strict=True):
+            for k in range(6):
+                angle = 2 * math.pi * place / (temperature or 10000) ** (2 * k / 12)
+                half[k] = math.sin(angle), math.cos(angle)
+    np.testing.assert_allclose(positions[:6], expected.reshape(6, 24), atol=1e-5)
+    assert not positions[6:].any()  # text has none
 
 
 def test_two_forward_passes_are_equal(model):
@@ -336,6 +361,9 @@ def test_bf16_autocast_on_cpu_is_close(model):
         ({"pad_id": 4}, "text_positions 24 is too small for max_text 20; accepted: 25 or more"),
         ({"task_layer": 3}, "task_layer 3 is none of 3 decoder layers"),
         ({"task_layer": -4}, "task_layer -4 is none of 3 decoder layers"),
+        ({"position_temperature": 0.0}, "position_temperature 0.0 is not above 0"),
+        ({"position_temperature": -20}, "position_temperature -20 is not above 0"),
+        ({"position_temperature": math.nan}, "position_temperature nan is not above 0"),
     ],
 )
 def test_a_configuration_that_cannot_be_built_names_its_field(changes, message):

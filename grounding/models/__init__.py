@@ -26,6 +26,7 @@ SIZES: dict[str, dict[str, ModelConfig]] = {
             candidate_size=64,
             max_text=64,
             text_padding="longest",
+            stem="convolutions",
             dropout=0.0,
             pooler=False,
         ),
@@ -54,6 +55,8 @@ SIZES: dict[str, dict[str, ModelConfig]] = {
             pad_id=0,
             text_pooler=False,
             task_layer=-1,
+            pre_norm=True,
+            position_temperature=20.0,
         ),
     },
 }

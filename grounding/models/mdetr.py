@@ -34,7 +34,9 @@ class MdetrConfig(ModelConfig):
     """Sizes of an MDETR; the defaults are those of the released ResNet-101 checkpoints.
 
     token_slots: caption positions the soft-token head tells apart. task_layer: decoder layer whose state of the
-    extra query answers the task; 0, the first, is what the released checkpoints were trained with.
+    extra query answers the task; 0, the first, is what the released checkpoints were trained with. pre_norm: norms
+    before each branch of the transformer. position_temperature: of the sine positions; lower tells near cells apart
+    better (DAB-DETR, arXiv 2201.12329, takes 20).
     """
 
     model: ClassVar[str] = "mdetr"
@@ -60,6 +62,8 @@ class MdetrConfig(ModelConfig):
     pad_id: int = 1
     text_pooler: bool = True
     task_layer: int = 0
+    pre_norm: bool = False
+    position_temperature: float = 10000.0
 
     def __post_init__(self) -> None:
         self.require_multiple("width", "heads")
@@ -75,6 +79,8 @@ class MdetrConfig(ModelConfig):
             raise BadInput(
                 f"mdetr configuration: task_layer {self.task_layer} is none of {self.decoder_layers} decoder layers"
             )
+        if not self.position_temperature > 0:
+            raise BadInput(f"mdetr configuration: position_temperature {self.position_temperature} is not above 0")
 
 
 @dataclass
@@ -137,10 +143,12 @@ class MdetrCore(nn.Module):
             config.dropout,
             text,
             config.text_pooler,
+            config.pre_norm,
         )
         self.class_embed = nn.Linear(config.width, config.token_slots + 1)
         self.bbox_embed = PointMlp(config.width, 4)
         self.query_embed = nn.Embedding(config.queries, config.width)
+        self.position_temperature = config.position_temperature
         backbone = Backbone(config.backbone)
         self.stride = backbone.stride
         self.backbone = nn.ModuleList([backbone])
@@ -155,7 +163,7 @@ class MdetrCore(nn.Module):
         features = self.backbone[0](images)
         mask = functional.interpolate(pixel_mask[:, None].float(), features.shape[-2:])[:, 0].bool()
         cells = self.input_proj(features).flatten(2).transpose(1, 2)
-        positions = sine_positions(mask, cells.shape[-1])
+        positions = sine_positions(mask, cells.shape[-1], self.position_temperature)
         return self.transformer.encode(cells, positions, mask.flatten(1), ids, text_mask)
 
 

@@ -48,10 +48,14 @@ class FeatureResizer(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Post-norm self-attention layer; positions are added to queries and keys."""
+    """Self-attention layer; positions are added to queries and keys.
 
-    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float):
+    Norms follow each sum; with ``pre_norm`` they come before each branch instead (DETR's option of that name).
+    """
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float, pre_norm: bool = False):
         super().__init__()
+        self.pre_norm = pre_norm
         self.self_attn = MultiheadAttention(width, heads, dropout)
         self.linear1 = nn.Linear(width, feed_forward)
         self.linear2 = nn.Linear(feed_forward, width)
@@ -61,17 +65,26 @@ class EncoderLayer(nn.Module):
 
     def forward(self, states: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
         """``[B, N, D]`` -> ``[B, N, D]``."""
+        if self.pre_norm:
+            states = states + self._attended(self.norm1(states), positions, bias)
+            return states + self._fed_forward(self.norm2(states))
+        states = self.norm1(states + self._attended(states, positions, bias))
+        return self.norm2(states + self._fed_forward(states))
+
+    def _attended(self, states: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
         placed = states + positions
-        states = self.norm1(states + self.dropout(self.self_attn(placed, placed, states, bias)))
-        hidden = self.dropout(functional.relu(self.linear1(states)))
-        return self.norm2(states + self.dropout(self.linear2(hidden)))
+        return self.dropout(self.self_attn(placed, placed, states, bias))
+
+    def _fed_forward(self, states: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(functional.relu(self.linear1(states)))))
 
 
 class DecoderLayer(nn.Module):
-    """Queries attend to each other, then to the joint memory."""
+    """Queries attend to each other, then to the joint memory; norms as in the encoder."""
 
-    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float):
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float, pre_norm: bool = False):
         super().__init__()
+        self.pre_norm = pre_norm
         self.self_attn = MultiheadAttention(width, heads, dropout)
         self.cross_attn_image = MultiheadAttention(width, heads, dropout)
         self.linear1 = nn.Linear(width, feed_forward)
@@ -83,16 +96,29 @@ class DecoderLayer(nn.Module):
 
     def forward(self, states: Tensor, queries: Tensor, memory: Tensor, placed_memory: Tensor, bias: Tensor) -> Tensor:
         """states and learned queries ``[B, Q, D]``, memory ``[B, N, D]`` -> ``[B, Q, D]``."""
+        if self.pre_norm:
+            states = states + self._among_queries(self.norm1(states), queries)
+            states = states + self._from_memory(self.norm3(states), queries, memory, placed_memory, bias)
+            return states + self._fed_forward(self.norm4(states))
+        states = self.norm1(states + self._among_queries(states, queries))
+        states = self.norm3(states + self._from_memory(states, queries, memory, placed_memory, bias))
+        return self.norm4(states + self._fed_forward(states))
+
+    def _among_queries(self, states: Tensor, queries: Tensor) -> Tensor:
         placed = states + queries
-        states = self.norm1(states + self.dropout(self.self_attn(placed, placed, states, None)))
-        attended = self.cross_attn_image(states + queries, placed_memory, memory, bias)
-        states = self.norm3(states + self.dropout(attended))
-        hidden = self.dropout(functional.relu(self.linear1(states)))
-        return self.norm4(states + self.dropout(self.linear2(hidden)))
+        return self.dropout(self.self_attn(placed, placed, states, None))
+
+    def _from_memory(
+        self, states: Tensor, queries: Tensor, memory: Tensor, placed_memory: Tensor, bias: Tensor
+    ) -> Tensor:
+        return self.dropout(self.cross_attn_image(states + queries, placed_memory, memory, bias))
+
+    def _fed_forward(self, states: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(functional.relu(self.linear1(states)))))
 
 
 class Layers(nn.Module):
-    """A stack of layers, with a shared norm for the decoder."""
+    """A stack of layers, and the norm after the last: the decoder's always, the encoder's with ``pre_norm``."""
 
     def __init__(self, layers: list[nn.Module], norm: nn.Module | None = None):
         super().__init__()
@@ -114,10 +140,13 @@ class MdetrTransformer(nn.Module):
         dropout: float,
         text_config: RobertaConfig,
         text_pooler: bool,
+        pre_norm: bool = False,
     ):
         super().__init__()
-        sizes = (width, heads, feed_forward, dropout)
-        self.encoder = Layers([EncoderLayer(*sizes) for _ in range(encoder_layers)])
+        self.pre_norm = pre_norm
+        sizes = (width, heads, feed_forward, dropout, pre_norm)
+        last = nn.LayerNorm(width) if pre_norm else None
+        self.encoder = Layers([EncoderLayer(*sizes) for _ in range(encoder_layers)], last)
         self.decoder = Layers([DecoderLayer(*sizes) for _ in range(decoder_layers)], nn.LayerNorm(width))
         self.text_encoder = RobertaModel(text_config, add_pooling_layer=text_pooler)
         self.resizer = FeatureResizer(text_config.hidden_size, width, dropout=0.1 if dropout else 0.0)
@@ -140,6 +169,8 @@ class MdetrTransformer(nn.Module):
         bias = key_bias(torch.cat([image_mask, text_mask], dim=1), states.dtype)
         for layer in self.encoder.layers:
             states = layer(states, positions, bias)
+        if self.pre_norm:
+            states = self.encoder.norm(states)
         return states, positions, bias
 
     def decode(self, queries: Tensor, memory: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
