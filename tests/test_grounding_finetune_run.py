@@ -188,8 +188,8 @@ def test_init_keeps_sizes_tokenizer_and_weights(finished, tmp_path):
     assert (init / "tokenizer.json").read_bytes() == (out / "tokenizer.json").read_bytes()
     for name, value in before.model.state_dict().items():
         torch.testing.assert_close(after.model.state_dict()[name], value, atol=1e-6, rtol=0)
-    with pytest.raises(BadInput, match=r"config dropout: init '.*' brings its own; accepted: one of both"):
-        settings(init=str(init), config={"dropout": 0.1})
+    with pytest.raises(BadInput, match=r"config dropout: init '.*' brings its own; accepted: position_grid or none"):
+        settings(init=str(init), config={"dropout": 0.1, "position_grid": [24, 4]})
     with pytest.raises(BadInput, match="is for model 'vilt-aligner', not 'mdetr'"):
         tuned(tmp_path / "crossed", "mdetr", init=str(init), config={})
     assert not (tmp_path / "crossed").exists()

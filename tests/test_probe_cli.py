@@ -117,6 +117,24 @@ def test_a_checkpoint_for_another_model_is_refused(monkeypatch, capsys, checkpoi
     assert not (tmp_path / "x").exists()
 
 
+def test_a_checkpoint_takes_another_position_table_and_no_other_size(monkeypatch, capsys, checkpoint, tmp_path):
+    words = ["finetune", "--model", "vilt-aligner", "--init", checkpoint, "--benchmark", "mini-game", "--out"]
+    small = ["--limit-train", 8, "--limit-dev", 4, "--batch-size", 4, "--steps", 2, "--device", "cpu", "--json"]
+    for config, message in {
+        "depth=3": f"config depth: init {str(checkpoint)!r} brings its own; accepted: position_grid or none",
+        "position_grid=[0,4]": "vilt-aligner configuration: position_grid (0, 4); accepted: 1 or more",
+    }.items():
+        code, out, err = run(monkeypatch, capsys, *words, tmp_path / "x", *small, "--config", config)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+        assert not (tmp_path / "x").exists()
+    code, out, _ = run(monkeypatch, capsys, *words, tmp_path / "x", *small, "--config", "position_grid=[12,4]")
+    assert code == 0
+    assert json.loads(out)["checkpoint"] == str(tmp_path / "x")
+    assert json.loads((tmp_path / "x" / "config.json").read_text())["config"]["position_grid"] == [12, 4]
+
+
 def test_skip_bad_goes_on_and_lists_what_was_left_out(monkeypatch, capsys, checkpoint, tmp_path):
     root = tmp_path / "kilogram"
     write_kilogram(root, tangrams=48, annotations=2)

@@ -27,10 +27,12 @@ from grounding.finetune.module import LOG_EVERY, FinetuneModule
 from grounding.finetune.objectives import objective_for
 from grounding.models import GroundingModel, build_model, model_config
 from grounding.models.text import load_tokenizer, train_tokenizer
+from grounding.models.vilt_aligner import ViltAligner
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 SETTINGS = "settings.json"
+POSITION_GRID = "position_grid"  # the one field of a configuration that may differ from the checkpoint's
 CHATTER = (  # of Lightning, about what is meant to be so
     "does not have many workers",
     "You are trying to.*log",
@@ -47,9 +49,10 @@ class FinetuneSettings:
     """Everything that decides what a run learns; a resumed run must have the same.
 
     task, grounding: which losses are on. init: checkpoint to start from (its sizes and tokenizer are kept).
-    config: fields of the model's configuration that differ from the named size. train_split: ``pretrain`` for
-    grounding pre-training on the miniature. evaluate_every: steps between validations, at which the best is kept by
-    ``monitor`` (accuracy of the task, or pointing: share of phrases put inside one of their boxes).
+    config: fields of the model's configuration that differ from the named size; with init, ``position_grid`` alone.
+    train_split: ``pretrain`` for grounding pre-training on the miniature. evaluate_every: steps between validations,
+    at which the best is kept by ``monitor`` (accuracy of the task, or pointing: share of phrases put inside one of
+    their boxes).
     """
 
     model: str
@@ -80,8 +83,10 @@ class FinetuneSettings:
         for name, least in (("steps", 1), ("batch_size", 1), ("evaluate_every", 1), ("warmup", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise BadInput(f"{name} {getattr(self, name)} is too small; accepted: {least} or more")
-        if self.init is not None and self.config:
-            raise BadInput(f"config {', '.join(self.config)}: init {self.init!r} brings its own; accepted: one of both")
+        fixed = [name for name in self.config if name != POSITION_GRID]
+        if self.init is not None and fixed:
+            given = ", ".join(fixed)
+            raise BadInput(f"config {given}: init {self.init!r} brings its own; accepted: {POSITION_GRID} or none")
         if not self.task and not self.grounding:
             raise BadInput("task and grounding are both off: nothing to learn; accepted: one of them or both on")
         if self.learning_rate <= 0:
@@ -123,6 +128,8 @@ def finetune(
     dev = benchmark.load("dev", limit=settings.limit_dev)
     if settings.grounding and not any(phrase.regions for example in train for phrase in example.phrases):
         raise BadInput(f"split {settings.train_split!r} has no annotated regions, but the grounding loss is on")
+    if not settings.grounding:  # a run without annotations never holds one
+        train = [replace(example, phrases=()) for example in train]
     model = _build(settings, train)
     module = FinetuneModule(
         model,
@@ -189,7 +196,10 @@ def _check_device(device: str, devices: int) -> None:
 
 def _build(settings: FinetuneSettings, train: Sequence[Example]) -> GroundingModel:
     if settings.init is not None:
-        return load_checkpoint(settings.init, model=settings.model, tokenizer=settings.tokenizer).model.train()
+        model = load_checkpoint(settings.init, model=settings.model, tokenizer=settings.tokenizer).model
+        if settings.config:
+            model = _regrid(model, settings.config)
+        return model.train()
     base = asdict(model_config(settings.model, settings.size))
     config: Any = config_from_json(settings.model, {**base, **settings.config}, "config")
     if settings.tokenizer is not None:
@@ -200,6 +210,13 @@ def _build(settings: FinetuneSettings, train: Sequence[Example]) -> GroundingMod
     if "pad_id" in base:
         fitted["pad_id"] = tokenizer.pad_id
     return build_model(replace(config, **fitted), tokenizer)
+
+
+def _regrid(model: GroundingModel, config: Mapping[str, Any]) -> GroundingModel:
+    """The model with the position table that the configuration asks for."""
+    wanted: Any = config_from_json(model.config.model, {**asdict(model.config), **config}, "config")
+    assert isinstance(model, ViltAligner)  # no other configuration has such a field
+    return model.with_position_grid(*wanted.position_grid)
 
 
 def _trainer(
