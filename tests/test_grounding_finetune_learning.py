@@ -39,13 +39,20 @@ def vilt() -> GroundingModel:
 def mdetr() -> GroundingModel:
     """A shallow MDETR over candidates of one cell, with its own initial weights."""
     torch.manual_seed(0)
-    shallow = {"encoder_layers": 1, "decoder_layers": 2, "text_layers": 1, "queries": 4, "task_layer": -1}
+    shallow = {
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "text_layers": 1,
+        "queries": 4,
+        "task_layer": -1,
+        "pre_norm": True,
+    }
     tokenizer = train_tokenizer([game.caption for game in colour_games(True)], 20)
     return Mdetr(MdetrConfig(**{**MDETR, **shallow, "candidate_size": 16}), tokenizer)
 
 
 @pytest.mark.parametrize(
-    ("build", "shuffle_candidates", "learning_rate", "steps"), [(vilt, True, 5e-3, 70), (mdetr, False, 3e-3, 120)]
+    ("build", "shuffle_candidates", "learning_rate", "steps"), [(vilt, True, 5e-3, 70), (mdetr, False, 3e-3, 240)]
 )
 def test_a_planted_signal_is_learnt_and_its_absence_is_not(
     build: Callable[[], GroundingModel], shuffle_candidates: bool, learning_rate: float, steps: int

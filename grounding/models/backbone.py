@@ -11,28 +11,29 @@ from torchvision.ops import FrozenBatchNorm2d
 from grounding.errors import unknown_choice
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-SMALL_CHANNELS = (32, 48, 64, 96)
+SMALL_CHANNELS = (24, 48, 64, 96)
 
 
 class SmallResNet(nn.Module):
-    """A residual network of stride 16 for miniature images: a stem and three stages, group norm.
+    """A residual network of stride 16 for miniature images: two convolutions and two residual stages, group norm.
 
     Group norm sees the padding of a batch: for images of one size, as the miniature's are.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        stem, *stages = SMALL_CHANNELS
-        self.conv1 = nn.Conv2d(3, stem, 5, stride=2, padding=2, bias=False)
-        self.bn1 = _group_norm(stem)
-        self.relu = nn.ReLU(inplace=True)
-        widths = (stem, *stages)
-        self.layer1, self.layer2, self.layer3 = (_stage(widths[i], widths[i + 1]) for i in range(len(stages)))
+        widths = (3, *SMALL_CHANNELS)
+        self.stem = nn.Sequential(*(_halving(widths[i], widths[i + 1]) for i in range(2)))
+        self.layer1, self.layer2 = (_stage(widths[i], widths[i + 1]) for i in range(2, 4))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``[B, 3, H, W]`` -> ``{"0": [B, C, H / 16, W / 16]}``."""
-        features = self.relu(self.bn1(self.conv1(images)))
-        return {"0": self.layer3(self.layer2(self.layer1(features)))}
+        return {"0": self.layer2(self.layer1(self.stem(images)))}
+
+
+def _halving(before: int, after: int) -> nn.Sequential:
+    convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, _group_norm(after), nn.ReLU(inplace=True))
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
