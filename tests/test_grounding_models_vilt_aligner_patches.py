@@ -117,7 +117,7 @@ def test_a_repeated_position_table_is_the_same_in_every_repeat_up_to_an_offset(m
     torch.testing.assert_close(offsets, offsets[:, :, :1, :1].expand_as(offsets), atol=1e-6, rtol=0)
     each = offsets[:, :, 0, 0].flatten(0, 1)
     assert len(each) == grid[0] * grid[1] // 6
-    assert float(each.std()) == pytest.approx(0.02, rel=0.4)
+    assert float(each.std()) == pytest.approx(float(table.std()), rel=0.2)
     for k, one in enumerate(each):
         assert all((one - other).abs().max() > 1e-3 for other in each[:k])
     assert torch.equal(model.transformer.pos_embed, before)  # the model itself is left as it was
