@@ -26,7 +26,10 @@ def command(
     train_split: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
     size: Annotated[str, typer.Option(help="miniature or base (the released sizes).")] = "miniature",
     config: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Field of the model's configuration to change.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Field of the model's configuration to change; with --init, position_grid alone."
+        ),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Checkpoint to start from, instead of fresh weights.")] = None,
     tokenizer: Annotated[
