@@ -4,7 +4,7 @@ import pytest
 
 from grounding.errors import BadInput
 from grounding.examples import Example, Phrase, PhrasePrediction, ReferenceGame, Region
-from grounding.metrics.phrases import Measure, PhraseItem, heatmap_curves, phrase_table
+from grounding.metrics.phrases import PROTOCOLS, Measure, PhraseItem, heatmap_curves, phrase_scores, phrase_table
 
 LEFT, RIGHT = (0.0, 0.0, 0.25, 1.0), (0.75, 0.0, 1.0, 1.0)
 TRIANGLE = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
@@ -124,6 +124,21 @@ def test_curves_hold_the_table_s_numbers():
         np.testing.assert_allclose(curves[:, 30], table[column])
 
 
+@pytest.mark.parametrize("measure", [Measure(), Measure(truth="outlines"), Measure("paper", "outlines", (8, 4))])
+def test_one_protocol_alone_has_the_table_s_numbers(measure):
+    rng = np.random.default_rng(2)
+    outlined = Region((0.0, 0.0, 1.0, 1.0), polygons=(TRIANGLE,))
+    truths = ([LEFT], [LEFT, RIGHT], [outlined], [RIGHT, (0.1, 0.2, 0.6, 0.7)])
+    items = [item(heat(*rng.random((2, 4, 4))), *truth) for truth in truths]
+    items += [item(boxed((0.1, 0.1, 0.8, 0.9, 1)), *truth) for truth in truths]
+    table = phrase_table(items, 0.3, measure)
+    for protocol, column in zip(PROTOCOLS, ("iou", "iou_any", "iou_merged"), strict=True):
+        scores = phrase_scores(items, 0.3, measure, [protocol])
+        assert sorted({"iou", "iou_any", "iou_merged"} & set(scores)) == [column]
+        for name, values in scores.items():
+            np.testing.assert_array_equal(values, table[name])
+
+
 def test_bad_input_is_named():
     with pytest.raises(BadInput, match="example 'e' has heatmaps: a threshold is needed"):
         row_of(heat(NOTHING, NOTHING), LEFT, threshold=None)
@@ -137,3 +152,7 @@ def test_bad_input_is_named():
         heatmap_curves([item(boxed((*LEFT, 1)), LEFT)])
     with pytest.raises(BadInput, match="protocol 'best'"):
         heatmap_curves([], "best")
+    with pytest.raises(BadInput, match="protocol 'best'"):
+        phrase_scores([], protocols=["best"])
+    with pytest.raises(BadInput, match="phrase 'p' has no truth boxes"):
+        row_of(boxed((*LEFT, 1)))
