@@ -12,9 +12,8 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 
-from extract.tables import write_table
+from extract.tables import Columns, length, write_table
 from grounding.errors import BadInput
 
 FORMAT = 1
@@ -87,7 +86,7 @@ class ShardWriter:
         """Add rows to the ragged tables ``heatmaps`` or ``text_offsets``."""
         self._append("meta", f"meta/{name}", rows)
 
-    def commit(self, begin: int, end: int, tables: Mapping[str, pd.DataFrame], **notes: Any) -> None:
+    def commit(self, begin: int, end: int, tables: Mapping[str, Columns], **notes: Any) -> None:
         """Write the tables, then flush, checksum and rename every file, and last of all the side-car."""
         try:
             for waiting in list(self._waiting):
@@ -103,7 +102,7 @@ class ShardWriter:
                 files[f"{self._stem}.{view}.h5"] = StoredFile(view, path.stat().st_size, checksum(path), rows)
             for view in self._files:
                 self._temporary(view).replace(self.folder / f"{self._stem}.{view}.h5")
-            examples, phrases, regions = (len(tables[name]) for name in ("examples", "phrases", "regions"))
+            examples, phrases, regions = (length(tables[name]) for name in ("examples", "phrases", "regions"))
             shard = Shard(self.shard, begin, end, examples, phrases, regions, **notes, files=files)
             write_json(self.folder / f"{self._stem}.json", asdict(shard), self.token)
         except BaseException:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pandas as pd
 
 from extract.store import VIRTUAL, Shard, publish
-from extract.tables import read_table, write_table
+from extract.tables import Columns, join_columns, read_columns, write_table
 
 
 def build_virtual(folder: Path, shards: Sequence[Shard], token: str) -> None:
@@ -22,10 +21,11 @@ def build_virtual(folder: Path, shards: Sequence[Shard], token: str) -> None:
     temporary = folder / f"{VIRTUAL}.tmp-{token}"
     try:
         with h5py.File(temporary, "x", locking=False) as file:
-            for stored in shards[0].files.values():
-                for name in stored.rows:
-                    if stored.view != "meta" or name == "meta/heatmaps":
-                        _link(file, folder, name, stored.view, shards)
+            for name, stored in shards[0].files.items():
+                with h5py.File(folder / name, "r", locking=False) as first:
+                    for path in stored.rows:
+                        if stored.view != "meta" or path == "meta/heatmaps":
+                            _link(file, path, first[path], stored.view, shards)
             _copy_tables(file, folder, shards)
             file.attrs["shards"] = [shard.shard for shard in shards]
         publish(temporary, folder / VIRTUAL)
@@ -33,10 +33,9 @@ def build_virtual(folder: Path, shards: Sequence[Shard], token: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _link(file: h5py.File, folder: Path, name: str, view: str, shards: Sequence[Shard]) -> None:
-    """A dataset whose rows are those of every shard's dataset of that name, in turn."""
-    with h5py.File(folder / shards[0].file_of(view), "r", locking=False) as first:
-        shape, dtype = first[name].shape[1:], first[name].dtype
+def _link(file: h5py.File, name: str, first: h5py.Dataset, view: str, shards: Sequence[Shard]) -> None:
+    """A dataset whose rows are those of every shard's dataset of that name, in turn; first: that of the first one."""
+    shape, dtype = first.shape[1:], first.dtype
     lengths = [shard.files[shard.file_of(view)].rows[name] for shard in shards]
     layout = h5py.VirtualLayout((sum(lengths), *shape), dtype)
     begin = 0
@@ -51,21 +50,21 @@ def _link(file: h5py.File, folder: Path, name: str, view: str, shards: Sequence[
 
 
 def _copy_tables(file: h5py.File, folder: Path, shards: Sequence[Shard]) -> None:
-    parts: dict[str, list[pd.DataFrame]] = {"examples": [], "phrases": [], "regions": []}
+    parts: dict[str, list[Columns]] = {"examples": [], "phrases": [], "regions": []}
     offsets = []
-    first = {"examples": 0, "phrases": 0}
+    first_example, first_phrase = 0, 0
     for shard in shards:
         with h5py.File(folder / shard.file_of("meta"), "r", locking=False) as source:
-            tables = {name: read_table(source["meta"][name]) for name in parts}
+            tables = {name: read_columns(source["meta"][name]) for name in parts}
             offsets.append(source["meta/text_offsets"][:])
-        tables["phrases"]["example"] += first["examples"]
-        tables["regions"]["example"] += first["examples"]
-        own = tables["regions"]["phrase"]
-        tables["regions"]["phrase"] = own.where(own < 0, own + first["phrases"])
+        regions = tables["regions"]
+        tables["phrases"]["example"] += first_example
+        regions["example"] += first_example
+        regions["phrase"] = np.where(regions["phrase"] < 0, regions["phrase"], regions["phrase"] + first_phrase)
         for name, table in tables.items():
             parts[name].append(table)
-        first = {name: first[name] + len(tables[name]) for name in first}
-    whole = {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
+        first_example, first_phrase = first_example + shard.examples, first_phrase + shard.phrases
+    whole = {name: join_columns(tables) for name, tables in parts.items()}
     meta = file.require_group("meta")
     for name, table in whole.items():
         write_table(meta, name, table)
@@ -73,7 +72,7 @@ def _copy_tables(file: h5py.File, folder: Path, shards: Sequence[Shard]) -> None
     meta.create_dataset("attention_offsets", data=attention_offsets(whole["examples"], whole["phrases"]))
 
 
-def attention_offsets(examples: pd.DataFrame, phrases: pd.DataFrame) -> np.ndarray:
+def attention_offsets(examples: Columns, phrases: Columns) -> np.ndarray:
     """First attention row of each phrase, and the end of the last: int64 ``[phrases + 1]``."""
-    cells = (examples["grid_rows"] * examples["grid_columns"]).to_numpy()[phrases["example"].to_numpy()]
+    cells = (examples["grid_rows"] * examples["grid_columns"])[phrases["example"]]
     return np.concatenate([[0], np.cumsum(cells, dtype=np.int64)])
