@@ -118,7 +118,7 @@ class Plan:
             token_weights=token_weights,
             cell_rows=_cell_rows(batch, grids, batch.phrase_example * most_phrases + phrase_slot),
             grids=grids,
-            text_positions=tuple(mask.nonzero()[:, 0] for mask in batch.text_mask),
+            text_positions=batch.text_mask.nonzero()[:, 1].split(batch.text_mask.sum(1).tolist()),
             columns=batch.grid[1],
         )
 
@@ -182,9 +182,8 @@ def _pad(rows: Tensor, example: Tensor, slot: Tensor, count: int, most: int) -> 
 
 
 def _phrase_tokens(batch: Batch, weights: Tensor, slot: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    used = torch.zeros_like(batch.text_mask)
-    for b, tokens in zip(batch.phrase_example.tolist(), batch.phrase_tokens, strict=True):
-        used[b] |= tokens
+    uses = torch.zeros(batch.text_mask.shape, dtype=torch.int32)
+    used = uses.index_add_(0, batch.phrase_example, batch.phrase_tokens.int()) > 0
     widest = int(used.sum(1).max())
     rows = used.int().argsort(dim=1, descending=True, stable=True)[:, :widest]  # used tokens first, in order
     padded = _pad(weights, batch.phrase_example, slot, len(batch), most)
@@ -192,11 +191,12 @@ def _phrase_tokens(batch: Batch, weights: Tensor, slot: Tensor, most: int) -> tu
 
 
 def _cell_rows(batch: Batch, grids: tuple[tuple[int, int], ...], phrase_rows: Tensor) -> Tensor:
-    cells = batch.grid[0] * batch.grid[1]
-    rasters = {grid: _raster(*grid, batch.grid[1]) for grid in set(grids)}
-    examples = batch.phrase_example.tolist()
-    rows = [rasters[grids[b]] + row * cells for b, row in zip(examples, phrase_rows.tolist(), strict=True)]
-    return torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
+    rows, columns = batch.grid
+    sizes = torch.tensor(grids)[batch.phrase_example]  # [P, 2]
+    inside_y = torch.arange(rows) < sizes[:, :1]
+    inside_x = torch.arange(columns) < sizes[:, 1:]
+    real = (inside_y[:, :, None] & inside_x[:, None, :]).flatten(1)  # [P, cells]
+    return (phrase_rows[:, None] * (rows * columns) + torch.arange(rows * columns))[real]
 
 
 def _raster(rows: int, columns: int, stride: int) -> Tensor:

@@ -24,7 +24,7 @@ def candidate_grid(batch: Batch, b: int) -> tuple[float, float]:
 
     Candidate i covers grid rows ``i * rows`` to ``(i + 1) * rows``; the rest of the grid is padding.
     """
-    height, width = (int(side) for side in batch.valid[b])
+    height, width = batch.valid[b].tolist()
     rows = batch.grid[0] * height / batch.images.shape[-2] / len(batch.examples[b].images)
     return rows, batch.grid[1] * width / batch.images.shape[-1]
 
