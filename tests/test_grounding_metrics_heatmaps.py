@@ -75,6 +75,7 @@ def test_all_thresholds_at_once_equal_one_by_one():
         shared = (own * coverage).sum((2, 3))
         union = above.sum((1, 2, 3))[:, None] + coverage.sum((2, 3)) - shared
         torch.testing.assert_close(ious[:, :, number], shared / union)
+        torch.testing.assert_close(threshold_ious(heatmaps, index, coverage, [threshold])[:, :, 0], shared / union)
 
 
 def test_scale_of_the_heatmap_and_order_of_phrases_do_not_matter():
