@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ from grounding.finetune import run as run_module
 from grounding.finetune.module import FinetuneModule
 from grounding.finetune.objectives import objective_for
 from grounding.finetune.run import FinetuneSettings, finetune
+
+torch.set_num_threads(1)  # with more, sums are split as threads happen to be free, and runs differ in the last bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
 
@@ -227,6 +230,16 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, mo
     )
     steps = [int(row["step"]) for row in rows(resumed) if row["dev/accuracy"]]
     assert sorted(set(steps)) == [1, 3, 5, 6]  # nothing that was logged before the interruption is lost
+
+
+def test_ctrl_c_ends_a_run_as_it_ends_any_program(tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneModule, "validation_step", lambda *args: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            tuned(tmp_path / "out")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (tuned(tmp_path / "out") / "config.json").exists()
 
 
 def test_a_run_that_fails_after_training_only_has_to_finish(finished, tmp_path, monkeypatch):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +159,8 @@ def finetune(
     (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
     best = ModelCheckpoint(out / "states", "best", monitor=settings.monitor, mode="max", enable_version_counter=False)
     trainer = _trainer(settings, out, best, device, devices, progress, done)
-    trainer.fit(module, train_loader, dev_loader, ckpt_path=last, weights_only=True)
+    with _ctrl_c_as_usual():
+        trainer.fit(module, train_loader, dev_loader, ckpt_path=last, weights_only=True)
     _finish(settings, out, module, trainer, best, benchmark, time.monotonic() - started)
     return out
 
@@ -254,6 +258,18 @@ def _trainer(
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
+
+
+@contextmanager
+def _ctrl_c_as_usual() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning, having shut down, exits with 1 and leaves Ctrl-C dead."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 def _finish(
