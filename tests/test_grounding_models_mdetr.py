@@ -181,10 +181,14 @@ def test_sites_are_modules_whose_states_cover_their_streams(model):
     seen, _ = captured(model, MIXED)
     batch = model.preprocess(MIXED)
     sites = {site.name: site for site in model.sites()}
+    memory = ["norm"] if model.config.pre_norm else []
     assert list(sites) == [
-        *["backbone", "text.0", "text.1", "embedding", "encoder.0", "encoder.1"],
+        *["backbone", "text.0", "text.1", "embedding", "encoder.0", "encoder.1", *memory],
         *["decoder.0", "decoder.1", "decoder.2"],
     ]
+    assert {sites[f"decoder.{k}"].phrase_partner for k in range(3)} == {"norm" if memory else "encoder.1"}
+    if memory:
+        assert torch.equal(seen.state["norm"], model.mdetr.transformer.encoder.norm(seen.state["encoder.1"]))
     for name, site in sites.items():
         states, layout = seen.state[name], site.layout(batch)
         assert states.shape[::2] == (3, site.width)

@@ -168,7 +168,10 @@ class MdetrCore(nn.Module):
 
 
 class Mdetr(GroundingModel):
-    """MDETR and the task query; sites ``backbone``, ``text.k``, ``embedding``, ``encoder.k``, ``decoder.k``."""
+    """MDETR and the task query; sites ``backbone``, ``text.k``, ``embedding``, ``encoder.k``, ``decoder.k``.
+
+    With ``pre_norm`` there is a site ``norm`` too, the encoder's output as the decoder reads it.
+    """
 
     predicts = "boxes"
     config: MdetrConfig
@@ -263,6 +266,10 @@ class Mdetr(GroundingModel):
             )
             for k in range(config.encoder_layers)
         ]
+        if config.pre_norm:
+            norm = Site("norm", f"{first}.encoder.norm", "norm", config.encoder_layers, joint, config.width, _joint)
+            sites.append(norm)
+        memory = sites[-1].name
         sites += [
             Site(
                 f"decoder.{k}",
@@ -272,7 +279,7 @@ class Mdetr(GroundingModel):
                 ("query",),
                 config.width,
                 self._queries,
-                phrase_partner=f"encoder.{config.encoder_layers - 1}",
+                phrase_partner=memory,
                 attention_path=f"{first}.decoder.layers.{k}.cross_attn_image",
             )
             for k in range(config.decoder_layers)
