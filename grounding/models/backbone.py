@@ -1,4 +1,4 @@
-"""Convolutional backbones for MDETR: torchvision's ResNets with frozen batch norm, and a small one."""
+"""Convolutional backbones for MDETR: ResNets and EfficientNets with frozen batch norm, and a small one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from grounding.errors import unknown_choice
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+EFFICIENTNETS = {  # as MDETR's checkpoints name them -> as timm does
+    "timm_tf_efficientnet_b3_ns": "tf_efficientnet_b3",
+    "timm_tf_efficientnet_b5_ns": "tf_efficientnet_b5",
+}
 SMALL_CHANNELS = (24, 48, 64, 96)
 
 
@@ -45,11 +49,26 @@ def _stage(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(before, after, 2, shortcut, norm_layer=_group_norm))
 
 
+def _efficientnet(name: str) -> nn.Module:
+    """timm's EfficientNet as MDETR uses it: the last stage's features, norms frozen and of epsilon 1e-5 (timm's have
+    1e-3), the activations that timm keeps inside its norms left where they are.
+    """
+    import timm
+    from timm.layers import freeze_batch_norm_2d
+
+    body = timm.create_model(EFFICIENTNETS[name], pretrained=False, features_only=True, out_indices=(4,))
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-5
+    return freeze_batch_norm_2d(body)
+
+
 class Backbone(nn.Module):
     """Features of the last stage. channels: their width; stride: pixels a cell."""
 
     def __init__(self, name: str):
         super().__init__()
+        self.last: str | int = "0"
         if name == "small":
             self.body: nn.Module = SmallResNet()
             self.channels, self.stride = SMALL_CHANNELS[-1], 16
@@ -57,9 +76,12 @@ class Backbone(nn.Module):
             resnet = getattr(torchvision.models, name)(weights=None, norm_layer=FrozenBatchNorm2d)
             self.channels, self.stride = resnet.fc.in_features, 32
             self.body = IntermediateLayerGetter(resnet, {"layer4": "0"})
+        elif name in EFFICIENTNETS:
+            self.body, self.last = _efficientnet(name), 0
+            self.channels, self.stride = self.body.feature_info.channels()[-1], 32  # type: ignore[union-attr, operator]
         else:
-            raise unknown_choice("backbone", name, ("small", *RESNETS))
+            raise unknown_choice("backbone", name, ("small", *RESNETS, *EFFICIENTNETS))
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` -> ``[B, C, rows, columns]``."""
-        return self.body(images)["0"]
+        return self.body(images)[self.last]
