@@ -1,4 +1,4 @@
-"""Fine-tuning that goes on from scenes one by one to stacks of six: a position table of another size."""
+"""Fine-tuning that goes on from a checkpoint: to stacks of scenes, where the position table grows, and to the task."""
 
 from __future__ import annotations
 
@@ -84,3 +84,14 @@ def test_a_model_without_such_a_table_refuses_it(tmp_path):
     with pytest.raises(BadInput, match="config: field 'position_grid' is unknown; accepted: backbone, width"):
         tuned(tmp_path / "out", "mdetr", init=str(init), config={"position_grid": [12, 2]})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("task", "copied"), [(False, True), (True, False)])
+def test_the_task_begins_from_the_box_head_where_a_checkpoint_never_learned_it(tmp_path, task, copied):
+    first = tuned(tmp_path / "first", "mdetr", task=task, steps=1)
+    second = tuned(tmp_path / "second", "mdetr", init=str(first), config={}, steps=1, learning_rate=1e-9, warmup=0)
+    before, after = weights(first), weights(second)
+    for name in (name for name in after if name.startswith("sdr_head.")):
+        source = before[name.replace("sdr_head.", "mdetr.bbox_embed.") if copied else name]
+        torch.testing.assert_close(after[name], source, atol=1e-6, rtol=0)
+        assert not torch.allclose(before[name], before[name.replace("sdr_head.", "mdetr.bbox_embed.")], atol=1e-4)

@@ -200,7 +200,10 @@ def _check_device(device: str, devices: int) -> None:
 
 def _build(settings: FinetuneSettings, train: Sequence[Example]) -> GroundingModel:
     if settings.init is not None:
-        model = load_checkpoint(settings.init, model=settings.model, tokenizer=settings.tokenizer).model
+        checkpoint = load_checkpoint(settings.init, model=settings.model, tokenizer=settings.tokenizer)
+        model = checkpoint.model
+        if settings.task and _never_learned_the_task(checkpoint.info):
+            model.begin_task()
         if settings.config:
             model = _regrid(model, settings.config)
         return model.train()
@@ -214,6 +217,11 @@ def _build(settings: FinetuneSettings, train: Sequence[Example]) -> GroundingMod
     if "pad_id" in base:
         fitted["pad_id"] = tokenizer.pad_id
     return build_model(replace(config, **fitted), tokenizer)
+
+
+def _never_learned_the_task(info: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint says of itself that it was trained on grounding alone."""
+    return info.get("training", {}).get("settings", {}).get("task") is False
 
 
 def _regrid(model: GroundingModel, config: Mapping[str, Any]) -> GroundingModel:

@@ -154,6 +154,10 @@ class GroundingModel(nn.Module, ABC):
     def predict(self, batch: Batch, output: Any) -> list[Prediction]:
         """Task answers and phrase groundings, one Prediction an example, in order."""
 
+    def begin_task(self) -> None:
+        """Make a model that so far only grounds ready to learn the task: fresh weights get the best start there is."""
+        return None
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

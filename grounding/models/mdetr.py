@@ -188,6 +188,10 @@ class Mdetr(GroundingModel):
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN)[:, None, None] * 255, persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD)[:, None, None] * 255, persistent=False)
 
+    def begin_task(self) -> None:
+        """The task's head starts as a copy of the box head, as in the study: its point is a box's centre."""
+        self.sdr_head.load_state_dict(self.mdetr.bbox_embed.state_dict())
+
     def preprocess(self, examples: Sequence[Example]) -> Batch:
         """Games become one stacked canvas; single images keep their size, rounded down to a multiple of 32."""
         return self.preprocessor.collate([self.preprocessor.encode(example) for example in examples])
