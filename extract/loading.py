@@ -56,7 +56,7 @@ class _Preparer(Dataset):
         chunk = [self.examples[i] for i in range(task.begin, task.end)]
         skipped: tuple[tuple[str, str], ...] = ()
         try:
-            batch: Batch | None = self.model.preprocess(chunk)
+            batch: Batch | None = self.model.prepare(chunk)
         except BadInput as error:
             if not self.skip_bad:
                 return Prepared(task, error=str(error))
@@ -70,12 +70,12 @@ class _Preparer(Dataset):
         good, skipped = [], []
         for example in chunk:
             try:
-                self.model.preprocess([example])
+                self.model.prepare([example])
             except BadInput as error:
                 skipped.append((example.id, str(error)))
             else:
                 good.append(example)
-        return self.model.preprocess(good) if good else None, tuple(skipped)
+        return self.model.prepare(good) if good else None, tuple(skipped)
 
 
 def split_shard(shard: int, shard_size: int, batch_size: int, count: int) -> list[BatchTask]:

@@ -7,15 +7,16 @@ batch by batch. ``tune_threshold`` and ``tune`` choose the threshold that heatma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
 from grounding.benchmarks.base import Skipped
-from grounding.errors import BadInput
+from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Prediction, ReferenceGame
+from grounding.metrics.boxes import MODES
 from grounding.metrics.heatmaps import THRESHOLDS, Threshold, check_threshold, check_tuning_split, choose_threshold
 from grounding.metrics.intervals import RESAMPLES, Estimate, bootstrap_mean
 from grounding.metrics.joint import PERMUTATIONS, Correlation, joint_view
@@ -60,11 +61,13 @@ def predict_batches(
     for begin in range(0, len(examples), batch_size):
         chunk = examples[begin : begin + batch_size]
         predictions = Predictions()
-        batch = _readable(model, chunk, predictions.skipped) if skip_bad else model.preprocess(chunk)
+        batch = _readable(model, chunk, predictions.skipped) if skip_bad else model.prepare(chunk)
         if batch is not None:
             with torch.inference_mode():
                 batch = batch.to(device)
-                predictions.extend(model.predict(batch, model(batch)))
+                sizes = [(height, width) for height, width in batch.valid.tolist()]
+                answers = model.predict(batch, model(batch))
+                predictions.extend(replace(a, canvas_size=size) for a, size in zip(answers, sizes, strict=True))
             predictions.dropped_phrases = _dropped(batch, predictions)
         yield chunk, predictions
         if progress is not None:
@@ -74,17 +77,17 @@ def predict_batches(
 def _readable(model: GroundingModel, chunk: Sequence[Example], skipped: list[Skipped]) -> Batch | None:
     """The batch of the examples that can be read; the others are added to ``skipped``."""
     try:
-        return model.preprocess(chunk)
+        return model.prepare(chunk)
     except BadInput:
         good = []
         for example in chunk:
             try:
-                model.preprocess([example])
+                model.prepare([example])
             except BadInput as error:
                 skipped.append(Skipped(example.id, str(error)))
             else:
                 good.append(example)
-    return model.preprocess(good) if good else None
+    return model.prepare(good) if good else None
 
 
 def _dropped(batch: Batch, answers: Sequence[Prediction]) -> list[tuple[str, str]]:
@@ -148,7 +151,7 @@ class Evaluation:
         return estimates | joint_view(score, success, iou, groups, resamples, permutations, seed)
 
     def to_markdown(self, summary: Mapping[str, Estimate] | None = None) -> str:
-        """The summary as a Markdown table: figure, value, 95 % interval, p, n, groups, note."""
+        """The summary as a Markdown table (figure, value, 95 % interval, p, n, groups, note), and what was left out."""
         summary = self.summary() if summary is None else summary
         lines = ["| figure | value | 95 % interval | p | n | groups | note |", "|---|---|---|---|---|---|---|"]
         for name, figure in summary.items():
@@ -156,7 +159,31 @@ class Evaluation:
             interval = "" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"
             cells = (name, _number(figure.value), interval, _number(p, 4), str(figure.n), str(figure.groups))
             lines.append(f"| {' | '.join(cells)} | {figure.reason or ''} |")
+        lines += ["", f"Metrics: {self.measure.mode}. {_told(self.threshold)}"]
+        lines += [f"skipped {skip.id}: {skip.reason}" for skip in self.skipped]
+        lines += [f"phrase {phrase} of {example}: over the token limit" for example, phrase in self.dropped_phrases]
         return "\n".join(lines) + "\n"
+
+    def to_json(self, summary: Mapping[str, Estimate] | None = None) -> dict[str, object]:
+        """The same for machines: metrics, threshold, figures by name, skipped, dropped_phrases; plain values."""
+        summary = self.summary() if summary is None else summary
+        chosen = isinstance(self.threshold, Threshold)
+        return {
+            "metrics": self.measure.mode,
+            "threshold": asdict(self.threshold) if chosen else self.threshold,  # type: ignore[arg-type]
+            "figures": {name: asdict(figure) for name, figure in summary.items()},
+            "skipped": [asdict(skip) for skip in self.skipped],
+            "dropped_phrases": [{"example": example, "phrase": phrase} for example, phrase in self.dropped_phrases],
+        }
+
+
+def _told(threshold: Threshold | float | None) -> str:
+    if threshold is None:
+        return "Ranked boxes: no threshold."
+    if isinstance(threshold, Threshold):
+        best = {"iou": "mean IoU", "recall": "recall@0.5"}[threshold.criterion]
+        return f"Threshold of heatmaps: {threshold.value:g}, of the best {best} on {threshold.split}."
+    return f"Threshold of heatmaps: {threshold:g}."
 
 
 def _game_figures(examples: pd.DataFrame, resamples: int, seed: int) -> dict[str, Estimate]:
@@ -281,7 +308,11 @@ def _tuning_split(examples: Sequence[Example]) -> str:
 
 
 def _as_measure(metrics: Measure | str) -> Measure:
-    return Measure(metrics) if isinstance(metrics, str) else metrics
+    if not isinstance(metrics, str):
+        return metrics
+    if metrics not in MODES:
+        raise unknown_choice("metrics", metrics, MODES)
+    return Measure(metrics)
 
 
 def _without_gaps(per_example: pd.DataFrame) -> pd.DataFrame:

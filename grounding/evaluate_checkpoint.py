@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def evaluate_checkpoint(
 
     threshold: of heatmaps; by default the one that was tuned when the checkpoint was made. out: folder for
     ``examples.csv``, ``phrases.csv``, ``summary.json`` and ``summary.md``. options: of the benchmark. progress: called
-    with (examples done, all of them). Raises BadInput for whatever is unknown or cannot be read.
+    with (examples done, all of them). The examples that the benchmark left out are among those skipped. Raises BadInput
+    for whatever is unknown or cannot be read.
     """
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise BadInput(f"out {str(out)!r} is not a folder")
@@ -54,6 +55,7 @@ def evaluate_checkpoint(
         progress=None if progress is None else lambda done: progress(done, len(examples)),
         skip_bad=skip_bad,
     )
+    evaluation = replace(evaluation, skipped=(*source.skipped, *evaluation.skipped))
     if out is not None:
         _write(evaluation, Path(out))
     return evaluation
@@ -69,6 +71,5 @@ def _write(evaluation: Evaluation, out: Path) -> None:
     evaluation.per_example.to_csv(out / "examples.csv", index=False)
     evaluation.per_phrase.to_csv(out / "phrases.csv", index=False)
     summary = evaluation.summary()
-    figures = {name: asdict(figure) for name, figure in summary.items()}
-    (out / "summary.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (out / "summary.json").write_text(json.dumps(evaluation.to_json(summary), indent=1) + "\n", encoding="utf-8")
     (out / "summary.md").write_text(evaluation.to_markdown(summary), encoding="utf-8")

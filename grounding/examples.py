@@ -124,6 +124,8 @@ class Prediction:
 
     answer: chosen candidate (game) or ``(x, y)`` relative (spatial description).
     score: how well the answer fits the truth, oriented so that higher is better for every model.
+    canvas_size: height and width in pixels of what the model saw, a game's candidates stacked; the ``paper`` metrics
+    need it.
     """
 
     example_id: str
@@ -131,6 +133,7 @@ class Prediction:
     score: float
     correct: bool
     phrases: tuple[PhrasePrediction, ...]
+    canvas_size: tuple[int, int] | None = None
 
 
 def validate(example: Example) -> None:

@@ -58,7 +58,8 @@ def match(
         _check_ids(where, "phrase", [phrase.id for phrase in phrases], given)
         of_phrase = dict(zip(given, prediction.phrases, strict=True))
         pairs.append((example, prediction))
-        items += [_item(example, phrase, of_phrase[phrase.id], where) for phrase in phrases if phrase.regions]
+        size = prediction.canvas_size
+        items += [_item(example, phrase, of_phrase[phrase.id], size, where) for phrase in phrases if phrase.regions]
     return pairs, items
 
 
@@ -106,7 +107,9 @@ def _check_answer(example: Example, prediction: Prediction, where: str) -> None:
         )
 
 
-def _item(example: Example, phrase: Phrase, prediction: PhrasePrediction, where: str) -> PhraseItem:
+def _item(
+    example: Example, phrase: Phrase, prediction: PhrasePrediction, canvas_size: tuple[int, int] | None, where: str
+) -> PhraseItem:
     where = f"{where}, phrase {phrase.id!r}"
     if (prediction.boxes is None) == (prediction.heatmap is None):
         raise BadInput(f"{where}: accepted: either ranked boxes or a heatmap")
@@ -114,7 +117,7 @@ def _item(example: Example, phrase: Phrase, prediction: PhrasePrediction, where:
         _check_heatmap(np.asarray(prediction.heatmap), len(example.images), where)
     else:
         _check_boxes(np.asarray(prediction.boxes), prediction.image_index, len(example.images), where)
-    return PhraseItem(example, phrase, prediction)
+    return PhraseItem(example, phrase, prediction, canvas_size)
 
 
 def _check_heatmap(heatmap: np.ndarray, n_images: int, where: str) -> None:

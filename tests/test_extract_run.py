@@ -22,7 +22,7 @@ from extract.run import extract
 from extract.shards import OpenShard
 from extract.store import ShardWriter, read_shards, verify_run
 from grounding.errors import BadInput, RunFailed
-from grounding.examples import Phrase
+from grounding.examples import Phrase, Region
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +264,25 @@ def test_skip_bad_leaves_broken_examples_out_and_lists_them(run, tmp_path):
     assert found.manifest["rows"]["examples"] == 6
     rows = np.flatnonzero(run.phrases["example"].isin(kept))
     np.testing.assert_allclose(found.read("block.1", "phrase"), run.read("block.1", "phrase", rows), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spans": ((0, 999),)}, r"span \(0, 999\) does not fit"),
+        ({"regions": (Region((0.5, 0.5, 1.5, 0.8)),)}, "is not xyxy within 0..1"),
+        ({"regions": (Region((0.5, float("nan"), 0.7, 0.8)),)}, "is not xyxy within 0..1"),
+        ({"regions": (Region((0.5, 0.5, 0.5, 0.8)),)}, "has no area"),
+    ],
+)
+def test_impossible_annotations_are_refused_wherever_the_examples_come_from(tmp_path, change, message):
+    games = tiny_games(3)
+    games[1] = replace(games[1], phrases=(replace(games[1].phrases[0], **change),))
+    with pytest.raises(BadInput, match=rf"example 'game-1', phrase .*{message}"):
+        run_tiny(tmp_path / "x", games=games)
+    assert not (tmp_path / "x").exists()
+    found = run_tiny(tmp_path / "x", games=games, skip_bad=True)
+    assert [skip["id"] for skip in found.manifest["skipped"]] == ["game-1"]
 
 
 def test_a_run_with_a_whole_shard_of_broken_examples(tmp_path):

@@ -21,6 +21,7 @@ from grounding.examples import (
 from grounding.metrics.heatmaps import Threshold
 from grounding.metrics.joint import Correlation
 from grounding.metrics.phrases import Measure
+from grounding.models.base import GroundingModel
 
 PIXELS = np.zeros((4, 4, 3), dtype=np.uint8)
 FAST = {"resamples": 300, "permutations": 300}
@@ -191,7 +192,9 @@ def test_markdown_holds_every_figure():
     examples, answers = linked_games()
     evaluation = score(examples, [replace(a, answer=1, correct=True) for a in answers])
     summary = evaluation.summary(**FAST)
-    lines = evaluation.to_markdown(summary).splitlines()
+    table, told = evaluation.to_markdown(summary).split("\n\n")
+    lines = table.splitlines()
+    assert told == "Metrics: corrected. Ranked boxes: no threshold.\n"
     assert len(lines) == 2 + len(summary)
     assert "| mean_iou | 0.438 | " in lines[3]
     assert " | 80 | 20 |" in lines[3]
@@ -209,7 +212,7 @@ def test_bad_predictions_name_the_example():
         score(examples, answers, threshold=1.5)
 
 
-class EchoModel(nn.Module):
+class EchoModel(GroundingModel):
     """Stands in for a model: refuses examples named so, drops phrases named so, answers all others rightly."""
 
     def __init__(self, as_heatmap=False):
@@ -222,12 +225,16 @@ class EchoModel(nn.Module):
         if any(example.split == "broken" for example in examples):
             raise BadInput(f"image of {next(e.id for e in examples if e.split == 'broken')} does not exist")
         dropped = tuple(p.id for e in examples for p in e.phrases if p.type == "late")
-        batch = SimpleNamespace(examples=examples, dropped_phrases=dropped)
+        valid = torch.tensor([[8, 4]] * len(examples))
+        batch = SimpleNamespace(examples=examples, dropped_phrases=dropped, valid=valid)
         batch.to = lambda device: batch
         return batch
 
     def forward(self, batch):
         self.modes.append((self.training, torch.is_inference_mode_enabled()))
+
+    def sites(self):
+        return []
 
     def predict(self, batch, output):
         answers = [

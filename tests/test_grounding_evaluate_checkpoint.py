@@ -17,6 +17,7 @@ from grounding.errors import BadInput
 from grounding.evaluate import evaluate
 from grounding.evaluate_checkpoint import evaluate_checkpoint, stored_threshold
 from grounding.metrics.heatmaps import Threshold
+from grounding.metrics.phrases import Measure
 from grounding.models import build_model
 
 THRESHOLD = {"value": 0.4, "split": "tune", "n": 7, "criterion": "recall"}
@@ -41,9 +42,12 @@ def test_it_is_evaluation_of_that_model_on_those_examples(ckpt, tmp_path):
     assert found.threshold == Threshold(**THRESHOLD)
     assert seen == [(2, 5), (4, 5), (5, 5)]
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert written["accuracy"]["value"] == found.summary()["accuracy"].value
+    assert written["figures"]["accuracy"]["value"] == found.summary()["accuracy"].value
+    assert (written["metrics"], written["threshold"], written["skipped"]) == ("corrected", THRESHOLD, [])
     assert len(pd.read_csv(tmp_path / "out" / "phrases.csv")) == len(found.per_phrase)
-    assert (tmp_path / "out" / "summary.md").read_text().startswith("| figure |")
+    told = (tmp_path / "out" / "summary.md").read_text()
+    assert told.startswith("| figure |")
+    assert "Metrics: corrected. Threshold of heatmaps: 0.4, of the best recall@0.5 on tune." in told
 
 
 def test_a_threshold_that_is_given_counts(ckpt):
@@ -62,6 +66,38 @@ def test_boxes_need_no_threshold(tmp_path):
     assert stored_threshold({}) is None
     assert stored_threshold({"threshold": None}) is None
     assert len(evaluate_checkpoint(tmp_path / "mdetr", "mini-game", limit=2).per_example) == 2
+
+
+@pytest.mark.parametrize("model", ["vilt-aligner", "mdetr"])
+def test_paper_metrics_take_the_canvas_that_the_model_saw(ckpt, tmp_path, model):
+    built = (
+        small_vilt(max_text=60)
+        if model == "vilt-aligner"
+        else small_mdetr(max_text=60, text_positions=64, token_slots=59)
+    )
+    if model == "mdetr":
+        ckpt = tmp_path / "mdetr"
+        save_checkpoint(ckpt, built, {})
+    found = evaluate_checkpoint(ckpt, "mini-game", limit=4, metrics="paper")
+    measure = Measure("paper", canvas_size=(6 * 32, 32))
+    expected = evaluate(built, MiniatureGame().load("dev", 4), threshold=0.4, metrics=measure)
+    pd.testing.assert_frame_equal(found.per_phrase, expected.per_phrase, rtol=1e-4)
+    corrected = evaluate_checkpoint(ckpt, "mini-game", limit=4)
+    assert (corrected.per_phrase["iou"] - found.per_phrase["iou"]).abs().max() > 1e-4
+    with pytest.raises(BadInput, match="metrics 'exact' is unknown; accepted: corrected, paper"):
+        evaluate_checkpoint(ckpt, "mini-game", limit=4, metrics="exact")
+
+
+def test_what_the_benchmark_left_out_is_listed(ckpt, monkeypatch, tmp_path):
+    games = MiniatureGame().load("dev", 3)
+    broken = replace(games[1], phrases=(replace(games[1].phrases[0], spans=((0, 999),)),))
+    monkeypatch.setattr(MiniatureGame, "_read", lambda *args: iter([games[0], broken, games[2]]))
+    with pytest.raises(BadInput, match=r"span \(0, 999\) does not fit"):
+        evaluate_checkpoint(ckpt, "mini-game")
+    found = evaluate_checkpoint(ckpt, "mini-game", skip_bad=True, out=tmp_path / "out")
+    assert [skip.id for skip in found.skipped] == [broken.id]
+    assert found.per_example["id"].tolist() == [games[0].id, games[2].id]
+    assert f"skipped {broken.id}: example" in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_what_is_wrong_is_told_before_anything_is_written(ckpt, tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,6 +109,20 @@ def test_paper_works_on_the_stacked_canvas():
     assert row_of(boxed((*LEFT, 0)), LEFT, measure=measure)["iou"] == 0
 
 
+def test_paper_takes_the_canvas_of_each_prediction():
+    """The same boxes and heatmaps, seen on canvases of two sizes, mixed."""
+    sizes = [(8, 4), (200, 100), (8, 4), (200, 100)]
+    seen = [boxed((0.0, 0.0, 0.4, 1.0, 1))] * 2 + [heat([[0.0] * 2] * 2, [[1.0, 0.0]] * 2)] * 2
+    items = [replace(item(one, (0.0, 0.0, 0.3, 1.0)), canvas_size=size) for one, size in zip(seen, sizes, strict=True)]
+    found = phrase_table(items, 0.5, Measure("paper"))["iou"]
+    alone = [phrase_table([i], 0.5, Measure("paper", canvas_size=i.canvas_size))["iou"][0] for i in items]
+    assert found.tolist() == alone
+    assert found[:2].tolist() == pytest.approx([0.5, 0.75])
+    assert found[2] != found[3]
+    curves = heatmap_curves(items[2:], measure=Measure("paper"))
+    np.testing.assert_allclose(curves[:, 50], found[2:])
+
+
 def test_paper_draws_polygons_on_the_canvas():
     region = Region((0.0, 0.0, 1.0, 1.0), polygons=(TRIANGLE,))
     measure = Measure("paper", "outlines", canvas_size=(200, 100))
@@ -146,8 +162,10 @@ def test_bad_input_is_named():
         Measure("exact")
     with pytest.raises(BadInput, match="truth 'masks' is unknown; accepted: boxes, outlines"):
         Measure(truth="masks")
-    with pytest.raises(BadInput, match="canvas_size"):
-        Measure("paper")
+    with pytest.raises(BadInput, match=r"canvas_size \(0, 4\) is too small"):
+        Measure("paper", canvas_size=(0, 4))
+    with pytest.raises(BadInput, match="example 'e': its prediction has no canvas_size"):
+        row_of(boxed((*LEFT, 1)), LEFT, measure=Measure("paper"))
     with pytest.raises(BadInput, match="no heatmap"):
         heatmap_curves([item(boxed((*LEFT, 1)), LEFT)])
     with pytest.raises(BadInput, match="protocol 'best'"):

@@ -50,8 +50,9 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     source = ["--ckpt", checkpoint, "--benchmark", "mini-game", "--limit", 24]
     code, out, _ = run(monkeypatch, capsys, "evaluate", *source, "--out", tmp_path / "evaluation", "--json")
     assert code == 0
-    figures = json.loads(out)
-    assert figures["accuracy"]["n"] == 24
+    result = json.loads(out)
+    assert result["figures"]["accuracy"]["n"] == 24
+    assert result == json.loads((tmp_path / "evaluation" / "summary.json").read_text())
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {
         "examples.csv",
         "phrases.csv",

@@ -34,11 +34,12 @@ _PREDICTED = ("predicted_x1", "predicted_y1", "predicted_x2", "predicted_y2", "p
 
 @dataclass(frozen=True)
 class PhraseItem:
-    """A phrase, its example and what a model predicted for it (ranked boxes, or a heatmap)."""
+    """A phrase, its example, what a model predicted for it (ranked boxes, or a heatmap), and on what canvas."""
 
     example: Example
     phrase: Phrase
     prediction: PhrasePrediction
+    canvas_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,39 @@ class Measure:
     """How phrases are measured.
 
     mode: ``corrected``, or ``paper``, the original's arithmetic on a canvas of ``canvas_size`` pixels
-    (height, width of all candidates, stacked); see ``boxes`` and ``heatmaps``.
+    (height, width of all candidates, stacked; by default that of each prediction); see ``boxes`` and ``heatmaps``.
     truth: what protocol ``all`` and pointing compare with. ``boxes``: the union of the truth boxes, which serves
     both families of models alike. ``outlines``: of the masks, else polygons, else boxes; ``paper`` knows
     polygons only, and compares predicted boxes with boxes. ``any`` and ``merged`` always take boxes.
-    Raises BadInput for unknown names, and for ``paper`` without a canvas size.
+    Raises BadInput for unknown names and an impossible canvas size.
     """
 
     mode: str = "corrected"
     truth: str = "boxes"
-    canvas_size: tuple[int, int] = (0, 0)
+    canvas_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise unknown_choice("mode", self.mode, MODES)
         if self.truth not in TRUTHS:
             raise unknown_choice("truth", self.truth, TRUTHS)
-        if self.mode == "paper" and min(self.canvas_size) < 1:
+        if self.canvas_size is not None and min(self.canvas_size) < 1:
             raise BadInput(
-                f"canvas_size {self.canvas_size} does not serve mode 'paper'; "
-                "accepted: (height, width) in pixels of the stacked candidates"
+                f"canvas_size {self.canvas_size} is too small; accepted: (height, width) in pixels of the stacked "
+                "candidates, 1 or more"
             )
+
+    def canvas_of(self, item: PhraseItem) -> tuple[int, int]:
+        """Canvas that a phrase is measured on (``_blocks`` are of one); (0, 0) where none matters. Raises BadInput."""
+        if self.mode != "paper":
+            return 0, 0
+        size = self.canvas_size or item.canvas_size
+        if size is None:
+            raise BadInput(
+                f"example {item.example.id!r}: its prediction has no canvas_size, which mode 'paper' needs; accepted: "
+                "(height, width) in pixels of the stacked candidates"
+            )
+        return size
 
 
 def phrase_table(
@@ -187,7 +200,7 @@ def _score_boxes(items: Sequence[PhraseItem], measure: Measure, protocols: Seque
     centre = (box[..., :2] + box[..., 2:]) / 2
     pointed = Area.of_boxes(truth.boxes).holds(centre)[:, 0]
     if measure.mode == "paper":
-        sizes = torch.tensor(measure.canvas_size).expand(len(items), 2)
+        sizes = torch.tensor(measure.canvas_of(items[0])).expand(len(items), 2)
         on_canvas = to_canvas(box, index.clamp(min=0)[:, None], truth.n_images[:, None])
         ious = {p: ranked_ious(on_canvas, truth.on_canvas(), p, "paper", sizes)[:, 0] for p in protocols}
     else:
@@ -223,7 +236,7 @@ def _heatmap_ious(
     """IoU ``[P, T]`` by protocol (those asked for, at least), of heatmaps ``[P, N, h, w]``."""
     index, union_only = truth.index, tuple(protocols) == ("all",)
     if measure.mode == "paper":
-        size = measure.canvas_size
+        size = measure.canvas_of(truth.items[0])
         heatmaps = resize_published(heatmaps.flatten(1, 2), size)[:, None]
         coverage = published_coverage(truth.on_canvas(), size, union_only)
         index = torch.zeros_like(index)
@@ -266,21 +279,21 @@ def _columns(ious: Sequence[Tensor], pointed: Tensor, box: Tensor, index: Tensor
 
 
 def _blocks(items: Sequence[PhraseItem], measure: Measure) -> Iterator[list[int]]:
-    """Numbers of items that are scored together: one kind and heatmap shape, few enough for memory."""
+    """Numbers of items that are scored together: one kind, heatmap shape and canvas, few enough for memory."""
 
-    def kind(number: int) -> tuple[int, ...]:
+    def kind(number: int) -> tuple[tuple[int, ...], tuple[int, int]]:
         heatmap = items[number].prediction.heatmap
-        return () if heatmap is None else heatmap.shape
+        return () if heatmap is None else heatmap.shape, measure.canvas_of(items[number])
 
     def regions(number: int) -> int:
         return len(items[number].phrase.regions)
 
     ordered = sorted(range(len(items)), key=lambda number: (kind(number), regions(number)))  # little padding
-    canvas = measure.canvas_size[0] * measure.canvas_size[1]
-    for shape, same in groupby(ordered, key=kind):
+    for (shape, canvas), same in groupby(ordered, key=kind):
         numbers = list(same)
         most = regions(numbers[-1])
-        cells = int(np.prod(shape)) + (2 + most) * max(canvas, int(np.prod(shape[1:]))) if shape else 0
+        pixels = max(int(np.prod(canvas)), int(np.prod(shape[1:])))
+        cells = int(np.prod(shape)) + (2 + most) * pixels if shape else 0
         step = max(1, _CHUNK // (cells + 4 * (1 + most) ** 2))
         for begin in range(0, len(numbers), step):
             yield numbers[begin : begin + step]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.examples import Example, Prediction
+from grounding.examples import Example, Prediction, validate
 
 if TYPE_CHECKING:
     from grounding.models.inputs import Preprocessor
@@ -141,6 +141,12 @@ class GroundingModel(nn.Module, ABC):
     @abstractmethod
     def preprocess(self, examples: Sequence[Example]) -> Batch:
         """Open images, tokenise captions, align phrases with tokens (CPU; equals collate of encode)."""
+
+    def prepare(self, examples: Sequence[Example]) -> Batch:
+        """``preprocess`` of examples that may come from anywhere: raises BadInput for impossible annotations."""
+        for example in examples:
+            validate(example)
+        return self.preprocess(examples)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -72,4 +71,4 @@ def command(
             progress=progress,
         )
     summary = evaluation.summary()
-    show({name: asdict(figure) for name, figure in summary.items()}, as_json, evaluation.to_markdown(summary))
+    show(evaluation.to_json(summary), as_json, evaluation.to_markdown(summary))
