@@ -1,21 +1,29 @@
-"""Checkpoint folders: ``config.json``, ``model.safetensors``, ``tokenizer.json``; nothing is ever executed."""
+"""Checkpoints: our own folders (``config.json``, ``model.safetensors``, ``tokenizer.json``), and those of others.
+
+Nothing in a file is ever executed; every weight is accounted for (``grounding.released``).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from grounding.config_files import config_from_json, read_json_object
 from grounding.errors import BadInput, unknown_choice
-from grounding.models import MODELS, GroundingModel, ModelConfig, build_model
+from grounding.models import MODELS, GroundingModel
 from grounding.models.text import CaptionTokenizer, load_tokenizer
+from grounding.released import ACCEPTED, LoadReport, Stored, load_strictly, open_released
+from grounding.released.formats import read_safetensors
+from grounding.released.strict import Weights
 
 BUNDLED = Path(__file__).parent / "bundled"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -26,13 +34,26 @@ class Checkpoint:
     """A loaded model and what is known about it.
 
     content: sha256 over weights, configuration and the tokenizer in use. info: everything in config.json but the sizes:
-    ``threshold`` (value, split it was tuned on), ``training`` (recipe and figures).
+    ``threshold`` (value, split it was tuned on), ``training`` (recipe and figures). format, chosen: as ``Stored`` has
+    them. report: what became of every weight.
     """
 
     path: Path
     model: GroundingModel
     content: str
+    format: str
+    chosen: str
+    report: LoadReport
     info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint holds, found by loading it strictly. parameters: their number; buffers are not counted."""
+
+    stored: Stored
+    report: LoadReport
+    parameters: int
 
 
 def bundled_checkpoints() -> list[str]:
@@ -56,18 +77,30 @@ def save_checkpoint(folder: Path, model: GroundingModel, info: Mapping[str, Any]
 
 
 def find_checkpoint(source: str | Path) -> Path:
-    """Folder of a checkpoint given by path or by the name of a bundled one. Raises BadInput."""
+    """File or folder of a checkpoint given by path or by the name of a bundled one. Raises BadInput."""
     path = Path(source)
     if not path.exists() and str(source) in bundled_checkpoints():
         path = BUNDLED / str(source)
     if not path.exists():
         raise BadInput(
-            f"checkpoint {str(source)!r} is neither a folder nor bundled; bundled: {', '.join(bundled_checkpoints())}"
+            f"checkpoint {str(source)!r} is neither a file, a folder nor bundled; bundled: "
+            f"{', '.join(bundled_checkpoints())}; accepted: {ACCEPTED}"
         )
-    for name in (CONFIG, WEIGHTS):
-        if not (path / name).is_file():
-            raise BadInput(f"checkpoint {str(source)!r} has no {name}; accepted: a folder with {CONFIG} and {WEIGHTS}")
+    if path.is_dir() and not (path / CONFIG).is_file():
+        raise BadInput(f"checkpoint {str(source)!r} has no {CONFIG}; accepted: {ACCEPTED}")
     return path
+
+
+def open_stored(source: str | Path, weights: str | None = None, config: Mapping[str, Any] | None = None) -> Stored:
+    """Find the weights and sizes of a checkpoint of any accepted format, without making a model.
+
+    weights: ``ema`` or ``raw`` where the file has both; None takes EMA then, else what there is. config: fields of the
+    configuration that shall not be read off the file. Raises BadInput.
+    """
+    path = find_checkpoint(source)
+    if path.is_dir() and "model_type" not in read_json_object(path / CONFIG):
+        return _open_own(source, path, weights, config or {})
+    return open_released(path, weights, config)
 
 
 def load_checkpoint(
@@ -75,89 +108,104 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     model: str | None = None,
     tokenizer: str | Path | None = None,
+    weights: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint in eval mode.
+    """Load a checkpoint of any accepted format in eval mode.
 
-    model: raise BadInput unless the checkpoint is for it. tokenizer: file, folder or name to use instead of its own.
+    model: raise BadInput unless the checkpoint is for it. tokenizer: file, folder or name to use instead of its own;
+    released files have none. weights, config: as in ``open_stored``.
     """
-    folder = find_checkpoint(source)
+    stored = open_stored(source, weights, config)
+    name = stored.config.model
+    if model is not None and name != model:
+        raise BadInput(f"checkpoint {str(source)!r} is for model {name!r}, not {model!r}")
+    if tokenizer is None and stored.tokenizer is None:
+        needed = f"the one it was trained with, {stored.trained_with}," if stored.trained_with else "one"
+        raise BadInput(f"checkpoint {str(source)!r} has no {TOKENIZER}; give {needed} with --tokenizer")
+    captions = load_tokenizer(tokenizer or stored.tokenizer or "", stored.config.max_text)  # type: ignore[attr-defined]
+    built, report = load_strictly(stored.config, stored.weights, captions, _weights_file(stored))
+    return Checkpoint(
+        stored.path,
+        built.to(device),
+        _content_hash(stored, captions),
+        stored.format,
+        stored.chosen,
+        report,
+        stored.info,
+    )
+
+
+def inspect_checkpoint(
+    source: str | Path, weights: str | None = None, config: Mapping[str, Any] | None = None
+) -> Inspection:
+    """Load a checkpoint strictly, without a tokenizer, and say what it holds. Raises BadInput as loading does."""
+    stored = open_stored(source, weights, config)
+    model, report = load_strictly(stored.config, stored.weights, None, _weights_file(stored))
+    return Inspection(stored, report, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def convert_checkpoint(
+    source: str | Path,
+    out: Path | str,
+    tokenizer: str | Path | None = None,
+    weights: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Write a checkpoint of any accepted format as one of our folders, ``out``, which gets its name when complete.
+
+    Raises BadInput for an ``out`` that is there and not an empty folder, and as ``load_checkpoint`` does.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BadInput(f"out {str(out)!r} exists; accepted: a new folder, or an empty one")
+    loaded = load_checkpoint(source, tokenizer=tokenizer, weights=weights, config=config)
+    origin = {"file": loaded.path.name, "format": loaded.format, "weights": loaded.chosen, "content": loaded.content}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        save_checkpoint(partial, loaded.model, {**loaded.info, "converted": origin})
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return loaded
+
+
+def _open_own(source: str | Path, folder: Path, weights: str | None, config: Mapping[str, Any]) -> Stored:
+    """A folder that ``save_checkpoint`` wrote."""
+    if not (folder / WEIGHTS).is_file():
+        raise BadInput(f"checkpoint {str(source)!r} has no {WEIGHTS}; accepted: {ACCEPTED}")
+    if weights is not None:
+        raise BadInput(f"checkpoint {str(source)!r} holds one set of weights; leave --weights {weights} out")
     content = read_json_object(folder / CONFIG)
     name = content.pop("model", None)
     if name not in MODELS:
         raise unknown_choice(f"{folder / CONFIG}: model", name, MODELS)
-    if model is not None and name != model:
-        raise BadInput(f"checkpoint {str(source)!r} is for model {name!r}, not {model!r}")
-    config = config_from_json(name, content.pop("config", {}), folder / CONFIG)
-    own = folder / TOKENIZER
-    if tokenizer is None and not own.is_file():
-        raise BadInput(f"checkpoint {str(source)!r} has no {TOKENIZER}; give one with --tokenizer")
-    captions = load_tokenizer(tokenizer or own, config.max_text)  # type: ignore[attr-defined]
-    built = build_model(config, captions)
-    _load_weights(built, folder / WEIGHTS)
-    built.to(device).eval()
-    return Checkpoint(folder, built, _content_hash(folder, None if tokenizer is None else captions), content)
+    sizes = content.pop("config", {})
+    given = {**sizes, **config} if isinstance(sizes, Mapping) else sizes
+    tokenizer = folder / TOKENIZER
+    return Stored(
+        path=folder,
+        format="checkpoint folder",
+        chosen="only",
+        config=config_from_json(name, given, folder / CONFIG),
+        weights=Weights(read_safetensors(folder / WEIGHTS), complete=True),
+        files=(folder / CONFIG, folder / WEIGHTS),
+        tokenizer=tokenizer if tokenizer.is_file() else None,
+        info=content,
+    )
 
 
-def config_from_json(model: str, values: Mapping[str, Any], where: Path | str) -> ModelConfig:
-    """A model's configuration from plain values. Raises BadInput naming an unknown field, or one of the wrong type."""
-    kind = MODELS[model][0]
-    defaults = {f.name: f.default for f in fields(kind)}
-    if not isinstance(values, Mapping):
-        raise BadInput(f"{where}: config is {values!r}; accepted: an object with {', '.join(defaults)}")
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    for key, value in given.items():
-        if key not in defaults:
-            raise unknown_choice(f"{where}: field", key, defaults)
-        if not _like(value, defaults[key]):
-            raise BadInput(f"{where}: field {key!r} is {value!r}; accepted: a value like {defaults[key]!r}")
-    return kind(**given)
+def _weights_file(stored: Stored) -> Path:
+    return stored.files[-1]
 
 
-def _like(value: Any, default: Any) -> bool:
-    """Whether a value from JSON has the type of a default, and a list its length; an integer serves for a float."""
-    if isinstance(default, tuple):
-        return type(value) is tuple and len(value) == len(default) and all(map(_like, value, default))
-    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises BadInput naming the file if it holds anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} holds a {type(content).__name__}; accepted: a JSON object")
-    return content
-
-
-def _load_weights(model: GroundingModel, path: Path) -> None:
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from None
-    own = model.state_dict()
-    problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in own]
-    problems += [
-        f"{name} is {list(tensors[name].shape)}, not {list(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    problems += [
-        f"{name} has non-finite values"
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise BadInput(f"{path} does not fit its configuration: {'; '.join(problems[:3])}{more}")
-    model.load_state_dict(tensors)
-
-
-def _content_hash(folder: Path, other: CaptionTokenizer | None) -> str:
-    """Hash of the files of a checkpoint; ``other`` is a tokenizer used in place of its own."""
-    digest = hashlib.sha256((folder / CONFIG).read_bytes())
-    digest.update((folder / TOKENIZER).read_bytes() if other is None else other.backend.to_str().encode())
-    digest.update((folder / WEIGHTS).read_bytes())
+def _content_hash(stored: Stored, tokenizer: CaptionTokenizer) -> str:
+    """Hash of what the model is made of: the choices, the tokenizer and the files."""
+    digest = hashlib.sha256(json.dumps([stored.chosen, asdict(stored.config)]).encode())
+    digest.update(tokenizer.backend.to_str().encode())
+    for file in stored.files:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()

@@ -71,11 +71,15 @@ def model_config(model: str, size: str) -> ModelConfig:
     return SIZES[model][size]
 
 
-def build_model(config: ModelConfig, tokenizer: CaptionTokenizer) -> GroundingModel:
-    """A model with fresh weights. Raises BadInput for a tokenizer with more tokens than the model has embeddings."""
-    tokens, known = tokenizer.vocabulary_size, config.vocabulary  # type: ignore[attr-defined]
-    if tokens > known:
-        raise BadInput(f"tokenizer has {tokens} tokens, more than the {known} that the model has embeddings for")
+def build_model(config: ModelConfig, tokenizer: CaptionTokenizer | None) -> GroundingModel:
+    """A model with fresh weights. Raises BadInput for a tokenizer with more tokens than the model has embeddings.
+
+    tokenizer: None for a model that will not read captions.
+    """
+    if tokenizer is not None:
+        tokens, known = tokenizer.vocabulary_size, config.vocabulary  # type: ignore[attr-defined]
+        if tokens > known:
+            raise BadInput(f"tokenizer has {tokens} tokens, more than the {known} that the model has embeddings for")
     return MODELS[config.model][1](config, tokenizer)  # type: ignore[call-arg, arg-type]
 
 

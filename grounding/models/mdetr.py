@@ -34,8 +34,10 @@ class MdetrConfig(ModelConfig):
     """Sizes of an MDETR; the defaults are those of the released ResNet-101 checkpoints.
 
     token_slots: caption positions the soft-token head tells apart. task_layer: decoder layer whose state of the
-    extra query answers the task; 0, the first, is what the released checkpoints were trained with. pre_norm: norms
-    before each branch of the transformer. position_temperature: of the sine positions; lower tells near cells apart
+    extra query answers the task; 0, the first, is what the released checkpoints were trained with. task_query: False
+    for MDETR as it was before the study, without the extra query: the centre of the best box for the whole caption then
+    answers the task (with it, the 100 object queries would attend to one more). pre_norm: norms before each branch of
+    the transformer. position_temperature: of the sine positions; lower tells near cells apart
     better (DAB-DETR, arXiv 2201.12329, takes 20).
     """
 
@@ -62,6 +64,7 @@ class MdetrConfig(ModelConfig):
     pad_id: int = 1
     text_pooler: bool = True
     task_layer: int = 0
+    task_query: bool = True
     pre_norm: bool = False
     position_temperature: float = 10000.0
 
@@ -182,8 +185,9 @@ class Mdetr(GroundingModel):
         super().__init__()
         self.config = config
         self.mdetr = MdetrCore(config)
-        self.sdr_embed = nn.Embedding(1, config.width)
-        self.sdr_head = PointMlp(config.width, 4)
+        if config.task_query:
+            self.sdr_embed = nn.Embedding(1, config.width)
+            self.sdr_head = PointMlp(config.width, 4)
         self.preprocessor = Preprocessor(tokenizer, config.candidate_size, config.multiple, stride=self.mdetr.stride)
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN)[:, None, None] * 255, persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD)[:, None, None] * 255, persistent=False)
@@ -198,22 +202,29 @@ class Mdetr(GroundingModel):
 
     def forward(self, batch: Batch) -> MdetrOutput:
         """Normalise with ImageNet's mean and standard deviation and run the network."""
-        dtype = self.sdr_embed.weight.dtype
+        core = self.mdetr
+        dtype = core.query_embed.weight.dtype
         images = ((batch.images - self.image_mean) / self.image_std).to(dtype)
         images = images.masked_fill(~batch.pixel_mask[:, None], 0.0)
-        core = self.mdetr
         memory, positions, bias = core.encode(images, batch.pixel_mask, batch.input_ids, batch.text_mask)
-        queries = torch.cat([core.query_embed.weight, self.sdr_embed.weight])
-        hidden = core.transformer.decode(queries, memory, positions, bias)  # [L, B, Q + 1, D]
-        objects, task = hidden[:, :, :-1], hidden[:, :, -1]
+        learned = [core.query_embed.weight] + ([self.sdr_embed.weight] if self.config.task_query else [])
+        hidden = core.transformer.decode(torch.cat(learned), memory, positions, bias)  # [L, B, Q + 1, D], or Q
+        objects = hidden[:, :, : self.config.queries]
         token_logits = core.class_embed(objects).float()
         boxes_cxcywh = core.bbox_embed(objects).float().sigmoid()
         text = memory[:, -batch.input_ids.shape[1] :]
-        task_points = self.sdr_head(task).float().sigmoid()[..., :2]
-        phrase_scores = _phrase_scores(token_logits[-1], batch)
+        phrase_scores = _phrase_scores(token_logits[-1], batch.phrase_tokens, batch.phrase_example)
         phrase_query = phrase_scores.argmax(1)
+        if self.config.task_query:
+            task_points = self.sdr_head(hidden[:, :, -1]).float().sigmoid()[..., :2]
+            task_point = task_points[self.config.task_layer]
+        else:
+            everyone = torch.arange(len(batch), device=hidden.device)
+            best = _phrase_scores(token_logits[-1], batch.caption_tokens, everyone).argmax(1)
+            task_points = boxes_cxcywh[:, everyone, best, :2]
+            task_point = task_points[-1]
         return MdetrOutput(
-            task_point=task_points[self.config.task_layer],
+            task_point=task_point,
             phrase_point=boxes_cxcywh[-1, batch.phrase_example, phrase_query, :2],
             token_logits=token_logits,
             boxes_cxcywh=boxes_cxcywh,
@@ -313,11 +324,13 @@ class Mdetr(GroundingModel):
         return TokenLayout(query=slice(0, self.config.queries))
 
 
-def _phrase_scores(token_logits: Tensor, batch: Batch) -> Tensor:
-    """Probability of a phrase's most likely token slot: ``[B, Q, slots + 1]`` -> ``[P, Q]`` (MDETR, section 3.1)."""
-    slots = batch.phrase_tokens.shape[1]
-    probability = token_logits.softmax(-1)[..., :slots][batch.phrase_example]  # [P, Q, T]
-    return probability.masked_fill(~batch.phrase_tokens[:, None], 0.0).amax(-1)
+def _phrase_scores(token_logits: Tensor, tokens: Tensor, example: Tensor) -> Tensor:
+    """Probability of a phrase's most likely token slot (MDETR, section 3.1): ``[P, Q]``.
+
+    token_logits: ``[B, Q, slots + 1]``. tokens: bool ``[P, T]``. example: ``[P]``.
+    """
+    probability = token_logits.softmax(-1)[..., : tokens.shape[1]][example]  # [P, Q, T]
+    return probability.masked_fill(~tokens[:, None], 0.0).amax(-1)
 
 
 def _feature_map_tokens(output: Tensor) -> Tensor:
