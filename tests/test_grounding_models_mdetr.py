@@ -224,7 +224,8 @@ def test_the_score_of_a_phrase_is_its_most_likely_token_among_all_slots(model):
     logits[0, 0, [2, 3, 19]] = torch.tensor([0.6, 0.3, 0.1]).log()
     logits[0, 1, [3, 19]] = torch.tensor([0.5, 0.5]).log()
     logits[0, 2, [5, 19]] = torch.tensor([0.2, 0.8]).log()
-    found = _phrase_scores(logits, batch_of(model, [[2, 3], [3], [5], [4]], 6))
+    batch = batch_of(model, [[2, 3], [3], [5], [4]], 6)
+    found = _phrase_scores(logits, batch.phrase_tokens, batch.phrase_example)
     expected = torch.tensor([[0.6, 0.5, 0.0], [0.3, 0.5, 0.0], [0.0, 0.0, 0.2], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 

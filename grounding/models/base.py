@@ -131,10 +131,12 @@ class ModelConfig:
 class GroundingModel(nn.Module, ABC):
     """A model that reads a caption over images, answers the task and grounds phrases.
 
-    predicts: how it grounds them, ``boxes`` (ranked) or ``heatmap``.
+    predicts: how it grounds them, ``boxes`` (ranked) or ``heatmap``. image_padding: why the padding of a batch with
+    images of several sizes changes its states; None where it does not.
     """
 
     predicts: ClassVar[str]
+    image_padding: ClassVar[str | None] = None
     config: ModelConfig
     preprocessor: Preprocessor
 

@@ -177,6 +177,7 @@ class Mdetr(GroundingModel):
     """
 
     predicts = "boxes"
+    image_padding = "convolutions and group norm see the zeros around smaller images, as the original's do"
     config: MdetrConfig
     image_mean: Tensor
     image_std: Tensor
