@@ -39,7 +39,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["demo", "finetune", "evaluate", "extract", "sweep", "visualize"])
+@pytest.mark.parametrize(
+    "name", ["demo", "finetune", "evaluate", "extract", "sweep", "visualize", "inspect", "convert"]
+)
 def test_every_command_has_help_with_an_example(monkeypatch, capsys, name):
     code, out, _ = run(monkeypatch, capsys, name, "--help")
     assert code == 0

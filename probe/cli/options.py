@@ -13,7 +13,7 @@ import typer
 from grounding.errors import BadInput
 
 Checkpoint = Annotated[
-    str, typer.Option("--ckpt", help="Checkpoint folder, or the name of a bundled one (vilt-aligner-grounded, ...).")
+    str, typer.Option("--ckpt", help="Checkpoint folder or file, or a bundled one (vilt-aligner-grounded, ...).")
 ]
 BenchmarkName = Annotated[str, typer.Option("--benchmark", help="kilogram, mini-game or mini-sdr.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Folder of the benchmark's files, where it has any.")]
@@ -31,6 +31,13 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out broken exam
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", help="tokenizer.json, its folder, or a name, instead of the checkpoint's.")
+]
+ChosenWeights = Annotated[
+    str | None, typer.Option("--weights", help="ema (averaged) or raw, where a file has both; default ema.")
+]
+ModelSizes = Annotated[
+    list[str] | None,
+    typer.Option("--config", metavar="KEY=VALUE", help="Field of the configuration that the file does not tell."),
 ]
 
 
@@ -78,3 +85,18 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
 def show(result: Mapping[str, Any], as_json: bool, text: str) -> None:
     """Print a result: JSON for machines, text for people."""
     typer.echo(json.dumps(result, indent=1, default=str) if as_json else text)
+
+
+def show_table(title: str, rows: Sequence[tuple[str, str]], result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result: JSON for machines, a table of two columns for people."""
+    if as_json:
+        show(result, as_json, "")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, show_header=False)
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    Console().print(table)

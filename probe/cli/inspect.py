@@ -1,0 +1,88 @@
+"""``probe inspect``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from probe.cli.options import (
+    AsJson,
+    ChosenWeights,
+    Device,
+    ModelSizes,
+    Tokenizer,
+    choose_device,
+    parse_pairs,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from extract.self_checks import Check
+    from grounding.checkpoint import Inspection
+
+NAME = "inspect"
+EPILOG = "Example: probe inspect vilt-aligner-grounded --verify"
+
+
+def command(
+    ckpt: Annotated[str, typer.Argument(help="Checkpoint file or folder, or the name of a bundled one.")],
+    weights: ChosenWeights = None,
+    config: ModelSizes = None,
+    tokenizer: Tokenizer = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Run the model's self-checks; exit 1 if one fails.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """What a checkpoint holds, what became of every weight, and whether the model passes its self-checks."""
+    from grounding.checkpoint import inspect_checkpoint
+
+    sizes = parse_pairs(config, "--config")
+    result = describe(inspect_checkpoint(ckpt, weights, sizes), tokenizer)
+    checks = _verify(ckpt, choose_device(device), tokenizer, weights, sizes) if verify else []
+    if checks:
+        result["checks"] = [asdict(check) for check in checks]
+    rows = [(name, _cell(value)) for name, value in result.items() if name != "checks"]
+    rows += [(f"{check.status}: {check.name}", check.detail) for check in checks]
+    show_table(f"Checkpoint {ckpt}", rows, result, as_json)
+    if any(check.status == "failed" for check in checks):
+        raise typer.Exit(1)
+
+
+def describe(inspection: Inspection, tokenizer: str | Path | None = None) -> dict[str, Any]:
+    """An inspection in plain values: counts, and for what was ignored or is missing every reason with its count."""
+    stored, report = inspection.stored, inspection.report
+    found = tokenizer or stored.tokenizer
+    return {
+        "format": stored.format,
+        "weights": {"only": "the only ones in the file", "ema": "ema (averaged)", "raw": "raw"}[stored.chosen],
+        "model": stored.config.model,
+        "parameters": inspection.parameters,
+        "sizes": asdict(stored.config),
+        "loaded": len(report.loaded),
+        "renamed": len(report.renamed),
+        "ignored": dict(Counter(report.ignored.values())),
+        "missing": dict(Counter(report.missing.values())),
+        "tokenizer": str(found) if found else f"none; give {stored.trained_with or 'its own'} with --tokenizer",
+    }
+
+
+def _verify(ckpt: str, device: str, tokenizer: str | None, weights: str | None, sizes: dict[str, Any]) -> list[Check]:
+    from extract.self_checks import run_self_checks
+    from grounding.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(ckpt, device, tokenizer=tokenizer, weights=weights, config=sizes)
+    return run_self_checks(loaded.model)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not isinstance(value, dict):
+        return str(value)
+    counts = value and all(type(count) is int and " " in name for name, count in value.items())
+    pairs = (f"{count} x {name}" if counts else f"{name} {count}" for name, count in value.items())
+    return ("\n" if counts else ", ").join(pairs) or "none"

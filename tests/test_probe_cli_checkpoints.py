@@ -1,0 +1,120 @@
+"""``probe inspect`` and ``probe convert`` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from released_files import released_mdetr, released_vilt, write_mdetr, write_study, write_tokenizers
+from test_probe_cli import run
+
+from grounding.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file of each architecture, and tokenizers."""
+    folder = tmp_path_factory.mktemp("released")
+    tokenizers = write_tokenizers(folder)
+    return {
+        "aligner": write_study(folder / "aligner.ckpt", released_vilt()),
+        "aligner-tokens": tokenizers["vilt-aligner"],
+        "mdetr": write_mdetr(folder / "mdetr.pth", released_mdetr(), ema=False),
+        "mdetr-tokens": tokenizers["mdetr"],
+    }
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    """What a command prints with --json; it must succeed."""
+    code, out, err = run(monkeypatch, capsys, *words, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_inspect_tells_what_a_file_holds(monkeypatch, capsys, files):
+    found = printed(monkeypatch, capsys, "inspect", files["aligner"])
+    assert found["format"] == "Lightning checkpoint"
+    assert found["weights"] == "ema (averaged)"
+    assert found["model"] == "vilt-aligner"
+    assert found["sizes"]["width"] == 128
+    model = released_vilt()
+    assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["loaded"] == len(model.state_dict()) - 1
+    assert found["ignored"]["state of training, not a weight"] == 9
+    assert found["missing"] == {}
+    assert found["tokenizer"] == "none; give bert-base-uncased with --tokenizer"
+    raw = printed(monkeypatch, capsys, "inspect", files["aligner"], "--weights", "raw", "--config", "heads=4")
+    assert (raw["weights"], raw["sizes"]["heads"]) == ("raw", 4)
+    assert "checks" not in raw
+
+
+def test_inspect_prints_a_table_for_people(monkeypatch, capsys, files):
+    code, out, _ = run(monkeypatch, capsys, "inspect", files["mdetr"], "--tokenizer", files["mdetr-tokens"])
+    assert code == 0
+    for words in ("MDETR checkpoint", "the only ones in the file", "backbone resnet18", "x state of training"):
+        assert words in " ".join(out.replace("│", " ").split())
+
+
+def test_verify_passes_sound_models_and_fails_broken_ones(monkeypatch, capsys, files, tmp_path):
+    words = ["inspect", files["mdetr"], "--verify", "--tokenizer", files["mdetr-tokens"]]
+    checks = printed(monkeypatch, capsys, *words)["checks"]
+    assert [check["status"] for check in checks].count("ok") == len(checks) - 1
+    assert {check["name"] for check in checks if check["status"] == "known"} == {"image padding does not matter"}
+    model = released_vilt()
+    with torch.no_grad():
+        model.transformer.blocks[1].mlp.fc2.bias.fill_(3e38)  # finite weights, states that are not
+        model.transformer.blocks[1].attn.proj.bias.fill_(3e38)
+    path = write_study(tmp_path / "overflow.ckpt", model, ema=False)
+    words = ["inspect", path, "--verify", "--tokenizer", files["aligner-tokens"], "--json"]
+    code, out, _ = run(monkeypatch, capsys, *words)
+    assert code == 1
+    status = {check["name"]: check["status"] for check in json.loads(out)["checks"]}
+    assert status["states and outputs are finite"] == "failed"
+    assert status["shapes of every site"] == "ok"
+
+
+def test_verify_needs_a_tokenizer_and_names_it(monkeypatch, capsys, files):
+    code, _, err = run(monkeypatch, capsys, "inspect", files["mdetr"], "--verify")
+    assert code == 2
+    assert "give the one it was trained with, roberta-base, with --tokenizer" in " ".join(err.split())
+
+
+def test_a_converted_checkpoint_serves_every_command(monkeypatch, capsys, files, tmp_path):
+    out = tmp_path / "converted"
+    words = ["convert", files["aligner"], out, "--weights", "raw", "--tokenizer", files["aligner-tokens"]]
+    result = printed(monkeypatch, capsys, *words, "--config", "candidate_size=64")
+    assert (result["weights"], result["missing"]) == ("raw", 0)
+    assert load_checkpoint(out).model.config.candidate_size == 64
+    found = printed(monkeypatch, capsys, "inspect", out)
+    assert found["format"] == "checkpoint folder"
+    assert found["tokenizer"] == str(out / "tokenizer.json")
+    source = ["--ckpt", out, "--benchmark", "mini-game", "--limit", 2]
+    figures = printed(monkeypatch, capsys, "evaluate", *source, "--threshold", 0.5)
+    assert figures["accuracy"]["n"] == 2
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 2
+    assert "exists; accepted: a new folder, or an empty one" in err
+
+
+def test_other_commands_take_the_file_itself(monkeypatch, capsys, files):
+    words = ["evaluate", "--ckpt", files["mdetr"], "--tokenizer", files["mdetr-tokens"], "--benchmark", "mini-game"]
+    assert printed(monkeypatch, capsys, *words, "--limit", 1)["accuracy"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--weights", "ema"], "has no averaged weights (EMA); accepted: --weights raw"),
+        (["--config", "depth=3"], "field 'depth' is unknown; accepted: backbone, width"),
+        (["--config", "heads=3"], "width 32 is not a multiple of heads 3"),
+        (["--config", "queries=5"], "mdetr.query_embed.weight is [7, 32], not [5, 32]"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_two(monkeypatch, capsys, files, words, message):
+    code, out, err = run(monkeypatch, capsys, "inspect", files["mdetr"], *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
