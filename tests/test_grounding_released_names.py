@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import small_mdetr
 from torch import Tensor
 
 from grounding.config_files import config_from_json
 from grounding.errors import BadInput
 from grounding.models import build_model, model_config
+from grounding.models.backbone import EFFICIENTNETS, RESNETS, Backbone
 from grounding.released.names import kind_of, our_weights, without_wrapper
 from grounding.released.sizes import layers, sizes_of
 from grounding.released.strict import LoadReport, reconcile, without_values
@@ -125,6 +127,18 @@ def test_the_second_images_type_is_cut_away(shared_data):
     tensors = inventory(shared_data, "B_vilt")
     tensors["token_type_embeddings.weight"] = torch.empty(3, 768, device="meta")
     assert "token_type_embeddings.weight[2:3]" in mapped(tensors)[1].ignored
+
+
+@pytest.mark.parametrize("name", [*RESNETS, *EFFICIENTNETS, "small"])
+def test_every_backbone_is_told_by_its_names_and_shapes(name):
+    own = small_mdetr().state_dict()
+    tensors = {name: tensor for name, tensor in own.items() if ".backbone." not in name}
+    with without_values():
+        body = Backbone(name).state_dict()
+    tensors |= {f"mdetr.backbone.0.{entry}": tensor for entry, tensor in body.items()}
+    assert sizes_of("mdetr", tensors, {"text_heads": 2}, "file")["backbone"] == name
+    with pytest.raises(BadInput, match="shapes do not tell the backbone; give --config backbone=NAME"):
+        sizes_of("mdetr", {n: t for n, t in tensors.items() if ".backbone." not in n}, {"text_heads": 2}, "file")
 
 
 def test_kinds_and_wrappers():

@@ -98,10 +98,15 @@ def reconcile(
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Inside it, modules are made with parameters that have a shape and no memory; buffers are real."""
+    """Inside it, modules are made with parameters that have a shape and no memory.
+
+    Buffers are real, and so are batch norms: freezing one copies its values.
+    """
 
     def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        return None if parameter is None else nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+        if parameter is None or isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return parameter
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
     handle = register_module_parameter_registration_hook(empty)  # type: ignore[arg-type]
     try:
