@@ -134,6 +134,12 @@ def test_a_folder_that_lacks_a_file_is_no_checkpoint(folder, name):
     assert error_of(folder) == f"checkpoint '{folder}' has no {name}; accepted: {ACCEPTED}"
 
 
+def test_our_folders_hold_one_set_of_weights_and_take_other_sizes_only_where_they_fit(folder):
+    assert error_of(folder, weights="ema") == f"checkpoint '{folder}' holds one set of weights; leave --weights ema out"
+    assert load_checkpoint(folder, config={"candidate_size": 64}).model.preprocessor.candidate_size == 64
+    assert "word_embeddings.weight is [300, 24], not [300, 12]" in error_of(folder, config={"width": 12})
+
+
 def test_a_checkpoint_without_tokenizer_asks_for_one(folder):
     (folder / "tokenizer.json").unlink()
     assert error_of(folder) == f"checkpoint '{folder}' has no tokenizer.json; give one with --tokenizer"

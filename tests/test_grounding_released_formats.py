@@ -133,6 +133,14 @@ def test_mdetr_without_the_study_keeps_its_own_forward_pass(files):
         output = loaded.model(batch)
     handle.remove()
     assert shapes[0][1] == loaded.model.config.queries
+    images = ((batch.images - loaded.model.image_mean) / loaded.model.image_std).masked_fill(
+        ~batch.pixel_mask[:, None], 0.0
+    )
+    with torch.inference_mode():
+        memory, positions, bias = core.encode(images, batch.pixel_mask, batch.input_ids, batch.text_mask)
+        hidden = core.transformer.decode(core.query_embed.weight, memory, positions, bias)
+        assert torch.equal(output.token_logits, core.class_embed(hidden))
+        assert torch.equal(output.boxes_cxcywh, core.bbox_embed(hidden).sigmoid())
     scores = output.token_logits[-1].softmax(-1)
     for b in range(len(batch)):
         tokens = batch.caption_tokens[b].nonzero()[:, 0]
@@ -321,15 +329,33 @@ def test_the_tokenizer_that_is_needed_is_named(files, name, needed):
         load_checkpoint(files[name])
 
 
-def test_nothing_is_kept_of_the_file(files, tmp_path):
-    """Tensors are copied: a file that is overwritten does not change a model that is loaded."""
+def test_a_file_may_be_replaced_while_its_model_is_in_use(files, tmp_path):
+    """Weights stay mapped from the file that was opened, and what is written to them stays in memory."""
     path = tmp_path / "copy.pt"
     path.write_bytes(files["vilt-state"].read_bytes())
     loaded = load_checkpoint(path, tokenizer=files["tokenizers"]["vilt-aligner"])
-    before = loaded.model.transformer.norm.weight.clone()
-    with path.open("r+b") as file:
-        file.write(b"\0" * path.stat().st_size)
-    assert torch.equal(loaded.model.transformer.norm.weight, before)
+    (tmp_path / "other.pt").write_bytes(b"0" * path.stat().st_size)
+    (tmp_path / "other.pt").replace(path)
+    equal(loaded, files["vilt-aligner"])
+    with torch.no_grad():
+        loaded.model.transformer.norm.weight.zero_()
+    path.write_bytes(files["vilt-state"].read_bytes())
+    equal(load_checkpoint(path, tokenizer=files["tokenizers"]["vilt-aligner"]), files["vilt-aligner"])
+
+
+def test_weights_that_share_memory_in_the_file_are_not_tied(files, tmp_path):
+    """The study's shared head stores one set of tensors under two names; so does a copied box head."""
+    tensors = state(files["mdetr"])
+    for name in list(tensors):
+        if name.startswith("sdr_head."):
+            tensors[name] = tensors[name.replace("sdr_head.", "mdetr.bbox_embed.")]
+    torch.save(tensors, tmp_path / "shared.pt")
+    added = {"name": "mdetr-original", "model": "mdetr", "config": {"task_query": True}}
+    shared = load_checkpoint(tmp_path / "shared.pt", tokenizer=files["tokenizers"]["mdetr"])
+    for model in (shared.model, opened(files, **added).model):
+        task, box = model.sdr_head.layers[0].weight, model.mdetr.bbox_embed.layers[0].weight
+        assert torch.equal(task, box)
+        assert task.data_ptr() != box.data_ptr()
 
 
 def test_half_precision_becomes_single(files, tmp_path):

@@ -59,15 +59,20 @@ def load_strictly(
 ) -> tuple[GroundingModel, LoadReport]:
     """A model of that configuration, in eval mode on the CPU, that holds the weights, and the report.
 
-    path: names the file in errors. tokenizer: None for a model that will not read captions. Tensors are copied one by
-    one, as fp32, so that a mapped file may change or go afterwards, and memory stays near the file and the model.
-    Raises BadInput for values that are not finite, and as ``reconcile`` does.
+    path: names the file in errors. tokenizer: None for a model that will not read captions. Weights become fp32; those
+    that are fp32 in a mapped file stay mapped, privately, so that memory stays near the file: it may be replaced or
+    deleted while the model is in use, but not be written into. Raises BadInput for values that are not finite, and as
+    ``reconcile`` does.
     """
     with without_values():
         model = build_model(config, tokenizer)
     own = model.state_dict()
     values, report = reconcile(config, own, weights, path)
-    held = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in values.items()}
+    held: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in values.items():  # weights that share memory in the file shall not be tied in the model
+        held[name] = tensor.to(own[name].dtype, copy=tensor.untyped_storage().data_ptr() in places)
+        places.add(tensor.untyped_storage().data_ptr())
     _require_finite(held, path)
     numbers = {name: tensor for name, tensor in own.items() if name.endswith(POSITIONS)}
     model.load_state_dict({**numbers, **held}, assign=True)
