@@ -107,7 +107,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(ckpt, tmp_path):
     for wrong, message in (
         ({"split": "dve"}, "split 'dve' is unknown"),
         ({"benchmark": "mini"}, "benchmark 'mini' is unknown"),
-        ({"ckpt": "nowhere"}, "checkpoint 'nowhere' is neither a folder nor bundled"),
+        ({"ckpt": "nowhere"}, "checkpoint 'nowhere' is neither a file, a folder nor bundled"),
         ({"threshold": 1.5}, "threshold 1.5 is out of range"),
     ):
         arguments = {"ckpt": ckpt, "benchmark": "mini-game", "limit": 2, "out": tmp_path / "out", **wrong}

@@ -297,7 +297,7 @@ def test_folders_that_are_taken_are_refused(finished, tmp_path):
         ({"config": {"widht": 3}}, "config: field 'widht' is unknown; accepted: width"),
         ({"config": {"max_text": "long"}}, "config: field 'max_text' is 'long'; accepted: a value like 80"),
         ({"config": {"width": 25}}, "width 25 is not a multiple of heads"),
-        ({"init": "nowhere", "config": {}}, "checkpoint 'nowhere' is neither a folder nor bundled"),
+        ({"init": "nowhere", "config": {}}, "checkpoint 'nowhere' is neither a file, a folder nor bundled"),
         ({"tokenizer": "gone.json"}, "tokenizer gone.json does not exist"),
     ],
 )

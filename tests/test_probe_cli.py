@@ -88,7 +88,7 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
         (["--option", "colour=red"], "takes no option 'colour'; accepted: difficulty"),
         (["--device", "tpu"], "device 'tpu'"),
         (["--dtype", "int8"], "int8"),
-        (["--ckpt", "nowhere"], "checkpoint 'nowhere' is neither a folder nor bundled"),
+        (["--ckpt", "nowhere"], "checkpoint 'nowhere' is neither a file, a folder nor bundled"),
     ],
 )
 def test_bad_input_is_one_line_with_exit_code_2(monkeypatch, capsys, checkpoint, tmp_path, words, message):
