@@ -177,6 +177,8 @@ def test_averaged_weights_that_are_not_there_are_named(tmp_path):
         inspect_checkpoint(path, weights="ema")
     assert str(raised.value) == f"{path} {message}"
     assert inspect_checkpoint(path).stored.chosen == "only"
+    torch.save({"state_dict": state(released_vilt()), "callbacks": ["EMA"]}, tmp_path / "list.ckpt")
+    assert inspect_checkpoint(tmp_path / "list.ckpt").stored.chosen == "only"
     with pytest.raises(BadInput, match="weights 'mean' is unknown; accepted: ema, raw"):
         inspect_checkpoint(path, weights="mean")
 

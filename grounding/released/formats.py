@@ -119,11 +119,13 @@ def _file(path: Path) -> _Found:
 
 
 def _lightning(path: Path, content: Mapping[str, Any]) -> _Found:
-    averaged = (content.get("callbacks") or {}).get("EMA") or {}
+    averaged: Any = content
+    for name in ("callbacks", "EMA", "ema_state_dict"):
+        averaged = averaged.get(name) if isinstance(averaged, Mapping) else None
     return _Found(
         "Lightning checkpoint",
         _state_dict(content["state_dict"], path),
-        ema=_optional(averaged.get("ema_state_dict"), path),
+        ema=_optional(averaged, path),
         rest={name: TRAINING for name in map(str, content) if name != "state_dict"},
         files=(path,),
     )
