@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from grounding.errors import BadInput
 
-SUMMARY, TABLE = "summary.md", "sweep.csv"
+if TYPE_CHECKING:
+    from extract.reader import Run
+
+SUMMARY, TABLE, DESCRIPTION = "summary.md", "sweep.csv", "sweep.json"
 
 
 def write_tables(table: pd.DataFrame, description: dict[str, Any], out: Path) -> None:
@@ -25,18 +28,25 @@ def write_tables(table: pd.DataFrame, description: dict[str, Any], out: Path) ->
         raise BadInput(f"out {str(out)!r} is not a folder") from error
     table.to_csv(out / TABLE, index=False)
     rows = json.loads(table.to_json(orient="records", double_precision=6))
-    (out / "sweep.json").write_text(json.dumps(description | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    (out / DESCRIPTION).write_text(json.dumps(description | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
     (out / SUMMARY).write_text(summarise(table, description), encoding="utf-8")
 
 
-def read_sweep(folder: Path, required: bool = True) -> pd.DataFrame | None:
-    """The tidy table of a sweep's folder. Without one: BadInput, or None where it is not ``required``."""
-    path = folder / TABLE
-    if path.is_file():
-        return pd.read_csv(path)
-    if required:
-        raise BadInput(f"sweep {str(folder)!r} holds no {TABLE}; accepted: a folder that probe sweep wrote")
-    return None
+def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | None:
+    """The tidy table of a sweep of ``run``. Without one: BadInput, or None where it is not ``required``.
+
+    Raises BadInput for a sweep of another run, whose curves would be taken for this one's.
+    """
+    if not required and not (folder / TABLE).is_file():
+        return None
+    for name in (TABLE, DESCRIPTION):
+        if not (folder / name).is_file():
+            raise BadInput(f"sweep {str(folder)!r} holds no {name}; accepted: a folder that probe sweep wrote")
+    swept = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["run"]["identity_hash"]
+    own = run.manifest["identity_hash"]
+    if swept != own:
+        raise BadInput(f"sweep {str(folder)!r} is of run {swept[:12]}; accepted: a sweep of this run, {own[:12]}")
+    return pd.read_csv(folder / TABLE)
 
 
 def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:

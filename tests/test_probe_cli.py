@@ -75,6 +75,19 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     assert {path.suffix for path in drawn} == {".png", ".svg"}
 
 
+def test_another_runs_sweep_is_not_drawn(monkeypatch, capsys, checkpoint, tmp_path):
+    source = ["extract", "--ckpt", checkpoint, "--benchmark", "mini-game", "--sites", "block.1"]
+    for name, limit in (("one", 4), ("other", 20)):
+        assert run(monkeypatch, capsys, *source, "--limit", limit, "--out", tmp_path / name)[0] == 0
+    words = ["sweep", tmp_path / "other", "--probe", "linear", "--control", "none"]
+    assert run(monkeypatch, capsys, *words)[0] == 0
+    code, _, err = run(monkeypatch, capsys, "visualize", tmp_path / "one", "--sweep", tmp_path / "other" / "sweep")
+    assert code == 2
+    assert "accepted: a sweep of this run" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "one" / "figures").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -10,6 +10,7 @@ from grounding.errors import BadInput
 from probe.features import choose_sites, read_features
 from probe.pairs import alignment_pairs
 from probe.sweep import COLUMNS, sweep
+from probe.tables import read_sweep
 
 torch.set_num_threads(1)
 FAST = {"resamples": 200}
@@ -138,6 +139,21 @@ def test_files_hold_the_table_its_settings_and_words(planted):
     assert "Best site (by validation loss, of 2): `block.1`" in words
     assert "can be matched at this site" in words
     assert "Not above chance: `block.0`" in words
+
+
+def test_a_sweep_is_read_back_for_its_own_run_only(planted, tmp_path):
+    run, table, out, _ = planted
+    assert len(read_sweep(out, run)) == len(table)
+    other = make_run(20)
+    other.manifest["identity_hash"] = "other"
+    with pytest.raises(BadInput, match=r"sweep '.*' is of run fake; accepted: a sweep of this run, other$"):
+        read_sweep(out, other, required=False)
+    assert read_sweep(tmp_path, run, required=False) is None
+    with pytest.raises(BadInput, match=r"holds no sweep\.csv"):
+        read_sweep(tmp_path, run)
+    (tmp_path / "sweep.csv").write_text("site\n")
+    with pytest.raises(BadInput, match=r"holds no sweep\.json"):
+        read_sweep(tmp_path, run, required=False)
 
 
 def test_same_arguments_same_table_and_seeds_differ(tmp_path):

@@ -39,7 +39,7 @@ def command(
             opened,
             out or run / "figures",
             examples_of(opened, root=root),
-            sweep=read_sweep(sweep or run / "sweep", required=sweep is not None),
+            sweep=read_sweep(sweep or run / "sweep", opened, required=sweep is not None),
             chosen=example or (),
             site=site,
             head=head,
