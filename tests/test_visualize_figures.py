@@ -116,6 +116,15 @@ def test_bad_input_is_refused_before_anything_is_written(run, examples, tmp_path
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_drawn(run, examples, tmp_path, monkeypatch, out):
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setattr("visualize.figures.draw_gallery", lambda *_: pytest.fail("drawn for nothing"))
+    with pytest.raises(BadInput, match=rf"out '.*{out}' is not a folder"):
+        draw(run, tmp_path / out, examples)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_attention_that_is_not_stored_is_refused_when_asked_for(examples, tmp_path):
     run = make_run(list(examples.values()), attention=False)
     with pytest.raises(BadInput, match="holds no attention"):

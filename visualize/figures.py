@@ -79,10 +79,15 @@ def draw(
     count: examples on each side of the gallery. seed: of the random selections.
     note: printed below task against grounding (a correlation, computed elsewhere).
     progress: called with (figures done, figures in all).
-    Raises BadInput, before anything is written, for an empty run, an unknown id, site, head or format.
+    Raises BadInput, before anything is drawn, for an empty run, an unknown id, site, head or format, and where ``out``
+    cannot be a folder.
     """
     formats = check_formats(formats)
     plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note)
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadInput(f"out {str(out)!r} is not a folder; accepted: one, or a path that is free for it") from error
     drawn: list[Drawn] = []
     for name, title, caption, alternative, figure in _figures(plan):
         paths = tuple(save(figure, Path(out) / name, formats))

@@ -77,8 +77,9 @@ def select(
 
     correct, grounded: None takes both. Raises BadInput for a count below 1 or a seed below 0.
     """
-    if count < 1 or seed < 0:
-        raise BadInput(f"count {count} and seed {seed}; accepted: 1 or more, 0 or more")
+    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
+        if value < least:
+            raise BadInput(f"{name} {value} is too small; accepted: {least} or more")
     found = outcomes.matching(correct, grounded)
     sides = [("Task right", "task wrong")[not correct].capitalize()] if correct is not None else []
     rules = []

@@ -134,8 +134,7 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
 
 @styled
 def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg"), dpi: int = 200) -> list[Path]:
-    """Write ``stem.png``, ``stem.svg``, … and return their paths; equal figures give equal files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``stem.png``, ``stem.svg``, … into a folder that exists; equal figures give equal files."""
     written = []
     for extension in check_formats(formats):
         path = stem.with_name(f"{stem.name}.{extension}")
