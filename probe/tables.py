@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from extract.reader import Run
 
 SUMMARY, TABLE, DESCRIPTION = "summary.md", "sweep.csv", "sweep.json"
+FEWEST_IMAGES = 10  # an interval over fewer images is too narrow to conclude from
 
 
 def write_tables(table: pd.DataFrame, description: dict[str, Any], out: Path) -> None:
@@ -52,7 +53,8 @@ def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | 
 def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:
     """A page of Markdown: for each probe its best site, how it stands against its controls, what follows.
 
-    The best site is the one of the lowest validation loss of the first seed, so that test figures did not choose it.
+    Nothing is said to follow from fewer than ``FEWEST_IMAGES`` test images. The best site is the one of the lowest
+    validation loss of the first seed, so that test figures did not choose it.
     """
     first = description["splits"][0]
     test = first["parts"]["test"]
@@ -63,11 +65,15 @@ def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:
         f"in {test['images']} images; 95 % intervals over images. {description['phrases_left_out']} phrases without "
         "a choice to make were left out.",
     ]
+    few = test["images"] < FEWEST_IMAGES
+    if few:
+        counts = f"{test['images']}; at least {FEWEST_IMAGES} are needed"
+        lines += ["", f"Too few test images to conclude anything: {counts}."]
     of_seed = table[table["seed"] == first["seed"]]
     choice = of_seed[of_seed["score"] == "choice_accuracy"]
     baselines = [name for name in choice["probe"].unique() if name not in ("linear", "mlp")]
     for name in (name for name in choice["probe"].unique() if name not in baselines):
-        lines += ["", f"## {name}", "", *_probe_lines(choice, name, baselines)]
+        lines += ["", f"## {name}", "", *_probe_lines(choice, name, baselines, few)]
         lines += _spread_lines(table, name)
     if first["seen_types"] is not None:
         lines += [
@@ -79,8 +85,8 @@ def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _probe_lines(choice: pd.DataFrame, name: str, baselines: list[str]) -> list[str]:
-    """Sentences about one probe: best site, controls there, and the reading."""
+def _probe_lines(choice: pd.DataFrame, name: str, baselines: list[str], few: bool) -> list[str]:
+    """Sentences about one probe: best site, controls there, and, unless images are few, the reading."""
     real = choice[(choice["probe"] == name) & (choice["condition"] == "alignment")]
     best = real.loc[real["validation_loss"].idxmin()]
     at_site = choice[choice["site"] == best["site"]]
@@ -90,19 +96,17 @@ def _probe_lines(choice: pd.DataFrame, name: str, baselines: list[str]) -> list[
     ]
     others = [at_site[at_site["probe"] == other].iloc[0] for other in baselines]
     lines += [f"The {row['probe']} control at that site: {_figure(row)}." for row in others]
-    lines.append(_reading(best, others))
+    if not few:
+        lines.append(_reading(best, others))
     selectivity = at_site[(at_site["probe"] == name) & (at_site["condition"] == "selectivity")]
     if len(selectivity):
         row = selectivity.iloc[0]
-        verdict = (
-            "more than the same probe memorises of random labels"
-            if _above(row, 0.0)
-            else "no more than the same probe memorises of random labels: the score may be the probe's own doing"
-        )
-        lines.append(f"Selectivity (minus control labels): {_figure(row)}, {verdict}.")
+        verdict = "" if few else f", {_verdict(row)}"
+        lines.append(f"Selectivity (minus control labels): {_figure(row)}{verdict}.")
     blind = real[~real.apply(lambda row: _above(row, row["chance"]), axis=1)]
-    if len(blind):
-        lines.append(f"Not above chance: {', '.join(f'`{site}`' for site in blind['site'])}.")
+    if len(blind) and not few:
+        names = ", ".join(f"`{site}`" for site in blind["site"])
+        lines.append(f"Cannot be told from chance, since the interval is not above it: {names}.")
     return lines
 
 
@@ -117,6 +121,12 @@ def _reading(best: pd.Series, others: list[pd.Series]) -> str:
         )
     against = f" and above {', '.join(row['probe'] for row in others)}" if others else ""
     return f"Above chance{against}: phrase and region can be matched at this site."
+
+
+def _verdict(selectivity: pd.Series) -> str:
+    if _above(selectivity, 0.0):
+        return "more than the same probe memorises of random labels"
+    return "not clearly more than the same probe memorises of random labels: the score may be the probe's own doing"
 
 
 def _spread_lines(table: pd.DataFrame, name: str) -> list[str]:

@@ -10,7 +10,7 @@ from grounding.errors import BadInput
 from probe.features import choose_sites, read_features
 from probe.pairs import alignment_pairs
 from probe.sweep import COLUMNS, sweep
-from probe.tables import read_sweep
+from probe.tables import read_sweep, summarise
 
 torch.set_num_threads(1)
 FAST = {"resamples": 200}
@@ -138,7 +138,19 @@ def test_files_hold_the_table_its_settings_and_words(planted):
     words = (out / "summary.md").read_text()
     assert "Best site (by validation loss, of 2): `block.1`" in words
     assert "can be matched at this site" in words
-    assert "Not above chance: `block.0`" in words
+    assert "Cannot be told from chance, since the interval is not above it: `block.0`." in words
+    assert "more than the same probe memorises" in words
+    assert "Too few test images" not in words
+
+
+@pytest.mark.parametrize(("images", "few"), [(9, True), (10, False)])
+def test_nothing_is_concluded_from_few_images(planted, images, few):
+    parts = {"test": {"images": images, "phrases": 27}}
+    split = {"seed": 0, "parts": parts, "seen_types": None}
+    words = summarise(planted[1], {"splits": [split], "phrases_left_out": 0})
+    assert ("Too few test images to conclude anything: 9; at least 10 are needed." in words) == few
+    assert all((said in words) == (not few) for said in ("can be matched", "the same probe memorises", "told from"))
+    assert words.count("Selectivity (minus control labels): ") == 2
 
 
 def test_a_sweep_is_read_back_for_its_own_run_only(planted, tmp_path):
