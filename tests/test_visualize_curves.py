@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_gallery import make_example, make_run, make_sweep
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from grounding.errors import BadInput
-from visualize.curves import layer_curves, task_and_grounding
+from visualize.curves import BASELINES, layer_curves, task_and_grounding
 from visualize.gallery import Outcomes
 
 
@@ -44,12 +46,42 @@ def test_the_band_is_the_tables_interval():
 
 def test_stages_are_apart_and_single_sites_keep_their_interval():
     table = pd.concat([make_sweep(1, "embedding"), make_sweep(3, "block")])
-    axes = layer_curves(table[table["probe"] == "linear"]).axes[0]
+    table = table[(table["probe"] == "linear") & (table["condition"] == "alignment")]
+    axes = layer_curves(table).axes[0]
     solid = [line for line in axes.lines if line.get_linestyle() == "-" and line.get_marker() == "o"]
     assert [list(line.get_xdata()) for line in solid] == [[0], [1, 2, 3]]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["embedding.0", "block.0", "block.1", "block.2"]
     bars = [path.vertices for part in axes.collections for path in part.get_paths() if len(path.vertices) == 2]
     assert any(np.allclose(bar, [[0, 0.22], [0, 0.28]]) for bar in bars)
+
+
+def test_what_has_bars_is_drawn_side_by_side():
+    table = pd.concat([make_sweep(1, "embedding"), make_sweep(2, "block")])
+    real = table[(table["condition"] == "alignment") & (table["probe"] == "mlp")]
+    controls = [real.assign(probe=name) for name in BASELINES]
+    axes = layer_curves(pd.concat([table, *controls])).axes[0]
+    marked = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+    single = sorted(line.get_xdata()[0] for line in marked if len(line.get_xdata()) == 1)
+    assert len(single) == 2 * 2 + 3
+    assert np.diff(single).min() > 0.1
+    assert max(np.abs(single)) < 0.4  # where the stage's stretch of the chance line ends
+    begins = [line.get_xdata()[0] for line in marked if len(line.get_xdata()) == 2 and line.get_linestyle() == "--"]
+    assert len(set(begins)) == 2 + 3
+
+
+def test_controls_differ_in_colour_lightness_and_marker():
+    table = make_sweep(2)
+    table = table[table["condition"] == "alignment"]
+    controls = [table[table["probe"] == "mlp"].assign(probe=name) for name in BASELINES]
+    axes = layer_curves(pd.concat([table, *controls])).axes[0]
+    drawn = {line.get_label(): line for line in axes.lines if "control" in line.get_label()}
+    assert len(drawn) == 3
+    assert len({line.get_marker() for line in drawn.values()}) == 3
+    lightness = sorted(np.dot(to_rgb(line.get_color()), (0.2126, 0.7152, 0.0722)) for line in drawn.values())
+    assert np.diff(lightness).min() > 0.04
+    bands = [part for part in axes.collections if isinstance(part, PolyCollection)]
+    assert len(bands) == 2  # of the probes, none of the controls
+    assert all(band.get_facecolor()[0, 3] <= 0.1 for band in bands)
 
 
 def test_differences_are_left_out_and_further_seeds_are_thin():

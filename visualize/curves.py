@@ -20,7 +20,8 @@ SCORE_NAMES = {
     "auc": "area under the ROC curve",
     "average_precision": "average precision",
 }
-BASELINES = {"concatenation": ("v", "--"), "phrase-only": ("<", ":"), "region-only": (">", "-.")}
+# Colour-blind readers can tell them from each other and from the first two series: in lightness too.
+BASELINES = {"concatenation": ("#7a1f5c", "v"), "phrase-only": ("#222222", "D"), "region-only": ("#3fb38f", "P")}
 _MARKERS = ("o", "s", "^", "D", "P", "X")
 
 
@@ -40,7 +41,7 @@ def layer_curves(table: pd.DataFrame, scores: Sequence[str] | None = None, title
         if score not in present:
             raise unknown_choice("score", score, present)
     sites = table.drop_duplicates("site")[["site", "stage", "layer"]].reset_index(drop=True)
-    width = 6.4 if len(chosen) == 1 else 3.9 * len(chosen)
+    width = 6.4 if len(chosen) == 1 else 4.4 * len(chosen)
     figure = _chart(max(width, min(0.3 * len(sites) + 2, 12)), 4.1)
     axes = figure.subplots(1, len(chosen), squeeze=False)[0]
     for panel, score in zip(axes, chosen, strict=True):
@@ -72,35 +73,39 @@ def check_sweep(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame) -> None:
-    """One panel: x is the site's place in the run; lines break between stages."""
+    """One panel: x is the site's place in the run; lines break between stages; what has bars is drawn side by side."""
     place = {site: number for number, site in enumerate(sites["site"])}
     names = list(dict.fromkeys(table["probe"]))
     main = [name for name in names if name not in BASELINES]
     series = list(table.groupby(["probe", "condition"], sort=False))
     for number, ((probe, condition), rows) in enumerate(series):
         look = _look(str(probe), str(condition), main)
-        aside = 0.0 if look["linestyle"] == "-" else 0.3 * (number / max(len(series) - 1, 1) - 0.5)
+        aside = 0.8 * ((number + 0.5) / len(series) - 0.5)
         seeds = list(dict.fromkeys(rows["seed"]))
         for seed in seeds:
             for stage, part in rows[rows["seed"] == seed].groupby("stage", sort=False):
-                named = stage == rows["stage"].iloc[0]
-                _draw_line(panel, part["site"].map(place) + aside, part, look, seed == seeds[0], named)
+                label = look["label"] if stage == rows["stage"].iloc[0] else None
+                banded = look["linestyle"] == "-" and len(part) > 1
+                x = part["site"].map(place) + (0 if banded else aside)
+                _draw_line(panel, x, part, {**look, "label": label}, seed == seeds[0], banded)
     _draw_chance(panel, table, place)
     _name_sites(panel, sites)
     panel.grid(axis="y")
     panel.set_axisbelow(True)
 
 
-def _draw_line(panel: Axes, x: pd.Series, part: pd.DataFrame, look: dict[str, Any], first: bool, named: bool) -> None:
+def _draw_line(panel: Axes, x: pd.Series, part: pd.DataFrame, look: dict[str, Any], first: bool, banded: bool) -> None:
     """One series within one stage: with its interval for the first seed, thin for the others."""
+    colour = look["color"]
     if not first:
-        panel.plot(x, part["value"], color=look["color"], linestyle=look["linestyle"], lw=0.7, alpha=0.45)
+        panel.plot(x, part["value"], color=colour, linestyle=look["linestyle"], lw=0.7, alpha=0.45)
         return
-    if look["linestyle"] == "-" and len(part) > 1:
-        panel.fill_between(x, part["low"], part["high"], color=look["color"], alpha=0.16, linewidth=0)
+    if banded:
+        shades: dict[str, Any] = {"facecolor": (colour, 0.08), "edgecolor": (colour, 0.4), "linewidth": 0.6}
+        panel.fill_between(x, part["low"], part["high"], **shades)
     else:
-        panel.vlines(x, part["low"], part["high"], color=look["color"], alpha=0.4, linewidth=look["lw"])
-    panel.plot(x, part["value"], **{**look, "label": look["label"] if named else None})
+        panel.vlines(x, part["low"], part["high"], color=colour, alpha=0.4, linewidth=look["lw"])
+    panel.plot(x, part["value"], **look)
 
 
 def _draw_chance(panel: Axes, table: pd.DataFrame, place: dict[str, int]) -> None:
@@ -113,8 +118,8 @@ def _draw_chance(panel: Axes, table: pd.DataFrame, place: dict[str, int]) -> Non
 
 def _look(probe: str, condition: str, main: Sequence[str]) -> dict[str, Any]:
     if probe in BASELINES:
-        label, (marker, line) = f"{probe} control", BASELINES[probe]
-        return {"color": "#8c8c8c", "marker": marker, "linestyle": line, "lw": 1.1, "ms": 3.5, "label": label}
+        label, (colour, marker) = f"{probe} control", BASELINES[probe]
+        return {"color": colour, "marker": marker, "linestyle": "--", "lw": 1.1, "ms": 3.5, "label": label}
     colour, marker = series_colour(main.index(probe)), _MARKERS[main.index(probe) % len(_MARKERS)]
     if condition == "alignment":
         return {"color": colour, "marker": marker, "linestyle": "-", "lw": 1.8, "ms": 4.5, "label": probe}
