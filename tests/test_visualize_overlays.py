@@ -78,19 +78,39 @@ def test_a_planted_cell_is_drawn_on_its_pixels(spread):
     assert dark.sum() == (right - left) * (bottom - top)  # filled, and nothing else is dark
 
 
-def test_true_boxes_are_drawn_to_the_pixel():
+def test_true_boxes_are_drawn_to_the_pixel_inside_their_edge():
     panel = Panel(white_case(), 6.0)
     pixels = rendered(panel)
     x1, y1, x2, y2 = edges(panel, 1)
     width, height = x2 - x1, y2 - y1
-    half = 1.25 * 1.6 / 72 * DPI / 2  # of the line
+    rim = 0.45 / 72 * DPI
     expected = (
-        x1 + 0.25 * width - half,
-        y1 + 0.5 * height - half,
-        x1 + 0.75 * width + half,
-        y1 + 0.875 * height + half,
+        x1 + 0.25 * width + rim,
+        y1 + 0.5 * height + rim,
+        x1 + 0.75 * width - rim,
+        y1 + 0.875 * height - rim,
     )
     np.testing.assert_allclose(extent(like(pixels, phrase_colour(0))), expected, atol=1.0)
+
+
+def least_seen(marked: np.ndarray, x1: float, y1: float, x2: float, y2: float) -> float:
+    """Share of a box's least visible side along which pixels are marked, on its best line up to 8 pixels inside."""
+    inside = marked[round(y1) : round(y2), round(x1) : round(x2)]
+    sides = (inside[:8, 8:-8], inside[-8:, 8:-8], inside[8:-8, :8].T, inside[8:-8, -8:].T)
+    return min(side.mean(1).max() for side in sides)
+
+
+@pytest.mark.parametrize("kind", ["true", "predicted"])
+@pytest.mark.parametrize("second", [(0.5, 0.25, 0.75, 0.75), (0.25, 0.25, 0.5, 0.75)], ids=["beside", "the same"])
+def test_no_outline_hides_another(kind, second):
+    boxes = ((0.25, 0.25, 0.5, 0.75), second)
+    place = [{"boxes": (box,)} if kind == "true" else {"boxes": (), "predicted": (1, box)} for box in boxes]
+    panel = Panel(white_case(phrases=tuple(replace(white_case().phrases[0], **where) for where in place)), 6.0)
+    pixels = rendered(panel)
+    for number, box in enumerate(boxes):
+        edges_of_box = panel.arrangement.slots[1].moved(FRAME, FRAME).box(box)
+        seen = least_seen(like(pixels, phrase_colour(number)), *(DPI * v for v in edges_of_box))
+        assert seen > (0.9 if kind == "true" else 0.3)  # dashes and gaps
 
 
 def test_predicted_boxes_are_dashed_in_the_candidate_they_belong_to():
@@ -103,7 +123,7 @@ def test_predicted_boxes_are_dashed_in_the_candidate_they_belong_to():
     np.testing.assert_allclose(
         extent(blue), (x1 + side / 4, y1 + side / 4, x1 + 3 * side / 4, y1 + 3 * side / 4), atol=2
     )
-    along = blue[round(y1 + side / 4), round(x1 + side / 4) : round(x1 + 3 * side / 4)]
+    along = blue[round(y1 + side / 4) + 2, round(x1 + side / 4) : round(x1 + 3 * side / 4)]
     assert 0.3 < along.mean() < 0.8  # dashes and gaps
     assert not rendered(Panel(white_case(phrases=(phrase,)), 6.0, predicted=False))[blue].max(-1).min() < 250
 
@@ -129,6 +149,17 @@ def test_target_and_wrong_answer_are_framed():
     right = rendered(Panel(white_case(phrases=(), answer=1, correct=True), 6.0, labels=False))
     assert like(right, RIGHT).any()
     assert not like(right, WRONG).any()
+
+
+def test_the_role_of_a_candidate_is_worded_alike_at_every_size():
+    for case, roles in (
+        (white_case(), {"0", "1 target", "2 chosen"}),
+        (white_case(answer=1, correct=True), {"0", "1 target ✓", "2"}),
+    ):
+        for width in (2.2, 7.6):
+            sheet = Sheet(width, 3)
+            Panel(case, width).draw(sheet, 0, 0)
+            assert {text.get_text() for text in sheet.page.texts} == roles
 
 
 def test_polygons_are_drawn_for_a_phrase_on_its_own():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from matplotlib.colors import Colormap
@@ -133,6 +134,30 @@ class Slot:
     def points(self, points: Sequence[Point]) -> np.ndarray:
         """Where relative (x, y) points (0..1) of the image lie, inches ``[points, 2]``."""
         return np.asarray(points, dtype=float).reshape(-1, 2) * (self.width, self.height) + (self.x, self.y)
+
+
+def line_places(boxes: Sequence[Box], owners: Sequence[int], near: float) -> list[tuple[int, ...]]:
+    """Which line the left, top, right and bottom of each box are drawn on, so that none hides another's.
+
+    0 lies along the inside of the box's edge, 1 inside that, and so on. boxes: xyxy in inches. owners: boxes of one
+    owner may share a line. near: inches from which on two lines are seen apart.
+
+    >>> line_places([(0, 0, 4, 4), (0, 1, 2, 3), (4, 0, 6, 4)], owners=[0, 1, 2], near=0.1)
+    [(0, 0, 0, 0), (1, 0, 0, 0), (0, 0, 0, 0)]
+    """
+    places: list[tuple[int, ...]] = []
+    for box, owner in zip(boxes, owners, strict=True):
+        others = [(b, p) for b, o, p in zip(boxes, owners, places, strict=False) if o != owner]
+        taken = [{place[edge] for other, place in others if _share(box, other, edge, near)} for edge in range(4)]
+        places.append(tuple(next(place for place in count() if place not in used) for used in taken))
+    return places
+
+
+def _share(one: Box, other: Box, edge: int, near: float) -> bool:
+    """Whether an edge (0 left, 1 top, 2 right, 3 bottom) of two boxes runs along the same line for a while."""
+    along = 1 - edge % 2
+    common = min(one[along + 2], other[along + 2]) - max(one[along], other[along])
+    return abs(one[edge] - other[edge]) < near and common > near
 
 
 @dataclass(frozen=True)

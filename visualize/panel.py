@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,14 +12,15 @@ from matplotlib.artist import Artist
 from matplotlib.patches import Patch, Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
-from grounding.examples import Box
-from visualize.canvas import Arrangement, Slot, arrange, paint
+from grounding.examples import Box, Point
+from visualize.canvas import Arrangement, Slot, arrange, line_places, paint
 from visualize.case import Case
 from visualize.sheet import POINT, Sheet, text_width
 from visualize.style import FAINT, PHRASE_COLOURS, RIGHT, RULE, WRONG, contrast, halo, heat_colours, phrase_colour
 
 FRAME = 0.035
 LABEL_SIZE = 7.0
+Outline = tuple[int, Box]  # number of the phrase, box in inches
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Panel:
             self._frame(sheet, index, place)
             self._image(sheet, index, place)
             window = Window(sheet, self.case, index, place)
-            for number in range(len(self.case.phrases)) if self.shown is None else (self.shown,):
-                window.phrase(number, self.predicted, polygons=self.shown is not None)
+            shown = range(len(self.case.phrases)) if self.shown is None else (self.shown,)
+            window.phrases(shown, self.predicted, polygons=self.shown is not None)
             if not isinstance(self.case.target, int):
                 window.points()
 
@@ -85,10 +86,10 @@ class Panel:
         )  # fmt: skip
         if not self.labels or not isinstance(case.target, int):
             return
-        role = "target, chosen" if target and chosen else "target" if target else "chosen" if chosen else ""
-        short = "target ✓" if target and chosen else role
-        wordings = [f"{index}  {role}".strip(), f"{index} {short}".strip(), str(index)]
-        text = next((w for w in wordings if text_width(w, LABEL_SIZE, "bold") <= slot.width + 0.06), wordings[-1])
+        role = "target ✓" if target and chosen else "target" if target else "chosen" if chosen else ""
+        text = f"{index} {role}".strip()
+        if text_width(text, LABEL_SIZE, "bold") > slot.width + 0.06:
+            text = str(index)
         sheet.text(
             slot.x + slot.width / 2, slot.y + slot.height + FRAME + 1.2 * LABEL_SIZE * POINT, text, LABEL_SIZE,
             ha="center", color=colour if role else FAINT, weight="bold" if role else "normal",
@@ -114,26 +115,36 @@ class Window:
         """Line width in points."""
         return 1.6 if self.place.width > 0.9 else 1.1
 
-    def phrase(self, number: int, predicted: bool = True, polygons: bool = True) -> None:
-        """Outline phrase ``number``: true regions solid, the model's best box dashed, as far as they lie here."""
-        phrase, colour = self.case.phrases[number], phrase_colour(number)
-        boxes: list[Box] = []
-        if phrase.image_index == self.index:
-            for polygon in phrase.polygons if polygons else ():
-                self._add(Polygon(self.place.points(polygon)), edgecolor=colour, linewidth=0.6 * self.stroke)
-            boxes += phrase.boxes
-            for box in phrase.boxes:
-                rim = [withStroke(linewidth=1.25 * self.stroke + 0.9, foreground=halo(colour), alpha=0.85)]
-                line = {"edgecolor": colour, "linewidth": 1.25 * self.stroke}
-                self._add(self._rectangle(box), path_effects=rim, **line)
-        if predicted and phrase.predicted is not None and phrase.predicted[0] == self.index:
-            boxes.append(phrase.predicted[1])
+    @property
+    def rimmed(self) -> float:
+        """Width in inches of the line of a true region, rim included."""
+        return (1.25 * self.stroke + 0.9) * POINT
+
+    def phrases(self, numbers: Iterable[int], predicted: bool = True, polygons: bool = True) -> None:
+        """Outline phrases: true regions solid, over them the model's best boxes dashed, as far as they lie here."""
+        true: list[Outline] = []
+        found: list[Outline] = []
+        for number in numbers:
+            phrase = self.case.phrases[number]
+            if phrase.image_index == self.index:
+                for polygon in phrase.polygons if polygons else ():
+                    line = {"edgecolor": phrase_colour(number), "linewidth": 0.6 * self.stroke}
+                    self._add(Polygon(self.place.points(polygon)), **line)
+                true += [(number, self.place.box(box)) for box in phrase.boxes]
+            if predicted and phrase.predicted is not None and phrase.predicted[0] == self.index:
+                found.append((number, self.place.box(phrase.predicted[1])))
+        for number, edges in self._inside(true):
+            colour, width = phrase_colour(number), 1.25 * self.stroke
+            rim = [withStroke(linewidth=self.rimmed / POINT, foreground=halo(colour), alpha=0.85)]
+            self._add(Rectangle(*edges), edgecolor=colour, linewidth=width, path_effects=rim)
+        for number, edges in self._inside(found):
+            colour = phrase_colour(number)
             # Dashes on a light line: still seen where they run along the solid line of the true box.
-            self._add(self._rectangle(boxes[-1]), edgecolor=halo(colour), linewidth=self.stroke)
-            dashes = {"edgecolor": colour, "linewidth": self.stroke, "linestyle": (0, (2.2, 1.6))}
-            self._add(self._rectangle(boxes[-1]), **dashes)
+            self._add(Rectangle(*edges), edgecolor=halo(colour), linewidth=self.stroke)
+            self._add(Rectangle(*edges), edgecolor=colour, linewidth=self.stroke, linestyle=(0, (2.2, 1.6)))
         if needs_numbers(self.case):
-            self._tags(boxes, number)
+            for number, box in [*true, *found]:
+                self._tag(box, number)
 
     def points(self) -> None:
         """Mark the target (ring) and the answer (cross) of a spatial description."""
@@ -149,9 +160,13 @@ class Window:
                 look = {"markersize": 8, "mfc": colour, "mec": "white", "mew": 0.8}
             self.sheet.line(x, y, x, y, marker=marker, **look)
 
-    def _rectangle(self, box: Box) -> Rectangle:
-        x1, y1, x2, y2 = self.place.box(box)
-        return Rectangle((x1, y1), x2 - x1, y2 - y1)
+    def _inside(self, outlines: Sequence[Outline]) -> Iterator[tuple[int, tuple[Point, float, float]]]:
+        """Corner, width and height of each box's line: inside its edge, and inside the lines that it would hide."""
+        places = line_places([box for _, box in outlines], [number for number, _ in outlines], self.rimmed)
+        for (number, (x1, y1, x2, y2)), place in zip(outlines, places, strict=True):
+            most = min(x2 - x1, y2 - y1) / 4
+            left, top, right, bottom = (min((line + 0.5) * self.rimmed, most) for line in place)
+            yield number, ((x1 + left, y1 + top), x2 - x1 - left - right, y2 - y1 - top - bottom)
 
     def _add(self, patch: Patch, **look: Any) -> None:
         patch.set(fill=False, **look)
@@ -162,10 +177,9 @@ class Window:
         edges = Rectangle((place.x, place.y), place.width, place.height, transform=self.sheet.page.transData)
         artist.set_clip_path(edges)
 
-    def _tags(self, boxes: Sequence[Box], number: int) -> None:
-        colour = phrase_colour(number)
-        for box in boxes:
-            x, y = self.place.points([(min(max(box[0], 0), 1), min(max(box[1], 0), 1))])[0]
-            patch = {"facecolor": colour, "linewidth": 0, "pad": 0.6}
-            look = {"va": "top", "color": contrast(colour), "bbox": patch, "clip_on": True}
-            self._cut(self.sheet.text(x, y, str(number + 1), 4.5, **look))
+    def _tag(self, box: Box, number: int) -> None:
+        colour, place = phrase_colour(number), self.place
+        x, y = np.clip(box[:2], (place.x, place.y), (place.x + place.width, place.y + place.height))
+        patch = {"facecolor": colour, "linewidth": 0, "pad": 0.6}
+        look = {"va": "top", "color": contrast(colour), "bbox": patch, "clip_on": True}
+        self._cut(self.sheet.text(x, y, str(number + 1), 4.5, **look))
