@@ -9,7 +9,8 @@ from matplotlib.text import Text
 
 from grounding.errors import BadInput
 from visualize.case import gather
-from visualize.gallery import Outcomes, draw_gallery, four_quadrants, right_and_wrong, select
+from visualize.gallery import WIDTH, Outcomes, draw_gallery, four_quadrants, right_and_wrong, select
+from visualize.style import RIGHT, WRONG
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,46 @@ def test_an_empty_side_says_so(examples):
     outcomes = Outcomes.of(run)
     figure = drawn(run, examples, right_and_wrong(outcomes), outcomes)
     assert "1 of 1 examples" in texts(figure)
-    assert "no such example" in texts(figure)
+    assert "Task wrong: no such example" in texts(figure)
+
+
+def test_an_empty_side_is_a_line_and_the_other_takes_its_columns():
+    examples = [make_panorama(n) for n in range(2)]
+    run = make_run(examples)
+    run.examples["task_correct"] = True
+    figure = drawn(run, examples, right_and_wrong(Outcomes.of(run), 2))
+    (left, _, first, _), (_, right, second, _) = (image.get_extent() for image in figure.axes[0].images)
+    assert first == second
+    assert left < 0.3
+    assert right > WIDTH
+    only = drawn(run, examples, right_and_wrong(Outcomes.of(run), 1))
+    left, right, _, _ = only.axes[0].images[0].get_extent()
+    assert right - left > 0.9 * WIDTH
+
+
+def test_a_row_of_empty_quadrants_is_two_lines(examples):
+    run = make_run(examples)
+    run.phrases["iou"] = 0.1
+    outcomes = Outcomes.of(run)
+    bands = four_quadrants(outcomes, 1)
+    full, alone = (drawn(run, examples, selections).get_size_inches()[1] for selections in (bands, bands[1:]))
+    assert full - alone < 0.7
+
+
+def test_the_legend_shows_answers_as_the_pictures_do():
+    examples = [make_panorama(n) for n in range(4)]
+    run = make_run(examples)
+    crosses = {}
+    for name, selections in (
+        ("both", right_and_wrong(Outcomes.of(run), 1)),
+        ("wrong", [[select(Outcomes.of(run), False, count=1)]]),
+    ):
+        figure = drawn(run, examples, selections)
+        lines = [line for line in figure.axes[0].lines if line.get_marker() == "X"]
+        crosses[name] = [line.get_markerfacecolor() for line in lines]
+        assert "model's answer, wrong" in texts(figure)
+        assert ("model's answer, right" in texts(figure)) == (name == "both")
+    assert crosses == {"both": [RIGHT, WRONG, RIGHT, WRONG], "wrong": [WRONG, WRONG]}
 
 
 def test_columns_stay_within_the_page(examples, outcomes):

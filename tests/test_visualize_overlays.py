@@ -200,6 +200,19 @@ def test_an_example_with_everything():
     assert len(figure.axes[0].images) == 6 * (1 + 3 + 3)
 
 
+def test_maps_of_a_single_image_fill_the_page_in_pairs():
+    example = make_panorama(0)
+    run = make_run([example], heatmaps=True)
+    case = gather(run, 0, {example.id: example})
+    once = replace(case, phrases=case.phrases * 3)
+    picture, *maps = (image.get_extent() for image in draw_example(once).axes[0].images)
+    (left, _, top, _), (_, right, beside, _), (_, _, below, _) = maps
+    assert (left, right) == pytest.approx(picture[:2])
+    assert top == beside < below
+    alone = [image.get_extent() for image in draw_example(case).axes[0].images]
+    assert alone[1][:2] == pytest.approx(alone[0][:2])
+
+
 def test_case_holds_what_the_tables_hold():
     example = make_example(2)
     run = make_run([make_example(1), example])

@@ -13,8 +13,8 @@ from grounding.errors import BadInput
 from visualize.case import Case
 from visualize.overlays import Legend, Title, coloured_caption, missing_notes
 from visualize.panel import Panel
-from visualize.sheet import Block, Column, Lines, Sheet, break_lines, on_page
-from visualize.style import FAINT, INK, RIGHT, RULE, WRONG, styled
+from visualize.sheet import Block, Column, Lines, Row, Sheet, break_lines, on_page
+from visualize.style import FAINT, INK, RIGHT, WRONG, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,24 +111,49 @@ def draw_gallery(
     outcomes: Outcomes | None = None,
     width: float = WIDTH,
 ) -> Figure:
-    """Selections in a grid, each with its rule above its cases.
+    """Selections in a grid, each with its rule above its cases; one that is empty is a line of text.
 
     cases: row -> case, for every row selected. outcomes: adds each example's grounding to its title. width: inches.
     """
-    columns = max(len(band) for band in selections)
-    inner = (width - _GUTTER * (columns - 1)) / columns
     remarks = {} if outcomes is None else _remarks(outcomes)
     blocks: list[Block] = []
     for number, band in enumerate(selections):
         if number:
             blocks.append(Lines(()))  # of no height: more room above the next band
-        blocks.append(_Row([_Heading(selection, inner) for selection in band], inner))
-        for place in range(max(max(len(selection.rows) for selection in band), 1)):
-            chosen = [selection.rows[place] if place < len(selection.rows) else None for selection in band]
-            shown = [None if row is None else _thumbnail(cases[row], inner, remarks.get(row)) for row in chosen]
-            blocks.append(_Row(shown, inner))
-    legend = _legend([cases[row] for band in selections for selection in band for row in selection.rows], width)
+        blocks += _band(band, cases, remarks, width)
+    drawn = [cases[row] for band in selections for selection in band for row in selection.rows]
+    legend = [Legend(drawn, width)] if drawn else []
     return on_page(Column([*blocks, *legend], gap=0.16), width)
+
+
+def _band(
+    band: Sequence[Selection], cases: Mapping[int, Case], remarks: Mapping[int, str], width: float
+) -> list[Block]:
+    """Selections beside each other; the columns of those that are empty go to the others."""
+    absent = [f"{selection.title}: {selection.rule}" for selection in band if not selection.rows]
+    blocks: list[Block] = [Lines(absent, 8.5, {"color": FAINT})] if absent else []
+    drawn = [selection for selection in band if selection.rows]
+    if not drawn:
+        return blocks
+    longest = max(len(selection.rows) for selection in drawn)
+    across = min(len(band) // len(drawn), longest)  # cases of one selection beside each other
+    whole = _share(width, len(drawn))
+    each = _share(whole, across)
+    blocks.append(Row([_Heading(selection, whole) for selection in drawn], whole, _GUTTER, ruled=True))
+    for place in range(0, longest, across):
+        chosen = [row for selection in drawn for row in _padded(selection.rows[place : place + across], across)]
+        shown = [None if row is None else _thumbnail(cases[row], each, remarks.get(row)) for row in chosen]
+        blocks.append(Row(shown, each, _GUTTER, ruled=True))
+    return blocks
+
+
+def _share(width: float, parts: int) -> float:
+    """Width of each of ``parts`` columns with gutters between them."""
+    return (width - _GUTTER * (parts - 1)) / parts
+
+
+def _padded(rows: Sequence[int], length: int) -> list[int | None]:
+    return [*rows, *[None] * (length - len(rows))]
 
 
 def _code(side: bool | None) -> int:
@@ -148,15 +173,8 @@ def _thumbnail(case: Case, width: float, remark: str | None) -> Column:
     per_row = 6 if len(case.images) <= 6 else 5
     title = Title(case, width, remark, 8.0)
     caption = coloured_caption(case, width, 8.5, max_lines=4)
-    panel = Panel(case, width, per_row=per_row, tallest=1.7)
+    panel = Panel(case, width, per_row=per_row, tallest=0.34 * width)
     return Column([title, caption, panel, *missing_notes(case, width)], gap=0.05)
-
-
-def _legend(cases: Sequence[Case], width: float) -> list[Block]:
-    """One legend for all: that of a case with a wrong answer, which has the most entries."""
-    if not cases:
-        return []
-    return [Legend(min(cases, key=lambda case: case.correct), width)]
 
 
 @dataclass(frozen=True)
@@ -182,25 +200,3 @@ class _Heading:
         """Draw with the top left corner at (x, y)."""
         self._lines().draw(sheet, x, y)
         sheet.rectangle(x, y + self.height - 0.02, self.width, 0.02, facecolor=self._colour())
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Blocks of ``width`` inches beside each other, tops aligned; None leaves a gap."""
-
-    blocks: Sequence[Block | None]
-    width: float
-
-    @property
-    def height(self) -> float:
-        """Height in inches."""
-        return max((block.height for block in self.blocks if block is not None), default=0.0)
-
-    def draw(self, sheet: Sheet, x: float, y: float) -> None:
-        """Draw with the top left corner at (x, y)."""
-        for number, block in enumerate(self.blocks):
-            left = x + number * (self.width + _GUTTER)
-            if number:
-                sheet.rectangle(left - _GUTTER / 2 - 0.004, y, 0.008, self.height, facecolor=RULE)
-            if block is not None:
-                block.draw(sheet, left, y)

@@ -15,13 +15,14 @@ from visualize.canvas import spread_canvas, spread_maps, strength
 from visualize.caption import Caption, lay_out
 from visualize.case import Case
 from visualize.panel import Panel, needs_numbers
-from visualize.sheet import POINT, Block, Column, Lines, Sheet, on_page, shorten, text_width
+from visualize.sheet import POINT, Block, Column, Lines, Row, Sheet, on_page, shorten, text_width
 from visualize.style import FAINT, INK, RIGHT, WRONG, heat_colours, phrase_colour, styled
 
 if TYPE_CHECKING:
     from extract.reader import Run
 
 WIDTH = 7.6
+_GAP = 0.2
 NO_BREAK = "\u00a0"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -65,25 +66,30 @@ def read_attention(run: Run, case: Case, site: str, head: int | None = None) -> 
 
 @styled
 def draw_example(case: Case, attention: Attention | None = None, width: float = WIDTH, most_phrases: int = 6) -> Figure:
-    """One case: caption with coloured phrases, boxes, then a row of heatmaps and of attention for each phrase.
+    """One case: caption with coloured phrases, boxes, then a strip of heatmaps and of attention for each phrase.
 
-    most_phrases: rows of maps that are drawn; further phrases are counted in a note. width: inches.
+    Strips of a single image are drawn two in a row. most_phrases: strips that are drawn; further phrases are counted
+    in a note. width: inches.
     """
     blocks: list[Block] = [Title(case, width), coloured_caption(case, width)]
     if any(phrase.iou is not None for phrase in case.phrases):
         blocks.append(overlap_line(case, width))
+    across = min(len(case.phrases), 2) if len(case.images) == 1 else 1
+    each = (width - _GAP * (across - 1)) / max(across, 1)
     heated = [n for n, phrase in enumerate(case.phrases) if phrase.heatmap is not None]
     blocks += [Panel(case, width), *missing_notes(case, width)]
     if heated:
         blocks.append(_heading("Where the model puts each phrase: its heatmap"))
-        blocks += [_heatmap(case, number, width) for number in heated[:most_phrases]]
+        strips = [_heatmap(case, number, each) for number in heated[:most_phrases]]
+        blocks += _in_rows(strips, each, across)
         blocks += _left_out(len(heated), most_phrases)
     if attention is not None and attention.maps:
         numbers = [n for n, phrase in enumerate(case.phrases) if phrase.row in attention.maps]
         blocks.append(_heading(attention.title))
-        blocks += [_attended(case, number, attention, width) for number in numbers[:most_phrases]]
+        strips = [_attended(case, number, attention, each) for number in numbers[:most_phrases]]
+        blocks += _in_rows(strips, each, across)
         blocks += _left_out(len(numbers), most_phrases)
-    blocks.append(Legend(case, width, maps=bool(heated) or attention is not None))
+    blocks.append(Legend([case], width, maps=bool(heated) or attention is not None))
     return on_page(Column(blocks, gap=0.09), width)
 
 
@@ -186,6 +192,11 @@ def _left_out(count: int, most: int) -> list[Block]:
     return [Lines([f"… and {count - most} more phrases, not drawn here."], 8.0, {"color": FAINT})]
 
 
+def _in_rows(strips: Sequence[Block], each: float, across: int) -> list[Block]:
+    """Strips ``each`` inches wide, ``across`` in a row."""
+    return [Row(strips[start : start + across], each, _GAP) for start in range(0, len(strips), across)]
+
+
 def _heatmap(case: Case, number: int, width: float) -> Column:
     phrase = case.phrases[number]
     maps = np.nan_to_num(np.asarray(phrase.heatmap, dtype=np.float32))
@@ -211,6 +222,13 @@ def _beside_mean(cells: np.ndarray) -> str:
 
 def _strip(case: Case, number: int, width: float, values: list[np.ndarray], remark: str) -> Column:
     """A phrase's map over the candidates; values 0..1 at the case's pixels."""
+    if len(case.images) == 1:  # narrow, and as tall as the image above
+        label = phrase_label(case, number, width - 0.1, 8.0)
+        words: list[Block] = [
+            lay_out(label, [[(0, len(label))]], width, 8.0, 1, (phrase_colour(number),)),
+            Lines([remark], 8.0),
+        ]
+        return Column([*words, Panel(case, width, number, values, predicted=False)], gap=0.03)
     label = phrase_label(case, number, width - text_width(remark, 8.0) - 0.3, 8.0)
     head = lay_out(f"{label}   {remark}", [[(0, len(label))]], width, 8.0, 1, (phrase_colour(number),))
     many = len(case.images) > 6  # in one row, unlike the images above: numbered, to be found again
@@ -220,9 +238,9 @@ def _strip(case: Case, number: int, width: float, values: list[np.ndarray], rema
 
 @dataclass(frozen=True)
 class Legend:
-    """What lines, frames, marks and colours mean, on one line at the foot of a figure."""
+    """What lines, frames, marks and colours mean in drawings of some cases, on one line at the foot of a figure."""
 
-    case: Case
+    cases: Sequence[Case]
     width: float
     maps: bool = False
     size: float = 7.5
@@ -235,39 +253,44 @@ class Legend:
     def draw(self, sheet: Sheet, x: float, y: float) -> None:
         """Draw with the top left corner at (x, y)."""
         middle = y + 0.95 * self.size * POINT
-        for kind, text in self._entries():
-            _sample(sheet, kind, x, middle)
+        for kind, colour, text in self._entries():
+            _sample(sheet, kind, colour, x, middle)
             x += 0.33
             sheet.text(x, middle + 0.36 * self.size * POINT, text, self.size, color=FAINT)
             x += text_width(text, self.size) + 0.2
 
-    def _entries(self) -> list[tuple[str, str]]:
-        entries = [("solid", "true region")]
-        if any(phrase.predicted for phrase in self.case.phrases):
-            entries.append(("dashed", "model's box"))
-        if isinstance(self.case.target, int):
-            entries.append((RIGHT, "target image"))
-            if self.case.answer is not None and not self.case.correct:
-                entries.append((WRONG, "image chosen wrongly"))
+    def _entries(self) -> list[tuple[str, str, str]]:
+        """Kind, colour and meaning of each sample."""
+        cases = self.cases
+        entries = [("solid", INK, "true region")]
+        if any(phrase.predicted for case in cases for phrase in case.phrases):
+            entries.append(("dashed", INK, "model's box"))
+        right = any(case.correct for case in cases)
+        wrong = any(not case.correct and case.answer is not None for case in cases)
+        if isinstance(cases[0].target, int):
+            entries.append(("frame", RIGHT, "target image, ✓ if chosen" if right else "target image"))
+            entries += [("frame", WRONG, "image chosen wrongly")] if wrong else []
         else:
-            entries += [("ring", "target"), ("cross", "model's answer")]
+            entries.append(("ring", RIGHT, "target"))
+            entries += [("cross", RIGHT, "model's answer, right")] if right else []
+            entries += [("cross", WRONG, "model's answer, wrong")] if wrong else []
         if self.maps:
-            entries.append(("heat", "the row's mean to its largest value"))
+            entries.append(("heat", INK, "the row's mean to its largest value"))
         return entries
 
 
-def _sample(sheet: Sheet, kind: str, x: float, middle: float) -> None:
+def _sample(sheet: Sheet, kind: str, colour: str, x: float, middle: float) -> None:
     half = 0.05
     if kind in ("solid", "dashed"):
         style = {"linestyle": (0, (2.2, 1.6)), "linewidth": 1.6} if kind == "dashed" else {"linewidth": 2.0}
-        sheet.line(x, middle, x + 0.26, middle, color=INK, solid_capstyle="butt", **style)
+        sheet.line(x, middle, x + 0.26, middle, color=colour, solid_capstyle="butt", **style)
     elif kind == "heat":
         colours = heat_colours()
         for step in range(26):
             sheet.rectangle(x + 0.01 * step, middle - half, 0.0101, 2 * half, facecolor=colours(step / 25))
     elif kind in ("ring", "cross"):
         mark = {"marker": "o", "markerfacecolor": "none"} if kind == "ring" else {"marker": "X"}
-        sheet.line(x + 0.13, middle, x + 0.13, middle, color=RIGHT if kind == "ring" else FAINT, markersize=7, **mark)
+        sheet.line(x + 0.13, middle, x + 0.13, middle, color=colour, markersize=7, **mark)
     else:
-        sheet.rectangle(x + 0.03, middle - half - 0.01, 0.2, 2 * half + 0.02, facecolor=kind)
+        sheet.rectangle(x + 0.03, middle - half - 0.01, 0.2, 2 * half + 0.02, facecolor=colour)
         sheet.rectangle(x + 0.055, middle - half + 0.015, 0.15, 2 * half - 0.03, facecolor="white")

@@ -18,7 +18,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
 from matplotlib.textpath import TextToPath
 
-from visualize.style import INK, new_figure
+from visualize.style import INK, RULE, new_figure
 
 POINT = 1 / 72
 _PATHS = TextToPath()
@@ -142,6 +142,34 @@ class Column:
         for block in self.blocks:
             block.draw(sheet, x, y)
             y += block.height + self.gap
+
+
+@dataclass(frozen=True)
+class Row:
+    """Blocks of ``width`` inches beside each other, ``gap`` inches apart, tops aligned; None leaves a gap.
+
+    ruled: a thin line before each block but the first.
+    """
+
+    blocks: Sequence[Block | None]
+    width: float
+    gap: float
+    ruled: bool = False
+
+    @property
+    def height(self) -> float:
+        """Height in inches."""
+        return max((block.height for block in self.blocks if block is not None), default=0.0)
+
+    def draw(self, sheet: Sheet, x: float, y: float) -> None:
+        """Draw with the top left corner at (x, y)."""
+        for number, block in enumerate(self.blocks):
+            left = x + number * (self.width + self.gap)
+            if block is None:
+                continue
+            if number and self.ruled:
+                sheet.rectangle(left - self.gap / 2 - 0.004, y, 0.008, self.height, facecolor=RULE)
+            block.draw(sheet, left, y)
 
 
 def on_page(block: Block, width: float, margin: float = 0.18) -> Figure:
