@@ -113,12 +113,12 @@ class Window:
     @property
     def stroke(self) -> float:
         """Line width in points."""
-        return 1.6 if self.place.width > 0.9 else 1.1
+        return 1.6 if self.place.width > 0.9 else 0.85
 
     @property
     def rimmed(self) -> float:
         """Width in inches of the line of a true region, rim included."""
-        return (1.25 * self.stroke + 0.9) * POINT
+        return (1.25 * self.stroke + 0.6) * POINT
 
     def phrases(self, numbers: Iterable[int], predicted: bool = True, polygons: bool = True) -> None:
         """Outline phrases: true regions solid, over them the model's best boxes dashed, as far as they lie here."""
