@@ -78,6 +78,8 @@ class SweepSettings:
                     raise unknown_choice(name, value, accepted)
         if not self.probes or not self.seeds:
             raise BadInput(f"probes {self.probes} and seeds {self.seeds}; accepted: at least one of each")
+        if min(self.seeds) < 0:
+            raise BadInput(f"seed {min(self.seeds)} is too small; accepted: 0 or more")
 
 
 def sweep(

@@ -53,6 +53,22 @@ def test_unknown_names_options_and_useless_roots_are_refused(tmp_path):
         open_benchmark("mini-game", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": "big"}, "option image_size of 'kilogram' is 'big'; accepted: a value like 224"),
+        ({"candidates": 2.5}, "option candidates of 'kilogram' is 2.5; accepted: a value like 10"),
+        ({"candidates": True}, "option candidates of 'kilogram' is True; accepted: a value like 10"),
+        ({"colour_order": 1}, "option colour_order of 'kilogram' is 1; accepted: a value like 'random'"),
+        ({"seed": -1}, "data seed -1 is too small; accepted: 0 or more"),
+    ],
+)
+def test_options_of_another_type_and_negative_seeds_are_refused(tmp_path, options, message):
+    with pytest.raises(BadInput) as raised:
+        open_benchmark("kilogram", write_kilogram(tmp_path), **options)
+    assert str(raised.value) == message
+
+
 def test_options_are_listed_with_their_defaults():
     assert benchmark_options("kilogram") == {
         "colour_order": "random",

@@ -231,6 +231,8 @@ def test_bad_arguments_are_named(tmp_path):
         sweep(run, controls="labels")
     with pytest.raises(BadInput, match="at least one of each"):
         sweep(run, seeds=())
+    with pytest.raises(BadInput, match="seed -1 is too small; accepted: 0 or more"):
+        sweep(run, seeds=(0, -1))
     with pytest.raises(BadInput, match="strengths"):
         sweep(run, linear_strengths=())
     (tmp_path / "file").write_text("")

@@ -9,6 +9,7 @@ from typing import Any
 
 from grounding.benchmarks.base import Benchmark
 from grounding.errors import BadInput, unknown_choice
+from grounding.values import like
 
 # name -> module and class
 BENCHMARKS: dict[str, str] = {
@@ -36,18 +37,23 @@ def benchmark_options(name: str) -> dict[str, Any]:
 def open_benchmark(name: str, root: Path | str | None = None, seed: int = 0, **options: Any) -> Benchmark:
     """A benchmark by name, ready to load its splits.
 
-    root: folder of its files, for those that need one. options: see the class, or ``benchmark_options``.
-    Raises BadInput for an unknown name, an option the benchmark does not take, a root that it needs and does
-    not get or gets and does not read, and whatever the benchmark itself refuses.
+    root: folder of its files, for those that need one. seed: of splits, games and scenes, 0 or more. options: see the
+    class, or ``benchmark_options``. Raises BadInput for an unknown name, an option the benchmark does not take or of
+    another type than its default, a root that it needs and does not get or gets and does not read, and whatever the
+    benchmark itself refuses.
 
     >>> open_benchmark("mini-game", seed=1, difficulty="easy").name
     'mini-game'
     """
     found = benchmark_class(name)
     accepted = benchmark_options(name)
-    for option in options:
+    for option, value in options.items():
         if option not in accepted:
             raise BadInput(f"benchmark {name!r} takes no option {option!r}; accepted: {', '.join(accepted) or 'none'}")
+        if not like(value, accepted[option]):
+            raise BadInput(f"option {option} of {name!r} is {value!r}; accepted: a value like {accepted[option]!r}")
+    if seed < 0:
+        raise BadInput(f"data seed {seed} is too small; accepted: 0 or more")
     if not found.needs_root and root is not None:
         raise BadInput(f"benchmark {name!r} reads no files; accepted: no root, not {str(root)!r}")
     place = {"root": Path(root)} if root is not None else {}
