@@ -8,13 +8,16 @@ import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kilogram_fixture import write_kilogram
 from small_models import MDETR, byte_level
 
+from grounding.benchmarks.kilogram import KiloGram
 from grounding.benchmarks.miniature import MiniatureGame
 from grounding.checkpoint import load_checkpoint
 from grounding.errors import BadInput, RunFailed
@@ -22,7 +25,8 @@ from grounding.examples import Example, Phrase
 from grounding.finetune import run as run_module
 from grounding.finetune.module import FinetuneModule
 from grounding.finetune.objectives import objective_for
-from grounding.finetune.run import FinetuneSettings, finetune
+from grounding.finetune.run import finetune
+from grounding.finetune.settings import FinetuneSettings
 
 torch.set_num_threads(1)  # with more, sums are split as threads happen to be free, and runs differ in the last bits
 
@@ -55,7 +59,7 @@ def settings(model: str = "vilt-aligner", **changes: Any) -> FinetuneSettings:
 
 def tuned(out: Path, model: str = "vilt-aligner", **changes: Any) -> Path:
     """Fine-tune quietly on the CPU."""
-    return finetune(settings(model, **changes), out, device="cpu", progress=False)
+    return finetune(settings(model, **changes), out, device="cpu")
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -295,19 +299,71 @@ def test_folders_that_are_taken_are_refused(finished, tmp_path):
         ({"model": "vilt"}, "model 'vilt' is unknown; accepted: vilt-aligner, mdetr"),
         ({"size": "huge"}, "size 'huge' is unknown; accepted: base, miniature"),
         ({"config": {"widht": 3}}, "config: field 'widht' is unknown; accepted: width"),
-        ({"config": {"max_text": "long"}}, "config: field 'max_text' is 'long'; accepted: a value like 80"),
+        ({"config": {"max_text": "long"}}, "config: field 'max_text' is 'long'; accepted: a value like 64"),
         ({"config": {"width": 25}}, "width 25 is not a multiple of heads"),
         ({"init": "nowhere", "config": {}}, "checkpoint 'nowhere' is neither a file, a folder nor bundled"),
+        ({"config": {"candidate_size": 30}}, "candidate size 30 is not a multiple of 16"),
+        ({"model": "mdetr", "config": {"backbone": "vgg"}}, "backbone 'vgg' is unknown; accepted: small"),
         ({"tokenizer": "gone.json"}, "tokenizer gone.json does not exist"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_written(tmp_path, changes, message):
-    model = changes.pop("model", "vilt-aligner")
-    wrong = FinetuneSettings(**{**vars(settings()), **changes, "model": model, "limit_train": 2, "limit_dev": 2})
+def test_what_is_wrong_is_told_before_anything_is_read_or_written(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(MiniatureGame, "load", lambda *args: pytest.fail("examples are read"))
+    wrong = FinetuneSettings(**{**vars(settings()), **changes})
     with pytest.raises(BadInput) as raised:
-        finetune(wrong, tmp_path / "out", device="cpu", progress=False)
+        finetune(wrong, tmp_path / "out", device="cpu")
     assert message in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_progress_tells_of_reading_encoding_and_every_step(tmp_path):
+    told = []
+    changes = {"steps": 3, "limit_train": 12, "batch_size": 4, "config": SIZES["vilt-aligner"]}
+    finetune(settings(**changes), tmp_path / "out", device="cpu", progress=lambda *tick: told.append(tick))
+    first = [(done, total, doing.split(" ")[0]) for done, total, doing in told if doing.endswith(("train", "dev"))]
+    assert first[:14] == [(0, 12, "reading"), *[(n, 12, "reading") for n in range(1, 13)], (0, 4, "reading")]
+    assert (12, 12, "encoding train") in told
+    assert [(done, total) for done, total, doing in told if doing.startswith("train/loss")] == [(1, 3), (2, 3), (3, 3)]
+    assert told[-1][2] == "tuning the threshold on tune"
+
+
+def test_skip_bad_trains_on_the_rest_and_lists_what_was_left_out(tmp_path):
+    root = write_kilogram(tmp_path / "kilogram", tangrams=48, annotations=2)
+    files = sorted((root / "tangrams-svg").glob("*.svg"))
+    names = [path.stem for path in files]
+    kilogram = {"benchmark": "kilogram", "root": str(root), "benchmark_options": {"candidates": 2}, "steps": 1}
+    broken = KiloGram(root).tangrams("train")[0]
+    files[names.index(broken)].write_text("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'/>")
+    with pytest.raises(BadInput, match=rf"{broken}\.svg"):
+        tuned(tmp_path / "out", **kilogram)
+    assert not (tmp_path / "out").exists()
+    skipped = load_checkpoint(tuned(tmp_path / "out", **kilogram, skip_bad=True)).info["training"]["skipped"]
+    assert [item["id"] for item in skipped] == [f"kilogram/train/{broken}"]
+    assert f"{broken}.svg" in skipped[0]["reason"]
+
+
+def test_images_that_cannot_be_opened_are_skipped_too(tmp_path, monkeypatch):
+    example = MiniatureGame.example
+
+    def lost(self: Any, split: str, index: int) -> Example:
+        found = example(self, split, index)
+        return replace(found, images=(tmp_path / "gone.png",) * 6) if (split, index) == ("train", 3) else found
+
+    monkeypatch.setattr(MiniatureGame, "example", lost)
+    with pytest.raises(BadInput, match=r"gone\.png does not exist"):
+        tuned(tmp_path / "out", steps=1)
+    skipped = load_checkpoint(tuned(tmp_path / "out", steps=1, skip_bad=True)).info["training"]["skipped"]
+    assert skipped == [
+        {"id": "mini-game/train/000003", "reason": f"image {tmp_path / 'gone.png'} does not exist"},
+    ]
+    monkeypatch.setattr(MiniatureGame, "example", lambda self, split, index: lost(self, "train", 3))
+    with pytest.raises(BadInput, match="split 'train' has nothing to offer: all 1 examples were skipped"):
+        tuned(tmp_path / "none", steps=1, skip_bad=True, limit_train=1)
+
+
+def test_the_last_step_is_validated_in_the_middle_of_the_first_epoch(tmp_path):
+    out = tuned(tmp_path / "out", steps=3, limit_train=16, batch_size=4)
+    assert [int(row["step"]) for row in rows(out) if row["dev/accuracy"]] == [1, 2]  # after steps 2 and 3
 
 
 @pytest.mark.parametrize(
@@ -320,6 +376,8 @@ def test_what_is_wrong_is_told_before_anything_is_written(tmp_path, changes, mes
         ({"learning_rate": 0.0}, "learning_rate 0.0 is not above 0"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 is outside 0\.\.1"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; accepted: fp32, bf16, fp16"),
+        ({"limit_train": 0}, "limit_train 0 is too small; accepted: 1 or more"),
+        ({"limit_dev": 0}, "limit_dev 0 is too small"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
@@ -327,14 +385,27 @@ def test_impossible_settings_are_refused(changes, message):
         settings(**changes)
 
 
+def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "out")
+    path = tmp_path / "out" / "settings.json"
+    path.write_text(json.dumps({name: v for name, v in json.loads(path.read_text()).items() if name != "skip_bad"}))
+    with pytest.raises(BadInput, match="holds a run with skip_bad False, not True"):
+        tuned(tmp_path / "out", skip_bad=True)
+    assert (tuned(tmp_path / "out") / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"device": "tpu"}, "device 'tpu' is unknown; accepted: auto, cpu, cuda"),
         ({"device": "cpu", "devices": 0}, "devices 0 is too small; accepted: 1 or more"),
+        ({"device": "cpu", "workers": -1}, "workers -1 is too small; accepted: 0 or more"),
     ],
 )
-def test_devices_that_are_not_there_are_refused(tmp_path, options, message):
+def test_devices_and_workers_that_cannot_be_are_refused(tmp_path, options, message):
     with pytest.raises(BadInput, match=message):
         finetune(settings(), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
@@ -386,7 +457,7 @@ def test_two_processes_train_one_model(tmp_path):
         "from test_grounding_finetune_run import finetune, settings\n"
         "if __name__ == '__main__':\n"
         f"    out = Path({str(tmp_path / 'out')!r})\n"
-        "    finetune(settings('mdetr', grounding=False, steps=5), out, device='cpu', devices=2, progress=False)\n"
+        "    finetune(settings('mdetr', grounding=False, steps=5), out, device='cpu', devices=2)\n"
     )
     subprocess.run([sys.executable, script], check=True, timeout=300)
     assert [int(row["step"]) for row in rows(tmp_path / "out") if row["dev/accuracy"]] == [1, 3, 4]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -39,10 +39,17 @@ class Benchmark(ABC):
         self.seed = seed
         self.skipped: list[Skipped] = []
 
-    def load(self, split: str, limit: int | None = None, skip_bad: bool = False) -> Sequence[Example]:
+    def load(
+        self,
+        split: str,
+        limit: int | None = None,
+        skip_bad: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Sequence[Example]:
         """Validated examples of a split, in a fixed order; ``limit`` keeps the first that many.
 
-        Raises BadInput for an unknown split, and at the first broken example unless ``skip_bad``.
+        progress: called with the number of examples so far. Raises BadInput for an unknown split, and at the first
+        broken example unless ``skip_bad``.
         """
         if split not in self.splits:
             raise unknown_choice("split", split, self.splits)
@@ -63,6 +70,8 @@ class Benchmark(ABC):
                 self.skipped.append(Skipped(item.id, str(error)))
             else:
                 examples.append(item)
+                if progress is not None:
+                    progress(len(examples))
         return examples
 
     @abstractmethod

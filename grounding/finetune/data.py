@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -38,14 +38,28 @@ class _Encoding(Dataset):
             return error
 
 
-def encode_all(examples: Sequence[Example], preprocessor: Preprocessor, workers: int = 0) -> list[Encoded]:
-    """Every example encoded, in order; pixels stay in memory as uint8. Raises BadInput at the first broken one."""
+def encode_all(
+    examples: Sequence[Example],
+    preprocessor: Preprocessor,
+    workers: int = 0,
+    skipped: dict[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Encoded]:
+    """Every example encoded, in order; pixels stay in memory as uint8. Raises BadInput at the first broken one.
+
+    skipped: takes the reason of each broken one by id, instead. progress: called with the number of examples done.
+    """
     loader = DataLoader(_Encoding(examples, preprocessor), batch_size=64, num_workers=workers, collate_fn=list)
     encoded = []
-    for item in chain.from_iterable(loader):
-        if isinstance(item, BadInput):
+    for done, (example, item) in enumerate(zip(examples, chain.from_iterable(loader), strict=True), start=1):
+        if not isinstance(item, BadInput):
+            encoded.append(item)
+        elif skipped is None:
             raise item
-        encoded.append(item)
+        else:
+            skipped[example.id] = str(item)
+        if progress is not None:
+            progress(done)
     return encoded
 
 

@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from probe.cli.options import AsJson, BenchmarkName, BenchmarkOptions, DataSeed, Device, Root, Seed, parse_pairs, show
+from probe.cli.options import (
+    AsJson,
+    BenchmarkName,
+    BenchmarkOptions,
+    DataSeed,
+    Device,
+    Root,
+    Seed,
+    SkipBad,
+    parse_pairs,
+    progress_bar,
+    show,
+)
 
 NAME = "finetune"
 EPILOG = (
@@ -54,22 +66,28 @@ def command(
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
     seed: Seed = 0,
     data_seed: DataSeed = 0,
+    skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a model on a benchmark, with or without phrase-grounding annotations; resumes by itself."""
     given: dict[str, Any] = dict(locals())
     from grounding.checkpoint import load_checkpoint
-    from grounding.finetune.run import FinetuneSettings, finetune
+    from grounding.finetune.run import finetune
+    from grounding.finetune.settings import FinetuneSettings
 
     given |= {"root": str(root) if root is not None else None}
     given |= {"benchmark_options": parse_pairs(option, "--option"), "config": parse_pairs(config, "--config")}
     settings = FinetuneSettings(**{field.name: given[field.name] for field in fields(FinetuneSettings)})
-    finetune(settings, out, device=device, devices=devices, workers=workers, progress=not as_json)
+    with progress_bar("fine-tuning", as_json) as progress:
+        finetune(settings, out, device=device, devices=devices, workers=workers, progress=progress)
     info = load_checkpoint(out).info
     training = info["training"]
     figures = {settings.monitor: training[settings.monitor], "best_step": training["best_step"]}
     result = {"checkpoint": str(out), **figures, "threshold": info["threshold"], "seconds": training["seconds"]}
     lines = [f"{name}: {value}" for name, value in result.items()]
+    result["skipped"] = training["skipped"]
+    lines += [f"skipped {item['id']}: {item['reason']}" for item in training["skipped"]]
     same = [f"--option {pair}" for pair in option or ()] + ([f"--root {root}"] if root is not None else [])
+    same += ([f"--data-seed {data_seed}"] if data_seed else []) + (["--skip-bad"] if skip_bad else [])
     following = " ".join([f"probe evaluate --ckpt {out} --benchmark {benchmark} --split dev", *same])
     show(result, as_json, "\n".join([*lines, f"Next: {following}"]))

@@ -55,6 +55,11 @@ def parse_pairs(pairs: Sequence[str] | None, option: str) -> dict[str, Any]:
     return parsed
 
 
+def parse_list(text: str) -> list[str]:
+    """The items of a comma-separated list, without the blanks round them."""
+    return [item.strip() for item in text.split(",")]
+
+
 def choose_device(name: str) -> str:
     """``auto`` becomes cuda where there is one. Raises BadInput for a device that is not there."""
     import torch
@@ -71,15 +76,19 @@ def choose_device(name: str) -> str:
 
 
 @contextmanager
-def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error; yields a function to call with (done, total)."""
+def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error, where that is a terminal.
+
+    Yields a function to call with (done, total) and, to change it, the title.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, title=None: bar.update(task, completed=done, total=total, description=title)
 
 
 def show(result: Mapping[str, Any], as_json: bool, text: str) -> None:

@@ -1,0 +1,54 @@
+"""Splits of a benchmark, read and encoded for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from grounding.benchmarks import Benchmark
+from grounding.errors import BadInput
+from grounding.examples import Example
+from grounding.finetune.data import encode_all
+from grounding.finetune.progress import Progress
+from grounding.models.inputs import Encoded, Preprocessor
+
+
+@dataclass
+class Reader:
+    """Reads and encodes, and tells how far it is.
+
+    workers: processes that encode. With ``skip_bad``, ``skipped`` has the reason for every example left out, by id;
+    without, the first broken one raises BadInput, as does a split of which nothing is left.
+    """
+
+    benchmark: Benchmark
+    skip_bad: bool
+    workers: int
+    progress: Progress
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def read(self, split: str, limit: int | None) -> Sequence[Example]:
+        """The first ``limit`` examples of a split, or all."""
+        doing = f"reading {split}"
+        self.progress(0, limit, doing)
+        examples = self.benchmark.load(split, limit, self.skip_bad, lambda done: self.progress(done, limit, doing))
+        self.skipped |= {item.id: item.reason for item in self.benchmark.skipped}
+        self._require(examples, split)
+        return examples
+
+    def encode(self, examples: Sequence[Example], preprocessor: Preprocessor) -> list[Encoded]:
+        """Examples of one split as the model takes them."""
+        split, total = examples[0].split, len(examples)
+        encoded = encode_all(
+            examples,
+            preprocessor,
+            self.workers,
+            self.skipped if self.skip_bad else None,
+            lambda done: self.progress(done, total, f"encoding {split}"),
+        )
+        self._require(encoded, split)
+        return encoded
+
+    def _require(self, found: Sequence[object], split: str) -> None:
+        if not found:
+            raise BadInput(f"split {split!r} has nothing to offer: all {len(self.skipped)} examples were skipped")

@@ -1,0 +1,77 @@
+"""The model that a run starts from: a checkpoint's, or a fresh one of a named size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from grounding.checkpoint import load_checkpoint
+from grounding.errors import BadInput, unknown_choice
+from grounding.finetune.settings import POSITION_GRID, FinetuneSettings
+from grounding.models import GroundingModel, ModelConfig, build_model, model_config
+from grounding.models.text import CaptionTokenizer, load_tokenizer, train_tokenizer
+from grounding.models.vilt_aligner import ViltAligner
+from grounding.values import like
+
+
+def starting_model(settings: FinetuneSettings) -> Callable[[Sequence[str]], GroundingModel]:
+    """What makes the model, given the captions of the training split; only a tokenizer to be trained reads them.
+
+    Whatever is wrong with model, size, config, init or tokenizer raises BadInput here, before examples are read.
+    """
+    if settings.init is not None:
+        model = _from_checkpoint(settings.init, settings)
+        return lambda captions: model
+    config: Any = changed_config(model_config(settings.model, settings.size), settings.config)
+    if settings.tokenizer is not None:
+        model = _fresh(config, load_tokenizer(settings.tokenizer, config.max_text), config.vocabulary)
+        return lambda captions: model
+    with torch.device("meta"):  # some of what is wrong shows only when the model is built: here, without its memory
+        _fresh(config, train_tokenizer(["caption"], config.max_text))
+    return lambda captions: _fresh(config, train_tokenizer(captions, config.max_text))
+
+
+def changed_config(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """A configuration with some fields changed. Raises BadInput naming a field and what it accepts."""
+    own = asdict(base)
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    for name, value in given.items():
+        if name not in own:
+            raise unknown_choice("config: field", name, own)
+        if not like(value, own[name]):
+            raise BadInput(f"config: field {name!r} is {value!r}; accepted: a value like {own[name]!r}")
+        if type(value) is int and value < 1 <= own[name]:
+            raise BadInput(f"config: field {name!r} is {value}, too small; accepted: 1 or more")
+    return replace(base, **given)
+
+
+def _from_checkpoint(source: str, settings: FinetuneSettings) -> GroundingModel:
+    checkpoint = load_checkpoint(source, model=settings.model, tokenizer=settings.tokenizer)
+    model = checkpoint.model
+    if settings.task and _never_learned_the_task(checkpoint.info):
+        model.begin_task()
+    if settings.config:
+        if not isinstance(model, ViltAligner):
+            raise BadInput(
+                f"config {POSITION_GRID}: init {source!r} is of {settings.model!r}, which has no such field; "
+                "accepted: no config with this init"
+            )
+        wanted: Any = changed_config(model.config, settings.config)
+        model = model.with_position_grid(*wanted.position_grid)
+    return model.train()
+
+
+def _never_learned_the_task(info: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint says of itself that it was trained on grounding alone."""
+    return info.get("training", {}).get("settings", {}).get("task") is False
+
+
+def _fresh(config: ModelConfig, tokenizer: CaptionTokenizer, vocabulary: int = 0) -> GroundingModel:
+    """A model with an embedding for every token of the tokenizer, and no fewer than ``vocabulary``."""
+    fitted = {"vocabulary": max(tokenizer.vocabulary_size, vocabulary)}
+    if "pad_id" in asdict(config):
+        fitted["pad_id"] = tokenizer.pad_id
+    return build_model(replace(config, **fitted), tokenizer)
