@@ -62,12 +62,22 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
         "summary.md",
     }
     folder = tmp_path / "run"
-    code, out, _ = run(monkeypatch, capsys, "extract", *source, "--out", folder, "--json")
+    views = ["--views", "phrase, region,attention"]
+    code, out, _ = run(monkeypatch, capsys, "extract", *source, *views, "--out", folder, "--json")
     assert code == 0
     assert json.loads(out)["examples"] == 24
-    code, out, _ = run(monkeypatch, capsys, "sweep", folder, "--probe", "linear", "--sites", "block.1,norm", "--json")
+    words = ["sweep", folder, "--probe", "linear", "--sites", "block.1, norm", "--control", "none"]
+    code, out, _ = run(monkeypatch, capsys, *words, "--json")
     assert code == 0
     assert {row["site"] for row in json.loads(out)["rows"]} == {"block.1", "norm"}
+    assert {row["condition"] for row in json.loads(out)["rows"]} == {"alignment"}
+    code, out, _ = run(monkeypatch, capsys, *words, "--out", tmp_path / "elsewhere")
+    assert code == 0
+    assert out.endswith(f"Next: probe visualize {folder} --sweep {tmp_path / 'elsewhere'}\n")
+    code, _, err = run(monkeypatch, capsys, "sweep", folder, "--control", "bogus")
+    assert code == 2
+    names = "labels, concatenation, phrase-only, region-only, all, none"
+    assert err == f"Error: control 'bogus' is unknown; accepted: {names}\n"
     code, out, _ = run(monkeypatch, capsys, "visualize", folder, "--count", 1)
     assert code == 0
     drawn = [Path(line) for line in out.split()]
@@ -166,6 +176,50 @@ def test_skip_bad_goes_on_and_lists_what_was_left_out(monkeypatch, capsys, check
         assert code == 0
         assert ("skipped" in out) == (broken.name in err)
     assert failed == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bogus"], "No such command 'bogus'; help: probe --help"),
+        (["evaluate", "--benchmark", "mini-game"], "Missing option '--ckpt'; help: probe evaluate --help"),
+        (["extract", "--bogus"], "No such option: --bogus (Possible options: --out); help: probe extract --help"),
+        (["sweep"], "Missing argument 'run'; help: probe sweep --help"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_exit_code_2(monkeypatch, capsys, words, message):
+    assert run(monkeypatch, capsys, *words) == (2, "", f"Error: {message}\n")
+
+
+def test_without_a_command_the_help_is_shown(monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys)
+    assert (code, err) == (2, "")
+    assert "Usage: probe" in out
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*words: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grounding.evaluate_checkpoint.evaluate_checkpoint", interrupted)
+    code, out, err = run(monkeypatch, capsys, "evaluate", "--ckpt", "x", "--benchmark", "mini-game")
+    assert (code, out) == (130, "")
+    assert err == "Interrupted; what is complete is kept, the same command goes on from there.\n"
+
+
+def test_fine_tuning_lists_what_it_skipped(monkeypatch, capsys, tmp_path):
+    root = write_kilogram(tmp_path / "kilogram", tangrams=48, annotations=2)
+    for path in (root / "tangrams-svg").glob("made-1*.svg"):
+        path.write_text("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'/>")
+    words = ["finetune", "--model", "vilt-aligner", "--benchmark", "kilogram", "--root", root, *TINY, "--skip-bad"]
+    words += ["--option", "candidates=2", "--steps", "1", "--batch-size", "4", "--device", "cpu", "--data-seed", "3"]
+    code, out, err = run(monkeypatch, capsys, *words, "--out", tmp_path / "out")
+    assert code == 0
+    lines = out.splitlines()
+    assert "skipped kilogram/train/made-1" in out
+    assert "skipped kilogram/dev/made-1" in out
+    assert lines[-1].endswith(f"--option candidates=2 --root {root} --data-seed 3 --skip-bad")
+    assert "Epoch" not in out + err
 
 
 def test_help_does_not_import_torch():

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 # Spinning OpenMP threads starve processes that decode images beside the model; read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2, a failed run with exit code 1."""
-    from rich.console import Console
+    import typer
 
     from grounding.errors import BadInput, RunFailed
     from probe.cli.app import app
 
+    wrong_usage: Any = typer.BadParameter.__base__  # of missing options and unknown commands too; it has no other name
     try:
-        app()
+        code = app(prog_name="probe", standalone_mode=False)
+    except wrong_usage as error:
+        code = error.exit_code
+        if message := error.format_message():  # none where the help was printed instead
+            _complain(f"{message.rstrip('.')}; help: {error.ctx.command_path} --help")
     except (BadInput, RunFailed) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, BadInput) else 1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted; what is complete is kept, the same command goes on from there.")
-        sys.exit(130)
+        code = 2 if isinstance(error, BadInput) else 1
+        _complain(str(error))
+    if code == INTERRUPTED:
+        print("Interrupted; what is complete is kept, the same command goes on from there.", file=sys.stderr)
+    sys.exit(code)
 
 
-def _plain(error: Exception) -> str:
+def _complain(message: str) -> None:
+    """One line on standard error."""
+    from rich.console import Console
     from rich.markup import escape
 
-    return escape(" ".join(str(error).split()))
+    line = escape(" ".join(message.split()))
+    Console(stderr=True).print(f"[bold red]Error:[/] {line}", highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from probe.cli.options import AsJson, progress_bar, show
+from probe.cli.options import AsJson, parse_list, progress_bar, show
 
 NAME = "sweep"
 EPILOG = "Example: probe sweep runs/vilt-grounded --probe linear --probe mlp --control all"
@@ -31,14 +31,12 @@ def command(
     from probe.tables import SUMMARY
 
     target = out or run / "sweep"
-    controls: list[str] | str = control or ["labels", "concatenation"]
-    controls = "all" if "all" in controls else [name for name in controls if name != "none"]
     with progress_bar("probing", as_json) as progress:
         table = sweep(
             Run.open(run),
             probe or PROBES,
-            controls,
-            sites.split(",") if sites else None,
+            _controls(control or ["labels", "concatenation"]),
+            parse_list(sites) if sites else None,
             seed or (0,),
             target,
             progress,
@@ -46,4 +44,16 @@ def command(
         )
     result = {"out": str(target), "rows": table.to_dict("records")}
     text = (target / SUMMARY).read_text(encoding="utf-8")
-    show(result, as_json, f"{text}\nTables: {target}\nNext: probe visualize {run}")
+    elsewhere = "" if out is None else f" --sweep {out}"
+    show(result, as_json, f"{text}\nTables: {target}\nNext: probe visualize {run}{elsewhere}")
+
+
+def _controls(names: list[str]) -> list[str]:
+    """The controls asked for: their names, or ``all``, or ``none``. Raises BadInput for another name."""
+    from grounding.errors import unknown_choice
+    from probe.sweep import CONTROLS
+
+    for name in names:
+        if name not in (*CONTROLS, "all", "none"):
+            raise unknown_choice("control", name, (*CONTROLS, "all", "none"))
+    return list(CONTROLS) if "all" in names else [name for name in names if name != "none"]
