@@ -152,9 +152,11 @@ def test_loading_names_what_cannot_be_had(tmp_path, monkeypatch):
     broken.write_text('{"model": 3}')
     with pytest.raises(BadInput, match=r"tokenizer .*broken\.json cannot be read"):
         load_tokenizer(broken, 20)
-    with pytest.raises(BadInput, match=r"tokenizer .*missing\.json does not exist"):
-        load_tokenizer(tmp_path / "missing.json", 20)
+    accepted = "accepted: a tokenizer.json, a folder with one, or the name of one on the Hugging Face hub"
+    for missing in (tmp_path / "missing.json", "missing.json", "/nonexistent", "./no/such/folder", "~/nowhere"):
+        with pytest.raises(BadInput, match=f"^tokenizer .* does not exist; {accepted}$"):
+            load_tokenizer(missing, 20)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match=r"tokenizer '.*empty' is neither a file nor a name that can be loaded") as error:
+    with pytest.raises(BadInput, match=rf"tokenizer '.*empty' cannot be loaded .*; {accepted}$") as error:
         load_tokenizer(tmp_path / "empty", 20)
     assert "\n" not in str(error.value)

@@ -77,15 +77,16 @@ def load_tokenizer(source: str | Path, max_length: int) -> CaptionTokenizer:
             return CaptionTokenizer(Tokenizer.from_file(str(path)), max_length)
         except Exception as error:  # tokenizers raises the bare Exception
             raise BadInput(f"tokenizer {path} cannot be read: {error}") from None
-    if path.suffix == ".json":
-        raise BadInput(f"tokenizer {path} does not exist")
+    accepted = "a tokenizer.json, a folder with one, or the name of one on the Hugging Face hub"
+    if not path.exists() and (path.suffix == ".json" or str(source).startswith(("/", ".", "~"))):
+        raise BadInput(f"tokenizer {path} does not exist; accepted: {accepted}")
     from transformers import AutoTokenizer
 
     try:
         return CaptionTokenizer(AutoTokenizer.from_pretrained(str(source)).backend_tokenizer, max_length)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(f"tokenizer {str(source)!r} is neither a file nor a name that can be loaded: {reason}") from None
+        raise BadInput(f"tokenizer {str(source)!r} cannot be loaded ({reason}); accepted: {accepted}") from None
 
 
 def train_tokenizer(captions: Sequence[str], max_length: int, vocabulary_size: int = 2000) -> CaptionTokenizer:
