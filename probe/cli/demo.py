@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "demo"
 EPILOG = "Example: probe demo --out demo --examples 200"
 BENCHMARK, SPLIT = "mini-game", "dev"
+FEWEST = 10  # examples: the sweep needs images for five parts
 COLUMNS = ("checkpoint", "accuracy", "mean IoU", "task x grounding (r)", "best layer", "linear probe", "random labels")
 
 
@@ -66,12 +67,16 @@ def command(
 
 
 def run_demo(out: Path, examples: int = 240, device: str = "cpu", seed: int = 0, quiet: bool = False) -> list[Result]:
-    """Take every bundled fine-tuned checkpoint the whole way, into ``out``; runs that are there are reused."""
+    """Take every bundled fine-tuned checkpoint the whole way, into ``out``; runs that are there are reused.
+
+    Raises BadInput for too few examples, and where ``out`` holds a demo of another number of them.
+    """
     from grounding.checkpoint import bundled_checkpoints
 
+    names = [name for name in reversed(bundled_checkpoints()) if not name.endswith("-pretrained")]
+    _check_examples(examples, out, names)
     results = []
     with progress_bar("demo", quiet) as progress:
-        names = [name for name in reversed(bundled_checkpoints()) if not name.endswith("-pretrained")]
         for place, name in enumerate(names):
             progress(place, len(names))
             results.append(_one(name, out / name, examples, device, seed))
@@ -103,6 +108,23 @@ def next_steps(out: Path) -> list[tuple[str, str]]:
             "--out runs/mine",
         ),
     ]
+
+
+def _check_examples(examples: int, out: Path, names: list[str]) -> None:
+    from extract.store import MANIFEST, read_manifest
+    from grounding.errors import BadInput
+
+    if examples < FEWEST:
+        raise BadInput(f"examples {examples} is too small; accepted: {FEWEST} or more")
+    for name in names:
+        if not (out / name / MANIFEST).is_file():
+            continue
+        there = read_manifest(out / name)["source"].get("limit")
+        if there != examples:
+            raise BadInput(
+                f"examples {examples}: {str(out)!r} holds a demo of {there}; accepted: --examples {there}, "
+                "another folder with --out, or this one deleted"
+            )
 
 
 def _one(name: str, folder: Path, limit: int, device: str, seed: int) -> Result:
