@@ -29,6 +29,11 @@ from probe.cli.options import (
 )
 
 NAME = "extract"
+# Written out as the options are: help does not build models.
+SITES = (
+    "vilt-aligner: embedding, block.K, norm; "
+    "mdetr: backbone, text.K, embedding, encoder.K, norm where pre_norm is on, decoder.K"
+)
 EPILOG = (
     "Example: probe extract --ckpt vilt-aligner-grounded --benchmark mini-game --split dev --limit 200 "
     "--out runs/vilt-grounded"
@@ -46,7 +51,9 @@ def command(
     views: Annotated[
         str, typer.Option(help="Comma-separated: phrase, region, attention, tokens.")
     ] = "phrase,region,attention",
-    sites: Annotated[str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")] = None,
+    sites: Annotated[
+        str | None, typer.Option(help=f"Comma-separated, block.* for a stage; default all ({SITES}).")
+    ] = None,
     batch_size: BatchSize = 16,
     dtype: Annotated[str, typer.Option(help="Of storage: float16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="Of computing: fp32, bf16 or fp16.")] = "fp32",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from probe.cli.options import (
+    SPLITS,
     AsJson,
     BenchmarkName,
     BenchmarkOptions,
@@ -35,7 +36,7 @@ def command(
     out: Annotated[Path, typer.Option(help="New folder for the checkpoint and logs, or an interrupted run's.")],
     root: Root = None,
     option: BenchmarkOptions = None,
-    train_split: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
+    train_split: Annotated[str, typer.Option(help=f"Split to learn from ({SPLITS}).")] = "train",
     size: Annotated[str, typer.Option(help="miniature or base (the released sizes).")] = "miniature",
     config: Annotated[
         list[str] | None,

@@ -12,16 +12,23 @@ import typer
 
 from grounding.errors import BadInput
 
+# Written out, because help is shown without importing what it is about; a test compares.
+SPLITS = "kilogram: train, dev, test; mini-game and mini-sdr: pretrain, train, tune, dev, test"
+OPTIONS = (
+    "kilogram: colour_order (random, caption), annotations (dense, dense10), image_size, candidates; "
+    "mini-game: difficulty (hard, easy, single); mini-sdr: none"
+)
+
 Checkpoint = Annotated[
     str, typer.Option("--ckpt", help="Checkpoint folder or file, or a bundled one (vilt-aligner-grounded, ...).")
 ]
 BenchmarkName = Annotated[str, typer.Option("--benchmark", help="kilogram, mini-game or mini-sdr.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Folder of the benchmark's files, where it has any.")]
-Split = Annotated[str, typer.Option("--split", help="Split of the benchmark.")]
+Split = Annotated[str, typer.Option("--split", help=f"Split of the benchmark ({SPLITS}).")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many examples.")]
 BenchmarkOptions = Annotated[
     list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="Option of the benchmark, e.g. colour_order=caption."),
+    typer.Option("--option", metavar="KEY=VALUE", help=f"Option of the benchmark, repeatable ({OPTIONS})."),
 ]
 DataSeed = Annotated[int, typer.Option("--data-seed", help="Seed of splits, games and generated scenes.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

@@ -17,10 +17,16 @@ def command(
     run: Annotated[Path, typer.Argument(help="Folder of a run made by probe extract.")],
     probe: Annotated[list[str] | None, typer.Option(help="linear or mlp; repeat for several (default both).")] = None,
     control: Annotated[
-        list[str] | None, typer.Option(help="A control, repeatable, all or none (default: labels and concatenation).")
+        list[str] | None,
+        typer.Option(
+            help="labels, concatenation, phrase-only, region-only, all or none; repeat for several "
+            "(default labels and concatenation)."
+        ),
     ] = None,
     sites: Annotated[str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Seed of splits and probes; repeat for several.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of splits and probes; repeat for several (default 0).")
+    ] = None,
     group: Annotated[str, typer.Option(help="Never split apart: image, caption, annotation or tangram.")] = "image",
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: sweep in the run.")] = None,
     as_json: AsJson = False,

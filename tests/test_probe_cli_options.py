@@ -1,0 +1,46 @@
+"""What the help says of benchmarks and models is what they have; what options are read as."""
+
+from __future__ import annotations
+
+import re
+
+from small_models import small_mdetr, small_vilt
+from test_probe_cli import run
+
+from grounding.benchmarks import BENCHMARKS, benchmark_class, benchmark_options
+from probe.cli.extract import SITES
+from probe.cli.options import OPTIONS, SPLITS, parse_list, progress_bar
+from probe.sweep import CONTROLS
+
+
+def listed(text: str) -> dict[str, list[str]]:
+    """``a and b: x (y, z), w; c: none`` as a mapping, without what is in brackets."""
+    entries = (entry.split(": ") for entry in re.sub(r" \([^)]*\)", "", text).split("; "))
+    return {name: words.split(", ") for names, words in entries for name in names.split(" and ")}
+
+
+def test_the_help_has_every_option_and_split_of_every_benchmark():
+    assert listed(OPTIONS) == {name: list(benchmark_options(name)) or ["none"] for name in BENCHMARKS}
+    assert listed(SPLITS) == {name: list(benchmark_class(name).splits) for name in BENCHMARKS}
+
+
+def test_the_help_has_the_sites_of_every_model():
+    for model in (small_vilt(), small_mdetr(pre_norm=True)):
+        names = dict.fromkeys(re.sub(r"\d+", "K", site.name) for site in model.sites())
+        assert list(names) == [name.removesuffix(" where pre_norm is on") for name in listed(SITES)[model.config.model]]
+
+
+def test_the_help_of_sweep_has_every_control(monkeypatch, capsys):
+    _, out, _ = run(monkeypatch, capsys, "sweep", "--help")
+    assert all(name in out for name in (*CONTROLS, "all", "none"))
+
+
+def test_blanks_in_lists_do_not_matter():
+    assert parse_list("phrase, region ,tokens") == ["phrase", "region", "tokens"]
+
+
+def test_the_progress_bar_is_silent_off_terminals(capsys):
+    with progress_bar("waiting") as progress:
+        progress(1, None, "reading")
+        progress(2, 3)
+    assert capsys.readouterr() == ("", "")
