@@ -127,6 +127,12 @@ def test_limit_counts_good_examples():
     assert len(Shelf().load("dev", limit=99, skip_bad=True)) == 2
 
 
+def test_progress_counts_good_examples():
+    done: list[int] = []
+    Shelf().load("dev", skip_bad=True, progress=done.append)
+    assert done == [1, 2]
+
+
 def test_unknown_splits_limits_and_roots_are_refused(tmp_path):
     with pytest.raises(BadInput, match="split 'tset' is unknown; accepted: dev"):
         Shelf().load("tset")

@@ -74,12 +74,18 @@ def test_encoding_keeps_the_order_and_equals_encoding_one_by_one(items):
         assert all(np.array_equal(a.canvas, b.canvas) for a, b in zip(again, items, strict=True))
 
 
-def test_encoding_names_an_image_that_is_missing(tmp_path):
+def test_encoding_names_an_image_that_is_missing_or_goes_on_without_it(tmp_path):
     broken = replace(game("lost"), images=(tmp_path / "gone.png",) * 3)
     for workers in (0, 1):
         with pytest.raises(BadInput) as raised:
             encode_all([game(), broken], small_vilt().preprocessor, workers)
         assert str(raised.value) == f"image {tmp_path / 'gone.png'} does not exist"
+        skipped: dict[str, str] = {}
+        done: list[int] = []
+        encoded = encode_all([game(), broken, game("last")], small_vilt().preprocessor, workers, skipped, done.append)
+        assert [item.example.id for item in encoded] == ["game", "last"]
+        assert skipped == {"lost": f"image {tmp_path / 'gone.png'} does not exist"}
+        assert done == [1, 2, 3]
 
 
 def target_of(item) -> tuple[int, bool]:
