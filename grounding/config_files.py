@@ -10,6 +10,7 @@ from typing import Any
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.models import MODELS, ModelConfig
+from grounding.values import like
 
 
 def config_from_json(model: str, values: Mapping[str, Any], where: Path | str) -> ModelConfig:
@@ -26,16 +27,9 @@ def checked_fields(model: str, values: Mapping[str, Any], where: Path | str) -> 
     for key, value in given.items():
         if key not in defaults:
             raise unknown_choice(f"{where}: field", key, defaults)
-        if not _like(value, defaults[key]):
+        if not like(value, defaults[key]):
             raise BadInput(f"{where}: field {key!r} is {value!r}; accepted: a value like {defaults[key]!r}")
     return given
-
-
-def _like(value: Any, default: Any) -> bool:
-    """Whether a value from JSON has the type of a default, and a list its length; an integer serves for a float."""
-    if isinstance(default, tuple):
-        return type(value) is tuple and len(value) == len(default) and all(map(_like, value, default))
-    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from grounding.benchmarks import open_benchmark
-from grounding.checkpoint import read_json_object, save_checkpoint
+from grounding.checkpoint import save_checkpoint
+from grounding.config_files import read_json_object
 from grounding.errors import BadInput, unknown_choice
 from grounding.evaluate import tune
 from grounding.finetune.data import make_loader
