@@ -41,7 +41,7 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("shard_size", 1), ("workers", 0)):
+        for name, least in (("batch_size", 1), ("shard_size", 1), ("workers", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise BadInput(f"{name} {getattr(self, name)} is too small; accepted: {least} or more")
         if self.dtype not in DTYPES:

@@ -58,6 +58,7 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size 0 is too small"),
+        ({"seed": -1}, "seed -1 is too small"),
         ({"workers": -1}, "workers -1 is too small"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown; accepted: float16, float32"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; accepted: fp32, bf16, fp16"),

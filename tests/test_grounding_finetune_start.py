@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import small_mdetr
 
+from grounding.checkpoint import save_checkpoint
 from grounding.errors import BadInput
 from grounding.finetune.settings import FinetuneSettings
 from grounding.finetune.start import changed_config, starting_model
@@ -56,3 +58,10 @@ def test_checking_leaves_no_trace_in_the_weights(model):
 def settings(model: str, **changes: Any) -> FinetuneSettings:
     """Settings that say nothing but how to start."""
     return FinetuneSettings(model, "mini-game", **changes)
+
+
+def test_a_model_without_a_query_for_the_task_learns_grounding_alone(tmp_path):
+    save_checkpoint(tmp_path / "plain", small_mdetr(task_query=False), {})
+    with pytest.raises(BadInput, match=r"has no query for the task; accepted: grounding alone \(--no-task\)"):
+        starting_model(settings("mdetr", init=str(tmp_path / "plain")))
+    assert starting_model(settings("mdetr", init=str(tmp_path / "plain"), task=False))([]).training

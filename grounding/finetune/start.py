@@ -51,6 +51,11 @@ def changed_config(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig
 def _from_checkpoint(source: str, settings: FinetuneSettings) -> GroundingModel:
     checkpoint = load_checkpoint(source, model=settings.model, tokenizer=settings.tokenizer)
     model = checkpoint.model
+    if settings.task and asdict(model.config).get("task_query") is False:
+        raise BadInput(
+            f"init {source!r} has no query for the task; accepted: grounding alone (--no-task), or a checkpoint that "
+            "probe convert made with --config task_query=true"
+        )
     if settings.task and _never_learned_the_task(checkpoint.info):
         model.begin_task()
     if settings.config:

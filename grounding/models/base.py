@@ -124,7 +124,10 @@ class ModelConfig:
     def require_multiple(self, name: str, unit: str) -> None:
         """Raise BadInput unless the size called ``name`` is a multiple of the one called ``unit``."""
         value, of = getattr(self, name), getattr(self, unit)
-        if value < 1 or of < 1 or value % of:
+        for size, number in ((name, value), (unit, of)):
+            if number < 1:
+                raise BadInput(f"{self.model} configuration: {size} {number} is too small; accepted: 1 or more")
+        if value % of:
             raise BadInput(f"{self.model} configuration: {name} {value} is not a multiple of {unit} {of}")
 
 
