@@ -29,37 +29,45 @@ def stem_of(patch: int, width: int = 24) -> ConvolutionalStem:
     return ConvolutionalStem(ViltAlignerConfig(**{**VILT, "stem": "convolutions", "patch": patch, "width": width}))
 
 
+def everything(images: torch.Tensor) -> torch.Tensor:
+    """A mask without padding."""
+    return torch.ones_like(images[:, 0], dtype=torch.bool)
+
+
 @torch.no_grad()
 def test_a_convolutional_stem_halves_the_image_and_ends_in_a_linear_layer():
     stem, images = stem_of(8, width=72), torch.randn(2, 3, 24, 40)
-    assert [tuple(c.weight.shape) for c in stem.convolutions] == [(24, 3, 3, 3), (48, 24, 3, 3), (72, 48, 3, 3)]
+    assert [tuple(c.weight.shape) for c in stem.convolutions] == [(16, 3, 4, 4), (32, 16, 4, 4), (64, 32, 4, 4)]
     states = images
     for convolution in stem.convolutions:
         states = functional.conv2d(states, convolution.weight, convolution.bias, stride=2, padding=1).clamp(min=0)
     expected = states.permute(0, 2, 3, 1) @ stem.proj.weight[:, :, 0, 0].T + stem.proj.bias  # [B, rows, columns, D]
-    found = stem(images)
+    found = stem(images, everything(images))
     assert found.shape == (2, 3 * 5, 72)
     torch.testing.assert_close(found.unflatten(1, (3, 5)), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_every_pixel_of_a_patch_matters_to_it_and_none_beyond_its_neighbours():
-    """Strides of 2 look one pixel back each time: a patch of 8 sees 7 pixels of the ones above and to its left."""
+def test_every_pixel_of_a_patch_matters_to_it_and_as_many_around_it_on_every_side():
+    """Strides of 2 look one pixel out each time: a patch of 8 sees 7 pixels of each of its neighbours."""
     stem, images = stem_of(8), torch.randn(1, 3, 32, 40, requires_grad=True)
-    patches = stem(images).unflatten(1, (4, 5))
+    patches = stem(images, everything(images)).unflatten(1, (4, 5))
     for row, column in ((0, 0), (2, 3), (3, 4)):
         (slope,) = torch.autograd.grad(patches[0, row, column].square().sum(), images, retain_graph=True)
         seen = torch.zeros(32, 40, dtype=torch.bool)
-        seen[max(8 * row - 7, 0) : 8 * row + 8, max(8 * column - 7, 0) : 8 * column + 8] = True
+        seen[max(8 * row - 7, 0) : 8 * row + 15, max(8 * column - 7, 0) : 8 * column + 15] = True
         assert torch.equal(slope[0].ne(0).any(0), seen)
 
 
 @torch.no_grad()
 def test_a_convolutional_stem_gives_a_padded_image_the_patches_it_has_alone():
     stem, image = stem_of(16), torch.randn(1, 3, 32, 48)
-    alone = stem(image).unflatten(1, (2, 3))
-    for padding in (0.0, 7.0):
-        found = stem(functional.pad(image, (0, 32, 0, 16), value=padding)).unflatten(1, (3, 5))
-        torch.testing.assert_close(found[:, :2, :3], alone, atol=1e-6, rtol=1e-6)
+    alone = stem(image, everything(image)).unflatten(1, (2, 3))
+    padding = (0, 32, 0, 16)
+    padded, mask = functional.pad(image, padding), functional.pad(everything(image), padding)
+    found = stem(padded, mask).unflatten(1, (3, 5))
+    torch.testing.assert_close(found[:, :2, :3], alone, atol=1e-6, rtol=1e-6)
+    unmasked = stem(padded, everything(padded)).unflatten(1, (3, 5))
+    assert (unmasked[:, :2, :3] - alone).abs().max() > 1e-3  # biases spread over the padding, were it not masked
 
 
 def test_stems_have_their_own_names_and_fresh_weights_of_their_own_scale():
@@ -70,14 +78,14 @@ def test_stems_have_their_own_names_and_fresh_weights_of_their_own_scale():
     assert shapes(small_vilt()) == {"proj.weight": (24, 3, 16, 16), "proj.bias": (24,)}
     convolutional = small_vilt(stem="convolutions", width=48)
     expected = {"proj.weight": (48, 48, 1, 1), "proj.bias": (48,)}
-    for k, (before, after) in enumerate([(3, 24), (24, 48), (48, 48), (48, 48)]):
-        expected |= {f"convolutions.{k}.weight": (after, before, 3, 3), f"convolutions.{k}.bias": (after,)}
+    for k, (before, after) in enumerate([(3, 16), (16, 32), (32, 48), (48, 48)]):
+        expected |= {f"convolutions.{k}.weight": (after, before, 4, 4), f"convolutions.{k}.bias": (after,)}
     assert shapes(convolutional) == expected
     torch.manual_seed(0)
     config = model_config("vilt-aligner", "miniature")
     fresh = ViltAligner(replace(config, vocabulary=300), convolutional.preprocessor.tokenizer)  # type: ignore[arg-type]
     convolutions = list(fresh.transformer.patch_embed.convolutions)
-    assert [len(c.weight) for c in convolutions] == [24, 48, 96, 96]
+    assert [len(c.weight) for c in convolutions] == [16, 32, 64, 96]
     for convolution in convolutions:  # He et al. (2015), equation 10
         assert float(convolution.weight.detach().std()) == pytest.approx(
             (2 / convolution.weight[0].numel()) ** 0.5, rel=0.15

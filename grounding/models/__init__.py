@@ -18,7 +18,7 @@ SIZES: dict[str, dict[str, ModelConfig]] = {
         "base": ViltAlignerConfig(),
         "miniature": ViltAlignerConfig(
             width=96,
-            depth=6,
+            depth=8,
             heads=4,
             feed_forward=288,
             patch=16,

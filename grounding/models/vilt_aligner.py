@@ -24,7 +24,7 @@ from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Si
 from grounding.models.inputs import Preprocessor
 from grounding.models.text import CaptionTokenizer
 
-STEM_FIRST = 24  # channels of the first convolution; they double up to the width
+STEM_FIRST = 16  # channels of the first convolution; they double up to the width
 
 
 @dataclass(frozen=True)
@@ -101,32 +101,33 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, config.width, config.patch, config.patch)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` -> ``[B, rows * columns, D]``, raster order."""
+    def forward(self, images: Tensor, pixel_mask: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> ``[B, rows * columns, D]``, raster order; no patch sees another, so no mask is needed."""
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class ConvolutionalStem(nn.Module):
-    """3 x 3 convolutions of stride 2, one for every halving of the patch.
+    """4 x 4 convolutions of stride 2, one for every halving of the patch.
 
-    Besides its own pixels a patch sees ``patch - 1`` of those above it and to its left, and none below or to its
-    right, where the padding of a batch is.
+    Besides its own pixels a patch sees ``patch - 1`` of those around it, on every side. Padding stays zero
+    throughout, as it is beyond the border, so that an image's patches do not depend on its batch.
     """
 
     def __init__(self, config: ViltAlignerConfig):
         super().__init__()
         halvings = config.patch.bit_length() - 1
         widths = [3, *(min(STEM_FIRST << k, config.width) for k in range(halvings))]
-        convolutions = [nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)]
+        convolutions = [nn.Conv2d(before, after, 4, stride=2, padding=1) for before, after in pairwise(widths)]
         for convolution in convolutions:
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         self.convolutions = nn.ModuleList(convolutions)
         self.proj = nn.Conv2d(widths[-1], config.width, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` -> ``[B, rows * columns, D]``, raster order."""
+    def forward(self, images: Tensor, pixel_mask: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` with real pixels ``[B, H, W]`` -> ``[B, rows * columns, D]``, raster order."""
         for convolution in self.convolutions:
-            images = convolution(images).relu()
+            pixel_mask = pixel_mask[:, ::2, ::2]
+            images = convolution(images).relu() * pixel_mask[:, None]
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
@@ -180,12 +181,12 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
-    def embed(self, images: Tensor, grid: tuple[int, int], valid: Tensor) -> Tensor:
+    def embed(self, images: Tensor, pixel_mask: Tensor, grid: tuple[int, int], valid: Tensor) -> Tensor:
         """Image class token and patches with positions, ``[B, 1 + rows * columns, D]``.
 
         valid: ``[B, 2]`` real rows and columns of patches; the position table is resized to each image's own.
         """
-        patches = self.patch_embed(images)
+        patches = self.patch_embed(images, pixel_mask)
         sizes = [tuple(size) for size in valid.tolist()]
         tables = {size: self._positions(size, grid) for size in set(sizes)}
         patches = patches + torch.stack([tables[size] for size in sizes])
@@ -324,7 +325,8 @@ class ViltAligner(GroundingModel):
         patch = self.config.patch
         grid = (images.shape[-2] // patch, images.shape[-1] // patch)
         text = self.text_embeddings(ids) + self.token_type_embeddings.weight[0]
-        image = self.transformer.embed(images, grid, valid // patch) + self.token_type_embeddings.weight[1]
+        image = self.transformer.embed(images, pixel_mask, grid, valid // patch)
+        image = image + self.token_type_embeddings.weight[1]
         states = self.joint_input(torch.cat([text, image], dim=1))
         patch_mask = pixel_mask[:, ::patch, ::patch].flatten(1)
         bias = key_bias(torch.cat([text_mask, patch_mask.new_ones(len(ids), 1), patch_mask], dim=1), states.dtype)
