@@ -93,7 +93,7 @@ def test_a_converted_checkpoint_serves_every_command(monkeypatch, capsys, files,
     assert found["tokenizer"] == str(out / "tokenizer.json")
     source = ["--ckpt", out, "--benchmark", "mini-game", "--limit", 2]
     figures = printed(monkeypatch, capsys, "evaluate", *source, "--threshold", 0.5)
-    assert figures["accuracy"]["n"] == 2
+    assert figures["figures"]["accuracy"]["n"] == 2
     code, _, err = run(monkeypatch, capsys, *words)
     assert code == 2
     assert "exists; accepted: a new folder, or an empty one" in err
@@ -101,7 +101,7 @@ def test_a_converted_checkpoint_serves_every_command(monkeypatch, capsys, files,
 
 def test_other_commands_take_the_file_itself(monkeypatch, capsys, files):
     words = ["evaluate", "--ckpt", files["mdetr"], "--tokenizer", files["mdetr-tokens"], "--benchmark", "mini-game"]
-    assert printed(monkeypatch, capsys, *words, "--limit", 1)["accuracy"]["n"] == 1
+    assert printed(monkeypatch, capsys, *words, "--limit", 1)["figures"]["accuracy"]["n"] == 1
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def _print_table(results: list[Result]) -> None:
     names, *rows = zip(COLUMNS, *(result.cells() for result in results), strict=True)
     table = Table(title="Bundled models on mini-game (95 % intervals over images)")
     for name in names:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
