@@ -43,11 +43,11 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
-        """Log odds that each pair belongs, float32 ``[n]``."""
+        """Log odds that each pair belongs, float64 ``[n]``."""
 
     def predict_proba(self, X: ArrayOrPairs) -> np.ndarray:
         """Probability of each class, ``[n, 2]``."""
-        positive = expit(self.decision_function(X).astype(np.float64))
+        positive = expit(self.decision_function(X))
         return np.stack([1 - positive, positive], 1)
 
     def predict(self, X: ArrayOrPairs) -> np.ndarray:
@@ -65,12 +65,12 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
         """Train ``probes`` (equal but for ``strength``) on their slices of ``batch``; set what they learned."""
 
     def _standardised(self, X: ArrayOrPairs) -> PairFeatures:
-        """X as pairs in the units of training, after checking that it fits."""
+        """X, if it fits, in the units of training; float64, so that a score does not depend on its neighbours."""
         check_is_fitted(self)
         pairs = self._as_pairs(X, reset=False)
         return PairFeatures(
-            (pairs.phrase - self.phrase_mean_) / self.phrase_scale_,
-            (pairs.region - self.region_mean_) / self.region_scale_,
+            (pairs.phrase.astype(np.float64) - self.phrase_mean_) / self.phrase_scale_,
+            (pairs.region.astype(np.float64) - self.region_mean_) / self.region_scale_,
             pairs.phrase_row,
             pairs.region_row,
             pairs.block,

@@ -122,15 +122,15 @@ class BilinearProbe(_LogisticProbe):
         return (left[0] @ right[0].mT).numpy()
 
     def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
-        """p' W r + b for each pair, float32 ``[n]``."""
+        """p' W r + b for each pair, float64 ``[n]``."""
         pairs = self._standardised(X)
         projected = pairs.phrase @ self.coef_  # [P, Dr]
-        scores = np.empty(len(pairs), dtype=np.float32)
+        scores = np.empty(len(pairs))
         for begin in range(0, len(pairs), _CHUNK):
             part = slice(begin, begin + _CHUNK)
             rows = projected[pairs.phrase_row[part]], pairs.region[pairs.region_row[part]]
             scores[part] = np.einsum("nd,nd->n", *rows)
-        return scores + np.float32(self.intercept_)
+        return scores + self.intercept_
 
     def _start(self, batch: Batch) -> Tensor:
         jobs, _, wide = batch.phrase.shape
@@ -207,9 +207,9 @@ class ConcatenationProbe(_LogisticProbe):
         return self.weights_[:-1]
 
     def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
-        """w' [p; r] + b for each pair, float32 ``[n]``."""
+        """w' [p; r] + b for each pair, float64 ``[n]``."""
         pairs = self._standardised(X)
-        scores = np.full(len(pairs), self.intercept_, dtype=np.float32)
+        scores = np.full(len(pairs), self.intercept_, dtype=np.float64)
         begin = 0
         for part in self.reads:
             rows: np.ndarray = getattr(pairs, part)

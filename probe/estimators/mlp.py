@@ -55,9 +55,9 @@ class MLPProbe(PairProbe):
         self.device = device
 
     def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
-        """Log odds of each pair, float32 ``[n]``."""
+        """Log odds of each pair, float64 ``[n]``."""
         pairs = self._standardised(X)
-        scores = np.empty(len(pairs), dtype=np.float32)
+        scores = np.empty(len(pairs))
         phrase, region = pairs.phrase, pairs.region
         left, right = phrase, region
         if self.phrase_axes_ is not None:
