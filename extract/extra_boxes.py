@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from grounding.examples import Box, Example
 
@@ -43,20 +45,9 @@ def _negatives(annotated: np.ndarray, count: int, random: np.random.Generator) -
         corners = random.uniform(size=(_PROPOSALS, 2)) * (1.0 - sizes)
         proposals = np.concatenate([corners, np.minimum(corners + sizes, 1.0)], axis=1)
         if len(annotated):
-            proposals = proposals[_ious(proposals, annotated).max(1) < MOST_OVERLAP]
+            overlap = box_iou(torch.from_numpy(proposals), torch.from_numpy(annotated)).amax(1).numpy()
+            proposals = proposals[overlap < MOST_OVERLAP]
         found = np.concatenate([found, proposals])[:count]
         if len(found) == count:
             break
     return found
-
-
-def _ious(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU ``[K, M]`` of boxes ``[K, 4]`` and ``[M, 4]``, as torchvision's ``box_iou`` in a quarter of its time."""
-    low = np.maximum(boxes[:, None, :2], others[:, :2])
-    sides = np.maximum(np.minimum(boxes[:, None, 2:], others[:, 2:]) - low, 0.0)
-    shared = sides[..., 0] * sides[..., 1]
-    return shared / (_areas(boxes)[:, None] + _areas(others) - shared)
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -54,28 +54,15 @@ class _Preparer(Dataset):
 
     def __getitem__(self, task: BatchTask) -> Prepared:
         chunk = [self.examples[i] for i in range(task.begin, task.end)]
-        skipped: tuple[tuple[str, str], ...] = ()
         try:
-            batch: Batch | None = self.model.prepare(chunk)
+            batch, left_out = self.model.prepare_readable(chunk) if self.skip_bad else (self.model.prepare(chunk), [])
         except BadInput as error:
-            if not self.skip_bad:
-                return Prepared(task, error=str(error))
-            batch, skipped = self._without_bad(chunk)
+            return Prepared(task, error=str(error))
+        skipped = tuple((item.id, item.reason) for item in left_out)
         if batch is None:
             return Prepared(task, skipped=skipped)
         regions = Regions.of(batch, self.extra_boxes, self.seed)
         return Prepared(task, ReadyBatch(batch, regions, Plan.of(batch, regions)), skipped)
-
-    def _without_bad(self, chunk: list[Example]) -> tuple[Batch | None, tuple[tuple[str, str], ...]]:
-        good, skipped = [], []
-        for example in chunk:
-            try:
-                self.model.prepare([example])
-            except BadInput as error:
-                skipped.append((example.id, str(error)))
-            else:
-                good.append(example)
-        return self.model.prepare(good) if good else None, tuple(skipped)
 
 
 def split_shard(shard: int, shard_size: int, batch_size: int, count: int) -> list[BatchTask]:

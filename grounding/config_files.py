@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.models import MODELS, ModelConfig
+from grounding.models import MODELS, ModelConfig, model_config
 from grounding.values import like
 
 
 def config_from_json(model: str, values: Mapping[str, Any], where: Path | str) -> ModelConfig:
     """A model's configuration from plain values. Raises BadInput naming an unknown field, or one of the wrong type."""
-    return MODELS[model][0](**checked_fields(model, values, where))
+    return MODELS[model][0](**checked_fields(asdict(model_config(model, "base")), values, where))
 
 
-def checked_fields(model: str, values: Mapping[str, Any], where: Path | str) -> dict[str, Any]:
-    """Fields of a model's configuration, lists as tuples. Raises BadInput as ``config_from_json`` does."""
-    defaults = {f.name: f.default for f in fields(MODELS[model][0])}
+def checked_fields(defaults: Mapping[str, Any], values: Mapping[str, Any], where: Path | str) -> dict[str, Any]:
+    """Fields that replace some ``defaults`` of a configuration, lists as tuples. Raises BadInput for others."""
     if not isinstance(values, Mapping):
         raise BadInput(f"{where}: config is {values!r}; accepted: an object with {', '.join(defaults)}")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

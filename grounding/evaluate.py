@@ -61,7 +61,7 @@ def predict_batches(
     for begin in range(0, len(examples), batch_size):
         chunk = examples[begin : begin + batch_size]
         predictions = Predictions()
-        batch = _readable(model, chunk, predictions.skipped) if skip_bad else model.prepare(chunk)
+        batch, predictions.skipped = model.prepare_readable(chunk) if skip_bad else (model.prepare(chunk), [])
         if batch is not None:
             with torch.inference_mode():
                 batch = batch.to(device)
@@ -72,22 +72,6 @@ def predict_batches(
         yield chunk, predictions
         if progress is not None:
             progress(begin + len(chunk))
-
-
-def _readable(model: GroundingModel, chunk: Sequence[Example], skipped: list[Skipped]) -> Batch | None:
-    """The batch of the examples that can be read; the others are added to ``skipped``."""
-    try:
-        return model.prepare(chunk)
-    except BadInput:
-        good = []
-        for example in chunk:
-            try:
-                model.prepare([example])
-            except BadInput as error:
-                skipped.append(Skipped(example.id, str(error)))
-            else:
-                good.append(example)
-    return model.prepare(good) if good else None
 
 
 def _dropped(batch: Batch, answers: Sequence[Prediction]) -> list[tuple[str, str]]:

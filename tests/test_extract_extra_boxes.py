@@ -9,16 +9,8 @@ import torch
 from tiny_model import tiny_games
 from torchvision.ops import box_iou
 
-from extract.extra_boxes import _ious, extra_boxes
+from extract.extra_boxes import extra_boxes
 from grounding.examples import Phrase, Region
-
-
-def test_ious_are_those_of_torchvision():
-    rng = np.random.default_rng(0)
-    corners = rng.random((2, 50, 2, 2))
-    boxes, others = np.concatenate([corners.min(2), corners.max(2)], axis=2)
-    expected = box_iou(torch.from_numpy(boxes), torch.from_numpy(others)).numpy()
-    np.testing.assert_array_equal(_ious(boxes, others), expected)
 
 
 def annotated(example, image):

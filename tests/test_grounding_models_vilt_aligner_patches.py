@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from grounding.errors import BadInput
 from grounding.models import model_config
-from grounding.models.vilt_aligner import ConvolutionalStem, ViltAligner, ViltAlignerConfig
+from grounding.models.vilt_aligner import ViltAligner, ViltAlignerConfig
+from grounding.models.vilt_aligner_transformer import ConvolutionalStem
 
 MIXED = [single_image("tall", 64, 16, seed=1), game(images=2), single_image("wide", 16, 80, seed=2)]
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from grounding.checkpoint import load_checkpoint
-from grounding.errors import BadInput, unknown_choice
+from grounding.config_files import checked_fields
+from grounding.errors import BadInput
 from grounding.finetune.settings import POSITION_GRID, FinetuneSettings
 from grounding.models import GroundingModel, ModelConfig, build_model, model_config
 from grounding.models.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from grounding.models.vilt_aligner import ViltAligner
-from grounding.values import like
 
 
 def starting_model(settings: FinetuneSettings) -> Callable[[Sequence[str]], GroundingModel]:
@@ -37,12 +37,8 @@ def starting_model(settings: FinetuneSettings) -> Callable[[Sequence[str]], Grou
 def changed_config(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     """A configuration with some fields changed. Raises BadInput naming a field and what it accepts."""
     own = asdict(base)
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    given = checked_fields(own, changes, "config")
     for name, value in given.items():
-        if name not in own:
-            raise unknown_choice("config: field", name, own)
-        if not like(value, own[name]):
-            raise BadInput(f"config: field {name!r} is {value!r}; accepted: a value like {own[name]!r}")
         if type(value) is int and value < 1 <= own[name]:
             raise BadInput(f"config: field {name!r} is {value}, too small; accepted: 1 or more")
     return replace(base, **given)

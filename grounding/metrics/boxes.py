@@ -47,13 +47,15 @@ def pad_boxes(boxes: Sequence[np.ndarray | Tensor]) -> Tensor:
 
     A repeated box changes none of the protocols. BadInput for an empty list.
     """
-    lists = [as_boxes(b) for b in boxes]
-    for number, one in enumerate(lists):
-        if one.shape[0] == 0:
-            raise BadInput(f"phrase number {number} has no truth boxes; accepted: at least one")
-    most = max((len(b) for b in lists), default=1)
-    padded = [torch.cat([b, b[:1].expand(most - len(b), 4)]) for b in lists]
-    return torch.stack(padded) if padded else torch.zeros(0, most, 4, dtype=torch.float64)
+    if not boxes:
+        return torch.zeros(0, 1, 4, dtype=torch.float64)
+    counts = torch.tensor([len(one) for one in boxes])
+    if (counts == 0).any():
+        raise BadInput(f"phrase number {int(counts.argmin())} has no truth boxes; accepted: at least one")
+    flat = as_boxes(torch.cat([torch.as_tensor(one) for one in boxes]))
+    place = torch.arange(int(counts.max()))
+    first = counts.cumsum(0) - counts
+    return flat[first[:, None] + torch.where(place < counts[:, None], place, 0)]
 
 
 def merged_boxes(boxes: Tensor) -> Tensor:

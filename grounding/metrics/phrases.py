@@ -14,7 +14,7 @@ from torch import Tensor
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Phrase, PhrasePrediction, Region
 from grounding.metrics.areas import Area, draw_regions, outline_area
-from grounding.metrics.boxes import MODES, PROTOCOLS, area_ious, hits, ranked_ious, to_canvas
+from grounding.metrics.boxes import MODES, PROTOCOLS, area_ious, hits, pad_boxes, ranked_ious, to_canvas
 from grounding.metrics.heatmaps import (
     THRESHOLDS,
     by_protocol,
@@ -181,13 +181,11 @@ class _Truth:
 
 
 def _truth_boxes(items: Sequence[PhraseItem]) -> Tensor:
-    """As ``pad_boxes``, in one conversion: float64 ``[P, G, 4]``, a phrase's first box repeated to fill up."""
-    lists = [[region.box for region in item.phrase.regions] for item in items]
-    for item, boxes in zip(items, lists, strict=True):
-        if not boxes:
+    """float64 ``[P, G, 4]``, as ``pad_boxes``."""
+    for item in items:
+        if not item.phrase.regions:
             raise BadInput(f"phrase {item.phrase.id!r} has no truth boxes; accepted: at least one")
-    most = max(len(boxes) for boxes in lists)
-    return torch.tensor([boxes + boxes[:1] * (most - len(boxes)) for boxes in lists], dtype=torch.float64)
+    return pad_boxes([np.array([region.box for region in item.phrase.regions]) for item in items])
 
 
 def _score_boxes(items: Sequence[PhraseItem], measure: Measure, protocols: Sequence[str]) -> Tensor:

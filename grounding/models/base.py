@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from grounding.benchmarks.base import Skipped
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Prediction, validate
 
@@ -152,6 +153,21 @@ class GroundingModel(nn.Module, ABC):
         for example in examples:
             validate(example)
         return self.preprocess(examples)
+
+    def prepare_readable(self, examples: Sequence[Example]) -> tuple[Batch | None, list[Skipped]]:
+        """``prepare`` of the examples that can be, None where there is none; and why the others cannot."""
+        try:
+            return self.prepare(examples), []
+        except BadInput:
+            good, skipped = [], []
+            for example in examples:
+                try:
+                    self.prepare([example])
+                except BadInput as error:
+                    skipped.append(Skipped(example.id, str(error)))
+                else:
+                    good.append(example)
+        return self.prepare(good) if good else None, skipped
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grounding.config_files import checked_fields, config_from_json, read_json_object
 from grounding.errors import BadInput, unknown_choice
-from grounding.models import ModelConfig
+from grounding.models import ModelConfig, model_config
 from grounding.released.names import kind_of, our_weights, without_wrapper
 from grounding.released.pickles import read_pickle
 from grounding.released.sizes import sizes_of
@@ -84,7 +84,7 @@ def open_released(path: Path, weights: str | None = None, config: Mapping[str, A
         raise BadInput(f"{path} holds no weights of a model that is known here; accepted: {ACCEPTED}")
     model = "mdetr" if kind == "mdetr" else "vilt-aligner"
     ours = our_weights(kind, tensors, path)
-    known = checked_fields(model, {**found.sizes, **(config or {})}, path)
+    known = checked_fields(asdict(model_config(model, "base")), {**found.sizes, **(config or {})}, path)
     return Stored(
         path=path,
         format=found.format,
