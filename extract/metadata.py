@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from extract.plan import Regions
 from extract.tables import Columns, join_columns, length
@@ -228,10 +229,5 @@ def shrink_heatmap(heatmap: np.ndarray, token_rows: int) -> np.ndarray:
     side = max(1, height * n_images // (token_rows * CELLS_A_TOKEN))
     if height % side or width % side:
         side = 1
-    # strided sums take half the time of avg_pool2d, and round as it does
-    parts = [heatmap[:, y::side, x::side] for y in range(side) for x in range(side)]
-    cells = parts[0].copy()
-    for part in parts[1:]:
-        cells += part
-    cells /= side**2
-    return torch.from_numpy(cells / cells.max()).half().numpy()  # several times as fast as numpy's astype
+    cells = functional.avg_pool2d(torch.from_numpy(heatmap), side)
+    return (cells / cells.amax()).half().numpy()

@@ -38,7 +38,8 @@ def test_other_means_are_said(run, tmp_path):
     shutil.copytree(run.path, tmp_path / "x")
     (tmp_path / "x" / "shard-00001.json").unlink()
     with pytest.warns(UserWarning, match="bytes may differ: batch_size is 3 there and 2 here"):
-        run_tiny(tmp_path / "x", batch_size=2)
+        resumed = run_tiny(tmp_path / "x", batch_size=2)
+    assert len(resumed.examples) == len(run.examples)
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_grounding_finetune_run import SIZES, interrupt, rows, same, tuned, weights
+from finetune_runs import SIZES, interrupt, rows, same, tuned, weights
 
 from grounding.benchmarks.miniature import MiniatureGame
 from grounding.checkpoint import load_checkpoint

@@ -1,11 +1,9 @@
-"""Fine-tuning from end to end: what is left in the folder, interruptions, refusals, broken losses, and learning."""
+"""Fine-tuning from end to end: what is left in the folder, refusals, what is skipped, broken losses."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from finetune_runs import SIZES, rows, same, settings, tuned, weights
 from kilogram_fixture import write_kilogram
-from small_models import MDETR, byte_level
+from small_models import byte_level
 
 from grounding.benchmarks.kilogram import KiloGram
 from grounding.benchmarks.miniature import MiniatureGame
@@ -28,54 +27,7 @@ from grounding.finetune.objectives import objective_for
 from grounding.finetune.run import finetune
 from grounding.finetune.settings import FinetuneSettings
 
-torch.set_num_threads(1)  # with more, sums are split as threads happen to be free, and runs differ in the last bits
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
-
-SIZES: dict[str, dict[str, Any]] = {
-    "vilt-aligner": {"width": 24, "depth": 1, "heads": 2, "feed_forward": 24, "candidate_size": 32},
-    "mdetr": {
-        **{name: MDETR[name] for name in ("width", "heads", "feed_forward", "text_width", "text_heads")},
-        **{"encoder_layers": 1, "decoder_layers": 2, "text_layers": 1, "queries": 6, "candidate_size": 32},
-    },
-}
-
-
-def settings(model: str = "vilt-aligner", **changes: Any) -> FinetuneSettings:
-    """Six steps over 32 miniature games."""
-    values: dict[str, Any] = {
-        "benchmark": "mini-game",
-        "config": SIZES[model],
-        "steps": 6,
-        "batch_size": 8,
-        "warmup": 2,
-        "evaluate_every": 2,
-        "limit_train": 32,
-        "limit_dev": 4,
-        "ema_decay": 0.5,
-    }
-    return FinetuneSettings(model=model, **{**values, **changes})
-
-
-def tuned(out: Path, model: str = "vilt-aligner", **changes: Any) -> Path:
-    """Fine-tune quietly on the CPU."""
-    return finetune(settings(model, **changes), out, device="cpu")
-
-
-def rows(out: Path) -> list[dict[str, str]]:
-    """All rows of the CSV logs, oldest first."""
-    files = sorted((out / "logs").rglob("metrics.csv"), key=lambda path: len(path.parts))
-    return [row for path in files for row in csv.DictReader(path.read_text().splitlines())]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint folder."""
-    return load_checkpoint(out).model.state_dict()
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Whether two states are equal."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
@@ -202,83 +154,6 @@ def test_init_keeps_sizes_tokenizer_and_weights(finished, tmp_path):
     assert not (tmp_path / "crossed").exists()
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Break training off in the step after ``at`` steps."""
-    step = FinetuneModule.training_step
-
-    def breaking(self: FinetuneModule, batch: Any, index: int) -> torch.Tensor:
-        if self.global_step == at:
-            raise ConnectionError("the power failed")
-        return step(self, batch, index)
-
-    monkeypatch.setattr(FinetuneModule, "training_step", breaking)
-
-
-@pytest.mark.parametrize(("model", "at"), [("vilt-aligner", 1), ("vilt-aligner", 4), ("vilt-aligner", 5), ("mdetr", 5)])
-def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, model, at):
-    """Three batches an epoch and validation every second step: every resumption is inside an epoch."""
-    changes = {"steps": 7, "limit_train": 28, "learning_rate": 3e-3}
-    whole = tuned(tmp_path / "whole", model, **changes)
-    with monkeypatch.context() as patch:
-        interrupt(patch, at)
-        with pytest.raises(ConnectionError):
-            tuned(tmp_path / "broken", model, **changes)
-    assert not (tmp_path / "broken" / "config.json").exists()
-    resumed = tuned(tmp_path / "broken", model, **changes)
-    assert same(weights(resumed), weights(whole))
-    last = [torch.load(out / "states" / "last.ckpt", weights_only=True) for out in (whole, resumed)]
-    assert [state["global_step"] for state in last] == [7, 7]  # validated after the last step too, which is odd
-    assert same(*(state["current_model_state"] for state in last))
-    assert (
-        load_checkpoint(resumed).info["training"]["best_step"] == load_checkpoint(whole).info["training"]["best_step"]
-    )
-    steps = [int(row["step"]) for row in rows(resumed) if row["dev/accuracy"]]
-    assert sorted(set(steps)) == [1, 3, 5, 6]  # nothing that was logged before the interruption is lost
-
-
-def test_ctrl_c_ends_a_run_as_it_ends_any_program(tmp_path, monkeypatch):
-    handler = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        patch.setattr(FinetuneModule, "validation_step", lambda *args: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            tuned(tmp_path / "out")
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert (tuned(tmp_path / "out") / "config.json").exists()
-
-
-def test_a_run_that_fails_after_training_only_has_to_finish(finished, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(run_module, "tune", lambda *args, **options: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            tuned(tmp_path / "out")
-    with monkeypatch.context() as patch:
-        patch.setattr(FinetuneModule, "training_step", lambda *args: 1 / 0)  # no step is taken again
-        out = tuned(tmp_path / "out")
-    assert same(weights(out), weights(finished["vilt-aligner"]))
-    training, expected = (load_checkpoint(path).info["training"] for path in (out, finished["vilt-aligner"]))
-    assert training["dev/accuracy"] == expected["dev/accuracy"]
-    assert training["best_step"] == expected["best_step"]
-
-
-def test_other_settings_are_refused_with_both_values(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        interrupt(patch, 1)
-        with pytest.raises(ConnectionError):
-            tuned(tmp_path / "out")
-    before = (tmp_path / "out" / "settings.json").read_bytes()
-    with pytest.raises(BadInput) as raised:
-        tuned(tmp_path / "out", steps=9)
-    assert str(raised.value) == (
-        f"out '{tmp_path / 'out'}' holds a run with steps 6, not 9; accepted: the same settings, or another folder"
-    )
-    with pytest.raises(BadInput, match=r"holds a run with config .*, not "):
-        tuned(tmp_path / "out", config={**SIZES["vilt-aligner"], "depth": 2})
-    assert (tmp_path / "out" / "settings.json").read_bytes() == before
-    (tmp_path / "out" / "settings.json").write_text("{")
-    with pytest.raises(BadInput, match=r"settings\.json is not JSON"):
-        tuned(tmp_path / "out")
-
-
 def test_folders_that_are_taken_are_refused(finished, tmp_path):
     with pytest.raises(BadInput, match="holds a finished checkpoint; accepted: a new folder, or an interrupted run's"):
         tuned(finished["vilt-aligner"])
@@ -385,18 +260,6 @@ def test_impossible_settings_are_refused(changes, message):
         settings(**changes)
 
 
-def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        interrupt(patch, 1)
-        with pytest.raises(ConnectionError):
-            tuned(tmp_path / "out")
-    path = tmp_path / "out" / "settings.json"
-    path.write_text(json.dumps({name: v for name, v in json.loads(path.read_text()).items() if name != "skip_bad"}))
-    with pytest.raises(BadInput, match="holds a run with skip_bad False, not True"):
-        tuned(tmp_path / "out", skip_bad=True)
-    assert (tuned(tmp_path / "out") / "config.json").exists()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -454,7 +317,7 @@ def test_two_processes_train_one_model(tmp_path):
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
-        "from test_grounding_finetune_run import finetune, settings\n"
+        "from finetune_runs import finetune, settings\n"
         "if __name__ == '__main__':\n"
         f"    out = Path({str(tmp_path / 'out')!r})\n"
         "    finetune(settings('mdetr', grounding=False, steps=5), out, device='cpu', devices=2)\n"

@@ -330,17 +330,22 @@ def test_the_tokenizer_that_is_needed_is_named(files, name, needed):
 
 
 def test_a_file_may_be_replaced_while_its_model_is_in_use(files, tmp_path):
-    """Weights stay mapped from the file that was opened, and what is written to them stays in memory."""
+    """Weights stay mapped from the file that was opened."""
     path = tmp_path / "copy.pt"
     path.write_bytes(files["vilt-state"].read_bytes())
     loaded = load_checkpoint(path, tokenizer=files["tokenizers"]["vilt-aligner"])
     (tmp_path / "other.pt").write_bytes(b"0" * path.stat().st_size)
     (tmp_path / "other.pt").replace(path)
     equal(loaded, files["vilt-aligner"])
+
+
+def test_what_is_written_to_mapped_weights_stays_in_memory(files):
+    before = files["vilt-state"].read_bytes()
+    loaded = load_checkpoint(files["vilt-state"], tokenizer=files["tokenizers"]["vilt-aligner"])
     with torch.no_grad():
         loaded.model.transformer.norm.weight.zero_()
-    path.write_bytes(files["vilt-state"].read_bytes())
-    equal(load_checkpoint(path, tokenizer=files["tokenizers"]["vilt-aligner"]), files["vilt-aligner"])
+    assert not loaded.model.transformer.norm.weight.any()
+    assert files["vilt-state"].read_bytes() == before
 
 
 def test_weights_that_share_memory_in_the_file_are_not_tied(files, tmp_path):

@@ -91,16 +91,11 @@ def finetune(
     done = _steps_done(last)
     train_loader, dev_loader = (
         make_loader(
-            reader.encode(examples, model.preprocessor),
-            model.preprocessor,
-            settings.batch_size,
-            seed=settings.seed,
-            train=examples is train,
-            workers=workers,
-            steps_done=done,
+            reader.encode(examples, model.preprocessor), model.preprocessor, settings.batch_size, seed=settings.seed,
+            train=examples is train, workers=workers, steps_done=done,
         )
         for examples in (train, dev)
-    )
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
     best = ModelCheckpoint(out / "states", "best", monitor=settings.monitor, mode="max", enable_version_counter=False)

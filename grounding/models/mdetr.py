@@ -177,7 +177,7 @@ class Mdetr(GroundingModel):
     """
 
     predicts = "boxes"
-    image_padding = "convolutions and group norm see the zeros around smaller images, as the original's do"
+    image_padding = "convolutions see the zeros around smaller images, as the original's do; group norm too"
     config: MdetrConfig
     image_mean: Tensor
     image_std: Tensor
@@ -239,68 +239,38 @@ class Mdetr(GroundingModel):
 
     def sites(self) -> list[Site]:
         """Image features, text layers, the joint encoder and the decoder's queries."""
-        config = self.config
-        joint, first = ("text", "image"), "mdetr.transformer"
+        config, first = self.config, "mdetr.transformer"
+
+        def joint(name: str, path: str, stage: str, layer: int, attention: str | None = None) -> Site:
+            streams = ("text", "image")
+            return Site(name, path, stage, layer, streams, config.width, _joint, attention_path=attention)
+
+        def text(k: int) -> Site:
+            path = f"{first}.text_encoder.encoder.layer.{k}"
+            width, take = config.text_width, _first_output
+            return Site(f"text.{k}", path, "text", k, ("text",), width, _text_only, take, region_partner="backbone")
+
+        def queries(k: int, memory: str) -> Site:
+            path = f"{first}.decoder.layers.{k}"
+            return Site(
+                f"decoder.{k}", path, "decoder", k, ("query",), config.width, self._queries, phrase_partner=memory,
+                attention_path=f"{path}.cross_attn_image",
+            )  # fmt: skip
+
         sites = [
             Site(
-                "backbone",
-                "mdetr.input_proj",
-                "backbone",
-                0,
-                ("image",),
-                config.width,
-                _image_only,
-                to_tokens=_feature_map_tokens,
-                phrase_partner="embedding",
+                "backbone", "mdetr.input_proj", "backbone", 0, ("image",), config.width, _image_only,
+                _feature_map_tokens, phrase_partner="embedding",
             )
-        ]
-        sites += [
-            Site(
-                f"text.{k}",
-                f"{first}.text_encoder.encoder.layer.{k}",
-                "text",
-                k,
-                ("text",),
-                config.text_width,
-                _text_only,
-                to_tokens=_first_output,
-                region_partner="backbone",
-            )
-            for k in range(config.text_layers)
-        ]
-        sites.append(Site("embedding", f"{first}.joint_input", "embedding", 0, joint, config.width, _joint))
-        sites += [
-            Site(
-                f"encoder.{k}",
-                f"{first}.encoder.layers.{k}",
-                "encoder",
-                k,
-                joint,
-                config.width,
-                _joint,
-                attention_path=f"{first}.encoder.layers.{k}.self_attn",
-            )
-            for k in range(config.encoder_layers)
-        ]
+        ]  # fmt: skip
+        sites += [text(k) for k in range(config.text_layers)]
+        sites.append(joint("embedding", f"{first}.joint_input", "embedding", 0))
+        layers = [f"{first}.encoder.layers.{k}" for k in range(config.encoder_layers)]
+        sites += [joint(f"encoder.{k}", path, "encoder", k, f"{path}.self_attn") for k, path in enumerate(layers)]
         if config.pre_norm:
-            norm = Site("norm", f"{first}.encoder.norm", "norm", config.encoder_layers, joint, config.width, _joint)
-            sites.append(norm)
+            sites.append(joint("norm", f"{first}.encoder.norm", "norm", config.encoder_layers))
         memory = sites[-1].name
-        sites += [
-            Site(
-                f"decoder.{k}",
-                f"{first}.decoder.layers.{k}",
-                "decoder",
-                k,
-                ("query",),
-                config.width,
-                self._queries,
-                phrase_partner=memory,
-                attention_path=f"{first}.decoder.layers.{k}.cross_attn_image",
-            )
-            for k in range(config.decoder_layers)
-        ]
-        return sites
+        return sites + [queries(k, memory) for k in range(config.decoder_layers)]
 
     def predict(self, batch: Batch, output: MdetrOutput) -> list[Prediction]:
         """The candidate that the point falls in, or the point; every query's box ranked for each phrase."""

@@ -1,0 +1,95 @@
+"""Runs that were stopped: by the power, by Ctrl-C, after the last step; and what may not differ when they go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import torch
+from finetune_runs import SIZES, interrupt, rows, same, tuned, weights
+
+from grounding.checkpoint import load_checkpoint
+from grounding.errors import BadInput
+from grounding.finetune import run as run_module
+from grounding.finetune.module import FinetuneModule
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
+
+
+@pytest.mark.parametrize(("model", "at"), [("vilt-aligner", 1), ("vilt-aligner", 4), ("vilt-aligner", 5), ("mdetr", 5)])
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, model, at):
+    """Three batches an epoch and validation every second step: every resumption is inside an epoch."""
+    changes = {"steps": 7, "limit_train": 28, "learning_rate": 3e-3}
+    whole = tuned(tmp_path / "whole", model, **changes)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "broken", model, **changes)
+    assert not (tmp_path / "broken" / "config.json").exists()
+    resumed = tuned(tmp_path / "broken", model, **changes)
+    assert same(weights(resumed), weights(whole))
+    last = [torch.load(out / "states" / "last.ckpt", weights_only=True) for out in (whole, resumed)]
+    assert [state["global_step"] for state in last] == [7, 7]  # validated after the last step too, which is odd
+    assert same(*(state["current_model_state"] for state in last))
+    assert (
+        load_checkpoint(resumed).info["training"]["best_step"] == load_checkpoint(whole).info["training"]["best_step"]
+    )
+    steps = [int(row["step"]) for row in rows(resumed) if row["dev/accuracy"]]
+    assert sorted(set(steps)) == [1, 3, 5, 6]  # nothing that was logged before the interruption is lost
+
+
+def test_ctrl_c_ends_a_run_as_it_ends_any_program(tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneModule, "validation_step", lambda *args: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            tuned(tmp_path / "out")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (tuned(tmp_path / "out") / "config.json").exists()
+
+
+def test_other_settings_are_refused_with_both_values(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "out")
+    before = (tmp_path / "out" / "settings.json").read_bytes()
+    with pytest.raises(BadInput) as raised:
+        tuned(tmp_path / "out", steps=9)
+    assert str(raised.value) == (
+        f"out '{tmp_path / 'out'}' holds a run with steps 6, not 9; accepted: the same settings, or another folder"
+    )
+    with pytest.raises(BadInput, match=r"holds a run with config .*, not "):
+        tuned(tmp_path / "out", config={**SIZES["vilt-aligner"], "depth": 2})
+    assert (tmp_path / "out" / "settings.json").read_bytes() == before
+    (tmp_path / "out" / "settings.json").write_text("{")
+    with pytest.raises(BadInput, match=r"settings\.json is not JSON"):
+        tuned(tmp_path / "out")
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "out")
+    path = tmp_path / "out" / "settings.json"
+    path.write_text(json.dumps({name: v for name, v in json.loads(path.read_text()).items() if name != "skip_bad"}))
+    with pytest.raises(BadInput, match="holds a run with skip_bad False, not True"):
+        tuned(tmp_path / "out", skip_bad=True)
+    assert (tuned(tmp_path / "out") / "config.json").exists()
+
+
+def test_a_run_that_fails_after_training_only_has_to_finish(tmp_path, monkeypatch):
+    whole = tuned(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "tune", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tuned(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneModule, "training_step", lambda *args: 1 / 0)  # no step is taken again
+        out = tuned(tmp_path / "out")
+    assert same(weights(out), weights(whole))
+    training, expected = (load_checkpoint(path).info["training"] for path in (out, whole))
+    assert training["dev/accuracy"] == expected["dev/accuracy"]
+    assert training["best_step"] == expected["best_step"]
