@@ -36,7 +36,8 @@ def evaluate_checkpoint(
     """Task performance and phrase grounding of a checkpoint on a split of a benchmark.
 
     threshold: of heatmaps; by default the one that was tuned when the checkpoint was made. out: folder for
-    ``examples.csv``, ``phrases.csv``, ``summary.json`` and ``summary.md``. options: of the benchmark. progress: called
+    ``examples.csv``, ``phrases.csv``, ``joint.csv`` (correlations under every way to measure grounding),
+    ``summary.json`` and ``summary.md``. options: of the benchmark. progress: called
     with (examples done, all of them). The examples that the benchmark left out are among those skipped. Raises BadInput
     for whatever is unknown or cannot be read.
     """
@@ -70,6 +71,7 @@ def _write(evaluation: Evaluation, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     evaluation.per_example.to_csv(out / "examples.csv", index=False)
     evaluation.per_phrase.to_csv(out / "phrases.csv", index=False)
+    evaluation.joint_table().to_csv(out / "joint.csv", index=False)
     summary = evaluation.summary()
     (out / "summary.json").write_text(json.dumps(evaluation.to_json(summary), indent=1) + "\n", encoding="utf-8")
     (out / "summary.md").write_text(evaluation.to_markdown(summary), encoding="utf-8")

@@ -89,6 +89,26 @@ def test_games_by_hand_for_both_kinds_of_grounding(as_heatmap):
     assert "mean_distance" not in summary
 
 
+def test_quadrants_covariates_and_every_way_to_measure_grounding():
+    examples, answers = linked_games()
+    evaluation = score(examples, answers)
+    counts = evaluation.quadrants().set_index(["correct", "grounded"])["count"]
+    table = evaluation.per_example
+    for correct, grounded in counts.index:
+        expected = ((table["correct"] == correct) & ((table["mean_iou"] >= 0.5) == grounded)).sum()
+        assert counts[correct, grounded] == expected
+    assert counts.sum() == 40
+    assert evaluation.quadrants(0.9)["share"].tolist() == [0, 0.5, 0, 0.5]
+    assert table["words"].tolist() == [len(example.caption.split()) for example in examples]
+    joint = evaluation.joint_table(**FAST).set_index(["grounding", "correlation"])
+    summary = evaluation.summary(**FAST)
+    for kind in ("pearson", "spearman", "point_biserial", "pearson_partial"):
+        assert joint.loc[("mean_iou", kind), "value"] == pytest.approx(summary[kind].value, nan_ok=True)
+    hits = evaluation.per_phrase.groupby("example")["hit"].mean()[table["id"]].to_numpy(float)
+    assert joint.loc[("recall@0.5", "pearson"), "value"] == pytest.approx(np.corrcoef(hits, table["score"])[0, 1])
+    assert "grounding is 1 in all examples" in joint.loc[("pointing", "pearson"), "reason"]
+
+
 def test_no_link_is_found_where_none_is():
     rng = np.random.default_rng(0)
     examples = [make_game(number) for number in range(60)]
@@ -192,13 +212,17 @@ def test_markdown_holds_every_figure():
     examples, answers = linked_games()
     evaluation = score(examples, [replace(a, answer=1, correct=True) for a in answers])
     summary = evaluation.summary(**FAST)
-    table, told = evaluation.to_markdown(summary).split("\n\n")
+    table, quadrants, told = evaluation.to_markdown(summary).split("\n\n")
     lines = table.splitlines()
+    assert quadrants == (
+        "Task and grounding (mean IoU of at least 0.5): right and grounded: 15, right and not: 25, "
+        "wrong and grounded: 0, wrong and not: 0."
+    )
     assert told == "Metrics: corrected. Ranked boxes: no threshold.\n"
     assert len(lines) == 2 + len(summary)
     assert "| mean_iou | 0.438 | " in lines[3]
     assert " | 80 | 20 |" in lines[3]
-    assert lines[-1].startswith("| point_biserial |  |  |  | 40 | 20 | one class only")
+    assert lines[-2].startswith("| point_biserial |  |  |  | 40 | 20 | one class only")
 
 
 def test_bad_predictions_name_the_example():

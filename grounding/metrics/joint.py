@@ -24,7 +24,7 @@ from grounding.metrics.intervals import (
 CORRELATIONS = ("pearson", "spearman", "point_biserial")
 PERMUTATIONS = 10_000
 _CHUNK = 1_000_000  # numbers in one block of permutations
-_NOISE = 1e-12  # a spread below this share of the values (or squared, of their squares) is rounding
+NOISE = 1e-12  # a spread below this share of the values (or squared, of their squares) is rounding
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,10 @@ def correlate(
         raise unknown_choice("correlation", kind, CORRELATIONS)
     if permutations < 1:
         raise BadInput(f"permutations {permutations} is too small; accepted: 1 or more")
-    task, grounding = np.asarray(task, dtype=np.float64), np.asarray(grounding, dtype=np.float64)
-    if not task.shape == grounding.shape == (len(groups),):
-        raise BadInput(f"task {task.shape}, grounding {grounding.shape} and {len(groups)} groups differ in length")
-    if not (np.isfinite(task).all() and np.isfinite(grounding).all()):
-        raise BadInput("task or grounding holds numbers that are not finite")
+    task, grounding = check_columns(task, grounding, groups)
     if kind == "point_biserial" and not np.isin(task, (0, 1)).all():
         raise BadInput("point_biserial takes task success, 0 or 1, got other values")
-    reason = _undefined(kind, task, grounding)
+    reason = undefined(kind, task, grounding)
     if reason:
         return Correlation(None, None, None, len(task), len(set(np.asarray(groups).tolist())), reason)
     if kind == "spearman":
@@ -119,11 +115,22 @@ def permutation_p(x: np.ndarray, y: np.ndarray, permutations: int = PERMUTATIONS
     extreme = 0
     for begin in range(0, permutations, rows):
         block = np.tile(y, (min(rows, permutations - begin), 1))
-        extreme += int((np.abs(rng.permuted(block, axis=1, out=block) @ x) >= observed * (1 - _NOISE)).sum())
+        extreme += int((np.abs(rng.permuted(block, axis=1, out=block) @ x) >= observed * (1 - NOISE)).sum())
     return (1 + extreme) / (1 + permutations)
 
 
-def _undefined(kind: str, task: np.ndarray, grounding: np.ndarray) -> str | None:
+def check_columns(task: np.ndarray, grounding: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both columns as float64 ``[E]``. Raises BadInput for lengths that differ and values that are not finite."""
+    task, grounding = np.asarray(task, dtype=np.float64), np.asarray(grounding, dtype=np.float64)
+    if not task.shape == grounding.shape == (len(groups),):
+        raise BadInput(f"task {task.shape}, grounding {grounding.shape} and {len(groups)} groups differ in length")
+    if not (np.isfinite(task).all() and np.isfinite(grounding).all()):
+        raise BadInput("task or grounding holds numbers that are not finite")
+    return task, grounding
+
+
+def undefined(kind: str, task: np.ndarray, grounding: np.ndarray) -> str | None:
+    """Why there is no such correlation of those columns ``[E]``; None where there is one."""
     if len(task) < 3:
         return f"{len(task)} examples: a correlation needs 3 or more"
     if not _varies(grounding):
@@ -137,7 +144,7 @@ def _undefined(kind: str, task: np.ndarray, grounding: np.ndarray) -> str | None
 
 def _varies(values: np.ndarray) -> bool:
     """Whether values differ by more than rounding."""
-    return bool(np.ptp(values) > _NOISE * np.abs(values).max())
+    return bool(np.ptp(values) > NOISE * np.abs(values).max())
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
@@ -156,7 +163,7 @@ def _moment_correlation(sums: np.ndarray) -> np.ndarray:
     """Pearson's r from sums ``[R, 6]`` of 1, x, y, x^2, y^2, xy; NaN where x or y does not vary."""
     _, x, y, xx, yy, xy = (sums / sums[:, :1]).T
     var_x, var_y = xx - x * x, yy - y * y
-    varies = (var_x > _NOISE * xx) & (var_y > _NOISE * yy)
+    varies = (var_x > NOISE * xx) & (var_y > NOISE * yy)
     r = (xy - x * y) / np.sqrt(np.where(varies, var_x * var_y, np.nan))
     return r.clip(-1, 1)
 

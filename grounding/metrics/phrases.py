@@ -87,10 +87,10 @@ def phrase_table(
 ) -> pd.DataFrame:
     """One row a phrase, in order. ``threshold`` (share of a heatmap's maximum) is needed where there are heatmaps.
 
-    Columns: phrase, example, type, image_index; iou (protocol all), iou_any, iou_merged; hit (iou >= 0.5);
-    pointing (is the best box's centre, or the heatmap's peak, in the truth: 0..1); predicted_x1, _y1, _x2, _y2,
-    relative to candidate predicted_image_index: the best-ranked box, or the box round the thresholded heatmap
-    (NaN and -1 where a model offers no box; IoU and pointing are then 0).
+    Columns: phrase, example, type, image_index; region_size (its regions' share of the image); iou (protocol all),
+    iou_any, iou_merged; hit (iou >= 0.5); pointing (is the best box's centre, or the heatmap's peak, in the truth:
+    0..1); predicted_x1, _y1, _x2, _y2, relative to candidate predicted_image_index: the best-ranked box, or the box
+    round the thresholded heatmap (NaN and -1 where a model offers no box; IoU and pointing are then 0).
     """
     scores = phrase_scores(items, threshold, measure)
     table = {
@@ -98,6 +98,7 @@ def phrase_table(
         "example": [item.example.id for item in items],
         "type": [item.phrase.type for item in items],
         "image_index": np.array([item.phrase.image_index for item in items], dtype=np.int64),
+        "region_size": _region_sizes(items),
         **{name: scores[name] for name in (*_IOUS.values(), "pointing")},
         "hit": hits(torch.from_numpy(scores["iou"])).numpy(),
         **{name: scores[name] for name in _PREDICTED},
@@ -186,6 +187,12 @@ def _truth_boxes(items: Sequence[PhraseItem]) -> Tensor:
         if not item.phrase.regions:
             raise BadInput(f"phrase {item.phrase.id!r} has no truth boxes; accepted: at least one")
     return pad_boxes([np.array([region.box for region in item.phrase.regions]) for item in items])
+
+
+def _region_sizes(items: Sequence[PhraseItem]) -> np.ndarray:
+    """Share of the image that each phrase's boxes cover together: float64 ``[P]``."""
+    blocks = [items[begin : begin + 1000] for begin in range(0, len(items), 1000)]
+    return np.concatenate([np.zeros(0), *(Area.of_boxes(_truth_boxes(block)).total().numpy() for block in blocks)])
 
 
 def _score_boxes(items: Sequence[PhraseItem], measure: Measure, protocols: Sequence[str]) -> Tensor:

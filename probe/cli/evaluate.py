@@ -37,7 +37,7 @@ def command(
     root: Root = None,
     option: BenchmarkOptions = None,
     limit: Limit = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables (CSV), summary.json and summary.md.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables (CSV) and summary (JSON, Markdown).")] = None,
     metrics: Annotated[str, typer.Option(help="corrected, or paper (the originals' arithmetic).")] = "corrected",
     threshold: Annotated[
         float | None, typer.Option(help="Of heatmaps, as a share of their maximum; default: the checkpoint's own.")
