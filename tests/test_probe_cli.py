@@ -57,6 +57,7 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     assert result == json.loads((tmp_path / "evaluation" / "summary.json").read_text())
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {
         "examples.csv",
+        "joint.csv",
         "phrases.csv",
         "summary.json",
         "summary.md",
