@@ -289,6 +289,8 @@ def _peaks(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
 
 def _on_real_canvas(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
     """Log-probabilities over the real pixels alone, -inf on padding: ``[M, H, W]`` twice."""
+    if batch.pixel_mask.all():
+        return log_maps
     real = log_maps.masked_fill(~batch.pixel_mask[example], -math.inf)
     return real.flatten(1).log_softmax(1).view_as(log_maps)
 
