@@ -10,11 +10,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from grounding.errors import BadInput
 from grounding.examples import ImageSource, RenderedImage
 
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+UNKNOWN_RANGE = ("I", "F")  # whole numbers and fractions of 32 bits: which value is white is not said
 
-def read_image(source: ImageSource, size: int | None = None) -> np.ndarray:
-    """Pixels of an image, uint8 RGB ``[height, width, 3]``; ``size`` resizes to a square (bicubic).
 
-    Raises BadInput naming the file if it is missing or cannot be decoded.
+def read_image(
+    source: ImageSource, size: int | None = None, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """Pixels of an image, uint8 RGB ``[height, width, 3]``, turned as its EXIF says; ``size`` resizes to a square.
+
+    Palettes, grey, CMYK and 16 bits become 8-bit RGB; transparency is dropped. Raises BadInput naming the file if it
+    is missing or cannot be decoded.
     """
     if isinstance(source, (str, Path)):
         pixels = _decode(Path(source))
@@ -27,15 +33,29 @@ def read_image(source: ImageSource, size: int | None = None) -> np.ndarray:
     else:
         raise BadInput(f"image of type {type(source).__name__}; accepted: a path, an array, a RenderedImage")
     if size is not None and pixels.shape[:2] != (size, size):
-        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+        pixels = resized(pixels, size, size, resample)
     return pixels
+
+
+def resized(pixels: np.ndarray, height: int, width: int, resample: Image.Resampling) -> np.ndarray:
+    """uint8 ``[h, w, 3]`` -> ``[height, width, 3]``, as Pillow does it: smoothed where it shrinks."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), resample))
 
 
 def _decode(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return _eight_bits(ImageOps.exif_transpose(image), path)
     except FileNotFoundError:
         raise BadInput(f"image {path} does not exist") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise BadInput(f"image {path} cannot be read: {error}") from None
+
+
+def _eight_bits(image: Image.Image, path: Path) -> np.ndarray:
+    """Pillow clips 16-bit grey at 255 instead of scaling it, though not 16-bit colour."""
+    if image.mode in UNKNOWN_RANGE:
+        raise BadInput(f"image {path} has pixels of mode {image.mode!r}; accepted: 8 or 16 bits a channel")
+    if image.mode in SIXTEEN_BITS:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))

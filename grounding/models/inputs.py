@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,9 @@ from PIL import Image
 
 from grounding.errors import BadInput
 from grounding.examples import Example, ReferenceGame, Span, SpatialDescription
-from grounding.images import read_image
+from grounding.images import read_image, resized
 from grounding.models.base import Batch
+from grounding.models.resizing import vilt_size
 from grounding.models.text import CaptionTokenizer, EncodedText
 
 
@@ -35,6 +36,8 @@ class Preprocessor:
 
     candidate_size: side in pixels of each candidate of a game. multiple: canvas sides are rounded down to it.
     stride: pixels an image token covers. pad_text_to: fixed token length of a batch, or None for its longest.
+    shorter_side, longer_side: of a single image, in pixels, handed to ``size`` (``grounding.models.resizing``) with
+    its own; 0 for shorter_side leaves it as large as it is. resample: how images are resized.
     """
 
     tokenizer: CaptionTokenizer
@@ -42,10 +45,16 @@ class Preprocessor:
     multiple: int
     stride: int
     pad_text_to: int | None = None
+    shorter_side: int = 0
+    longer_side: int = 0
+    size: Callable[[int, int, int, int], tuple[int, int]] = vilt_size
+    resample: Image.Resampling = Image.Resampling.BICUBIC
 
     def __post_init__(self) -> None:
         if self.candidate_size % self.multiple:
             raise BadInput(f"candidate size {self.candidate_size} is not a multiple of {self.multiple}")
+        if min(self.shorter_side, self.longer_side) < 0:
+            raise BadInput(f"shorter_side {self.shorter_side}, longer_side {self.longer_side}; accepted: 0 or more")
 
     def encode(self, example: Example) -> Encoded:
         """Open the images and tokenise the caption of one example."""
@@ -66,19 +75,23 @@ class Preprocessor:
         )
 
     def canvas(self, example: Example) -> np.ndarray:
-        """Candidates of a game as squares stacked along the height; a single image at its own size, rounded down."""
+        """Candidates of a game as squares stacked along the height; a single image at its size, rounded down."""
         if isinstance(example.task, ReferenceGame):
-            return np.concatenate([read_image(source, self.candidate_size) for source in example.images])
+            images = [read_image(source, self.candidate_size, self.resample) for source in example.images]
+            return np.concatenate(images)
         pixels = read_image(example.images[0])
-        height, width = (side // self.multiple * self.multiple for side in pixels.shape[:2])
-        if not height or not width:
+        height, width = pixels.shape[:2]
+        if self.shorter_side:
+            height, width = self.size(height, width, self.shorter_side, self.longer_side)
+        if min(height, width) < self.multiple:
             raise BadInput(
-                f"example {example.id!r}: image of {pixels.shape[1]} x {pixels.shape[0]} pixels is smaller than "
+                f"example {example.id!r}: image of {width} x {height} pixels is smaller than "
                 f"{self.multiple} x {self.multiple}"
             )
+        height, width = (side // self.multiple * self.multiple for side in (height, width))
         if (height, width) == pixels.shape[:2]:
             return pixels
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+        return resized(pixels, height, width, self.resample)
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Pad images with zeros at bottom and right, captions at the end."""

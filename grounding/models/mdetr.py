@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert
@@ -23,6 +24,7 @@ from grounding.models.backbone import Backbone
 from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site, TokenLayout
 from grounding.models.inputs import Preprocessor
 from grounding.models.mdetr_transformer import MdetrTransformer, sine_positions
+from grounding.models.resizing import detr_size
 from grounding.models.text import CaptionTokenizer
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -38,7 +40,8 @@ class MdetrConfig(ModelConfig):
     for MDETR as it was before the study, without the extra query: the centre of the best box for the whole caption then
     answers the task (with it, the 100 object queries would attend to one more). pre_norm: norms before each branch of
     the transformer. position_temperature: of the sine positions; lower tells near cells apart
-    better (DAB-DETR, arXiv 2201.12329, takes 20).
+    better (DAB-DETR, arXiv 2201.12329, takes 20). shorter_side, longer_side: pixels of a single image
+    (``grounding.models.resizing``; MDETR took 800 and 1333), 0 for its own.
     """
 
     model: ClassVar[str] = "mdetr"
@@ -54,6 +57,8 @@ class MdetrConfig(ModelConfig):
     dropout: float = 0.1
     candidate_size: int = 224
     multiple: int = 32
+    shorter_side: int = 0
+    longer_side: int = 0
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
@@ -189,7 +194,16 @@ class Mdetr(GroundingModel):
         if config.task_query:
             self.sdr_embed = nn.Embedding(1, config.width)
             self.sdr_head = PointMlp(config.width, 4)
-        self.preprocessor = Preprocessor(tokenizer, config.candidate_size, config.multiple, stride=self.mdetr.stride)
+        self.preprocessor = Preprocessor(
+            tokenizer,
+            config.candidate_size,
+            config.multiple,
+            stride=self.mdetr.stride,
+            shorter_side=config.shorter_side,
+            longer_side=config.longer_side,
+            size=detr_size,
+            resample=Image.Resampling.BILINEAR,
+        )
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN)[:, None, None] * 255, persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD)[:, None, None] * 255, persistent=False)
 
@@ -198,7 +212,7 @@ class Mdetr(GroundingModel):
         self.sdr_head.load_state_dict(self.mdetr.bbox_embed.state_dict())
 
     def preprocess(self, examples: Sequence[Example]) -> Batch:
-        """Games become one stacked canvas; single images keep their size, rounded down to a multiple of 32."""
+        """Games become one stacked canvas; single images keep their size unless told, rounded down to a multiple."""
         return self.preprocessor.collate([self.preprocessor.encode(example) for example in examples])
 
     def forward(self, batch: Batch) -> MdetrOutput:

@@ -30,7 +30,8 @@ class ViltAlignerConfig(ModelConfig):
     """Sizes of a ViLT-Aligner; the defaults are those of the released checkpoints.
 
     candidate_size: pixels a side of each candidate of a game. position_grid: rows and columns of the learned
-    position table. text_padding: ``max`` pads captions to max_text, as the original does, ``longest`` to the
+    position table. shorter_side, longer_side: pixels of a single image (``grounding.models.resizing``; ViLT took 384
+    and 640), 0 for its own. text_padding: ``max`` pads captions to max_text, as the original does, ``longest`` to the
     longest of the batch (equal results, less work). stem: how a patch becomes a vector, ``linear`` as in ViLT, or
     ``convolutions``, which learn shapes from far fewer examples (Xiao et al. 2021, arXiv 2106.14881).
     """
@@ -43,6 +44,8 @@ class ViltAlignerConfig(ModelConfig):
     patch: int = 32
     position_grid: tuple[int, int] = (12, 12)
     candidate_size: int = 224
+    shorter_side: int = 0
+    longer_side: int = 0
     vocabulary: int = 30522
     max_text: int = 80
     text_padding: str = "max"
@@ -132,6 +135,8 @@ class ViltAligner(GroundingModel):
             multiple=config.patch,
             stride=config.patch,
             pad_text_to=config.max_text if config.text_padding == "max" else None,
+            shorter_side=config.shorter_side,
+            longer_side=config.longer_side,
         )
         self.text_embeddings = TextEmbeddings(config)
         self.token_type_embeddings = nn.Embedding(2, config.width)
@@ -161,7 +166,7 @@ class ViltAligner(GroundingModel):
         return model.to(first).train(self.training)
 
     def preprocess(self, examples: Sequence[Example]) -> Batch:
-        """Games become one stacked canvas; single images keep their size, rounded down to whole patches."""
+        """Games become one stacked canvas; single images keep their size unless told, rounded down to whole patches."""
         return self.preprocessor.collate([self.preprocessor.encode(example) for example in examples])
 
     def forward(self, batch: Batch) -> ViltAlignerOutput:
@@ -173,8 +178,7 @@ class ViltAligner(GroundingModel):
         text, patches = states[:, :tokens], states[:, tokens + 1 :]
         asked = torch.cat([batch.phrase_tokens, batch.caption_tokens]).to(text.dtype)  # [P + B, T]
         example = torch.cat([batch.phrase_example, torch.arange(len(batch), device=states.device)])
-        weights = asked / asked.sum(1, keepdim=True).clamp(min=1.0)  # no tokens at all: a vector of zeros
-        vectors = torch.einsum("mt,mtd->md", weights, text[example])
+        vectors = mean_of_tokens(text[example], asked)
         logits = self.sdr_head(patches, vectors, example, batch.grid).float()
         canvas = tuple(batch.images.shape[-2:])
         if logits.shape[1:] != canvas:
@@ -247,6 +251,12 @@ class ViltAligner(GroundingModel):
             )
             predictions.append(_answer(example, log_task[row], output.task_point[row], (height, width), phrases))
         return predictions
+
+
+def mean_of_tokens(text: Tensor, tokens: Tensor) -> Tensor:
+    """Mean state of the tokens asked for: ``[M, T, D]`` and 0 or 1 ``[M, T]`` -> ``[M, D]``; zeros for none."""
+    weights = tokens / tokens.sum(1, keepdim=True).clamp(min=1.0)
+    return torch.einsum("mt,mtd->md", weights, text)
 
 
 def _resized(table: Tensor, rows: int, columns: int) -> Tensor:
