@@ -1,18 +1,17 @@
-"""Targets and losses recorded from the original programs, where ours compute the same thing.
+"""Targets and losses recorded from the original programs (cases D), the defective ones too.
 
-On purpose they do not in one place: MDETR's positive maps have rows that sum to one, and the study's were binary.
-The functions take the map, so they are compared with both; which one training uses is tested in
-``test_grounding_finetune_losses.py``. The pooled and polygon targets of the recordings are not used here.
+MDETR's positive maps have rows that sum to one, and the study's were binary. The functions take the map, so they are
+compared with both; which one training uses is tested in ``test_grounding_finetune_losses.py``.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from reference_cases import Case
 from torch import Tensor
 from torchvision.ops import box_convert
 
@@ -25,10 +24,10 @@ from grounding.finetune.losses import (
     mean_over_phrases,
     soft_token_loss,
 )
-from grounding.finetune.targets import Targets, box_maps, point_maps
+from grounding.finetune.targets import Targets, box_maps, originals_tokens, point_maps
+from grounding.metrics.areas import draw_polygons
 from grounding.models.text import EncodedText
-
-Case = dict[str, np.ndarray]
+from grounding.models.vilt_aligner import mean_of_tokens
 
 
 def set_losses(
@@ -53,15 +52,9 @@ def set_losses(
     }
 
 
-def recorded(folder: Path, name: str) -> Case:
-    """The arrays of a case."""
-    with np.load(folder / "reference" / f"{name}.npz") as arrays:
-        return dict(arrays)
-
-
 @pytest.fixture(scope="module")
 def targets_case(shared_data: Path) -> Case:
-    return recorded(shared_data, "D_targets")
+    return Case(shared_data / "reference", "D_targets")
 
 
 def boxes_as_targets(boxes_xywh: np.ndarray, phrase: list[int]) -> Targets:
@@ -117,45 +110,94 @@ def test_divergence_of_phrases(targets_case):
     assert float(found) == pytest.approx(float(expected.mean()), abs=1e-5)
 
 
+def test_box_targets_on_a_coarser_grid(targets_case):
+    """The study has them for its panoramas, and trains at full resolution all the same: cells of 8 x 8 pixels."""
+    boxes, size = targets_case["pooled_xywh"], (800, 3712)
+    full = box_maps(boxes_as_targets(boxes, [0] * len(boxes)), 1, torch.tensor([size]), size)
+    found = (torch.nn.functional.avg_pool2d(full, 8) * 64)[0].numpy()
+    expected = np.zeros((100, 464))
+    expected[tuple(targets_case["pooled_rowcol"].T)] = targets_case["pooled_value"]
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_outlines_are_drawn_as_the_studys_targets(targets_case, number):
+    """Training fills boxes here; the same drawing of outlines serves evaluation."""
+    outlines = targets_case[f"poly{number}_coords"].reshape(2, -1, 2)
+    mask = targets_case[f"poly{number}_mask"]
+    assert np.array_equal(draw_polygons(list(outlines), *mask.shape), mask)
+    assert 1 / mask.sum() == pytest.approx(targets_case[f"poly{number}_value"][0], abs=1e-7)
+
+
+def test_the_vector_of_a_phrase_is_the_mean_of_its_tokens(targets_case):
+    example = torch.arange(2).repeat_interleave(targets_case.tensor("kl_phrases_per_example"))
+    text, tokens = targets_case.tensor("kl_text_feats")[example], targets_case.tensor("kl_token_masks").float()
+    targets_case.close(mean_of_tokens(text, tokens), "kl_pooled_text")
+
+
+def test_every_recorded_target_is_compared(targets_case):
+    compared = {f"box{n}_{part}" for n in range(3) for part in ("xywh", "mask", "value")}
+    compared |= {f"pooled_{part}" for part in ("xywh", "rowcol", "value")}
+    compared |= {f"poly{n}_{part}" for n in range(2) for part in ("coords", "mask", "value")}
+    compared |= {f"gauss{n}_{part}" for n in range(3) for part in ("center", "rowcol", "value")}
+    compared |= {f"game{n}_{part}" for n in range(2) for part in ("spec", "rowcol", "value")}
+    kl = ("logits", "boxes_xywh", "box_counts", "phrases_per_example", "text_feats", "token_masks", "pooled_text")
+    assert set(targets_case.arrays) == compared | {f"kl_{part}" for part in (*kl, "losses")}
+
+
 @pytest.fixture(scope="module")
-def losses_case(shared_data: Path) -> tuple[Case, dict]:
-    return recorded(shared_data, "D_losses"), json.loads((shared_data / "reference" / "D_losses.json").read_text())
+def losses_case(shared_data: Path) -> Case:
+    return Case(shared_data / "reference", "D_losses")
 
 
-def token_maps(description: dict) -> Tensor:
-    """Tokens of every target box's characters, ``[5, 12]``."""
-    rows = []
-    for offsets, boxes in zip(description["token_char_spans"], description["char_spans"], strict=True):
-        text = EncodedText(np.zeros(12, dtype=np.int64), np.array([span or [0, 0] for span in offsets]))
-        rows += [text.tokens_of([tuple(span) for span in spans]) for spans in boxes]
-    return torch.from_numpy(np.stack(rows))
+def token_maps(case: Case, kind: str) -> Tensor:
+    """Tokens of every target box's characters, ``[5, 12]``: ours, or with the fallback to the batch's first caption."""
+    offsets = np.array([[span or [0, 0] for span in row] for row in case.manifest["token_char_spans"]])
+    if kind == "binary_fallback_spans":
+        every = [(row, spans) for row, boxes in enumerate(case.manifest["char_spans_fallback"]) for spans in boxes]
+        return torch.from_numpy(np.stack([originals_tokens(offsets, row, spans) for row, spans in every]))
+    texts = [EncodedText(np.zeros(12, dtype=np.int64), row) for row in offsets]
+    every = [(row, spans) for row, boxes in enumerate(case.manifest["char_spans"]) for spans in boxes]
+    return torch.from_numpy(np.stack([texts[row].tokens_of([tuple(s) for s in spans]) for row, spans in every]))
 
 
-@pytest.mark.parametrize("kind", ["binary", "normalised"])
+KINDS = ("binary", "normalised", "binary_fallback_spans")
+GRADIENTS = ("grad_logits", "grad_boxes", "grad_proj_queries")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_set_prediction(losses_case, kind):
-    case, description = losses_case
-    inputs = [torch.from_numpy(case[n]).requires_grad_() for n in ("pred_logits", "pred_boxes", "proj_queries")]
-    positive = torch.from_numpy(case["positive_map"]).float()
+    case = losses_case
+    inputs = [case.tensor(name).requires_grad_() for name in ("pred_logits", "pred_boxes", "proj_queries")]
+    positive = case.tensor("positive_map").float()
     if kind == "normalised":
         positive = positive / positive.sum(1, keepdim=True)
-    counts = torch.from_numpy(case["num_targets"])
+    counts = case.tensor("num_targets")
     owner = torch.arange(2).repeat_interleave(counts)
-    truth, tokens = torch.from_numpy(case["target_boxes"]), torch.from_numpy(case["proj_tokens"])
+    truth, tokens = case.tensor("target_boxes"), case.tensor("proj_tokens")
     matching = match(inputs[0], inputs[1], box_convert(truth, "cxcywh", "xyxy"), positive, owner)
     first = (counts.cumsum(0) - counts)[matching.example]
     assert _sorted(matching.query, matching.box - first, matching) == _sorted(
-        torch.from_numpy(case[f"{kind}_match_query"]), torch.from_numpy(case[f"{kind}_match_target"]), matching
+        case.tensor(f"{kind}_match_query"), case.tensor(f"{kind}_match_target"), matching
     )
-    found = set_losses(*inputs, tokens, truth, positive, token_maps(description), owner)
+    found = set_losses(*inputs, tokens, truth, positive, token_maps(case, kind), owner)
+    expected = case.manifest["losses"][kind]
     for name, value in found.items():
-        assert float(value.detach()) == pytest.approx(description["losses"][kind][name], rel=2e-5), name
-    total = sum(description["weights"][name] * value for name, value in found.items())
+        assert float(value.detach()) == pytest.approx(expected[name], rel=2e-6), name
+    total = sum(case.manifest["weights"][name] * value for name, value in found.items())
+    assert float(total.detach()) == pytest.approx(expected["weighted_total"], rel=2e-6)
     total.backward()
-    logits, boxes, queries = (tensor.grad for tensor in inputs)
-    np.testing.assert_allclose(boxes, case[f"{kind}_grad_boxes"], atol=1e-4)
-    if kind == "binary":
-        np.testing.assert_allclose(logits[:, ::3], case["binary_grad_logits"], atol=1e-5)
-        np.testing.assert_allclose(queries[:, ::3], case["binary_grad_proj_queries"], atol=1e-4)
+    for part, tensor in zip(GRADIENTS, inputs, strict=True):
+        if f"{kind}_{part}" in case:  # not all of them are recorded for each kind
+            assert tensor.grad is not None
+            case.close(tensor.grad if part == "grad_boxes" else tensor.grad[:, ::3], f"{kind}_{part}")
+
+
+def test_every_recorded_loss_is_compared(losses_case):
+    inputs = {"pred_logits", "pred_boxes", "proj_queries", "proj_tokens", "target_boxes", "num_targets", "positive_map"}
+    read = [f"{kind}_{part}" for kind in KINDS for part in ("match_query", "match_target", *GRADIENTS)]
+    assert set(losses_case.arrays) <= inputs | set(read)
+    assert set(losses_case.manifest["losses"]) == set(KINDS)
 
 
 def _sorted(query: Tensor, box: Tensor, matching: Matching) -> list[tuple[int, int, int]]:

@@ -227,7 +227,7 @@ def test_flattened_layers_give_the_sum_over_layers():
 
 
 @torch.no_grad()
-def test_mdetr_trains_on_rows_that_sum_to_one():
+def test_mdetr_trains_on_rows_that_sum_to_one_and_on_binary_ones_as_the_study_did():
     model = small_mdetr(decoder_layers=1)
     batch = model.preprocess(EXAMPLES)
     targets, output = make_targets(batch), model(batch)
@@ -241,6 +241,25 @@ def test_mdetr_trains_on_rows_that_sum_to_one():
     found = mdetr_losses(output, batch, targets, LossWeights(0.0, 1.0))
     assert float(found["tokens"]) == pytest.approx(losses["whole"])
     assert losses["whole"] != pytest.approx(losses["binary"], rel=0.1)
+    paper = objective_for("mdetr", task=False, grounding=True, losses="paper")
+    assert float(paper(output, batch, targets)["tokens"]) == pytest.approx(losses["binary"])
+
+
+@torch.no_grad()
+def test_paper_contrasts_the_tokens_that_the_originals_look_up():
+    """A span that begins at a blank is looked up in the first caption, which has none there."""
+    model = small_mdetr()
+    phrase = replace(game().phrases[0], spans=((5, 10),))  # " disc"
+    second = replace(game("b", seed=1), phrases=(phrase,))
+    first = replace(game("a"), caption="whatever stands here", phrases=())
+    batch = model.preprocess([first, second])
+    output, paper = model(batch), make_targets(batch, "paper")
+    assert batch.phrase_tokens.any()
+    assert not torch.equal(paper.contrasted, batch.phrase_tokens)
+    losses = [
+        mdetr_losses(output, batch, t, LossWeights(0.0, 1.0))["contrastive"] for t in (make_targets(batch), paper)
+    ]
+    assert float(losses[0]) != pytest.approx(float(losses[1]), rel=1e-3)
 
 
 @pytest.mark.parametrize("build", [small_vilt, small_mdetr])

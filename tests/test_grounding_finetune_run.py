@@ -250,6 +250,7 @@ def test_the_last_step_is_validated_in_the_middle_of_the_first_epoch(tmp_path):
         ({"task": False, "grounding": False}, "task and grounding are both off"),
         ({"learning_rate": 0.0}, "learning_rate 0.0 is not above 0"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 is outside 0\.\.1"),
+        ({"losses": "mean"}, "losses 'mean' is unknown; accepted: corrected, paper"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; accepted: fp32, bf16, fp16"),
         ({"limit_train": 0}, "limit_train 0 is too small; accepted: 1 or more"),
         ({"limit_dev": 0}, "limit_dev 0 is too small"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from small_models import game, single_image, small_vilt
 
 from grounding.examples import Phrase, Region
-from grounding.finetune.targets import Targets, box_maps, make_targets, point_maps
+from grounding.finetune.targets import Targets, box_maps, make_targets, originals_tokens, point_maps
 from grounding.models.answers import candidate_box_to_canvas
 
 
@@ -64,7 +65,33 @@ def test_targets_without_boxes_are_empty():
     maps = box_maps(targets, 0, torch.tensor([[96, 32]]), (96, 32))
     assert maps.shape == (0, 96, 32)
     moved = targets.to("meta")
-    assert all(getattr(moved, field.name).device.type == "meta" for field in fields(Targets))
+    values = {field.name: getattr(moved, field.name) for field in fields(Targets)}
+    assert values.pop("contrasted") is None
+    assert all(value.device.type == "meta" for value in values.values())
+
+
+def test_the_originals_look_in_the_first_caption_where_a_character_has_no_token():
+    """Two captions of three tokens; the second one's characters 3 and 4 have none, and the first one's do."""
+    offsets = np.array([[[0, 2], [2, 5], [5, 9]], [[0, 1], [1, 3], [5, 9]]])
+
+    def found(row: int, *spans: tuple[int, int]) -> list[int]:
+        return np.flatnonzero(originals_tokens(offsets, row, spans)).tolist()
+
+    assert found(1, (0, 3)) == [0, 1]
+    assert found(1, (0, 1), (5, 6)) == [0, 2]
+    assert found(1, (1, 4)) == [1]  # 3 has none; 2 is of token 1 in the first caption, by chance in its own too
+    assert found(1, (1, 5)) == [1]  # 4 has none; 3 is of token 1 there
+    assert found(1, (3, 9)) == [1, 2]  # 3 has none; 4 is of token 1 there, where its own has a gap
+    assert found(1, (3, 4)) == [1]  # neither end has one: both are found in the first caption
+    assert found(0, (20, 30)) == []
+
+
+def test_paper_targets_are_looked_up_and_move_with_the_others():
+    batch = small_vilt().preprocess([game("a"), game("b")])
+    targets = make_targets(batch, "paper")
+    assert torch.equal(targets.contrasted, batch.phrase_tokens)  # whole words: no difference
+    assert targets.to("meta").contrasted.device.type == "meta"
+    assert make_targets(batch).contrasted is None
 
 
 def test_a_point_becomes_a_gaussian_of_three_pixels():

@@ -123,9 +123,9 @@ def _world() -> int:
     return torch.distributed.get_world_size() if ready else 1
 
 
-def _collate(items: Sequence[Encoded], preprocessor: Preprocessor) -> tuple[Batch, Targets]:
+def _collate(items: Sequence[Encoded], preprocessor: Preprocessor, losses: str) -> tuple[Batch, Targets]:
     batch = preprocessor.collate(items)
-    targets = make_targets(batch)
+    targets = make_targets(batch, losses)
     names = tuple(replace(item.example, images=(), phrases=()) for item in items)  # cheap to send between processes
     return replace(batch, examples=names), targets
 
@@ -139,10 +139,11 @@ def make_loader(
     train: bool,
     workers: int,
     steps_done: int = 0,
+    losses: str = "corrected",
 ) -> DataLoader:
     """Loader of (Batch, Targets); in training shuffled, with shuffled candidates and no incomplete batch.
 
-    steps_done: of an interrupted run, whose epoch goes on where it stopped.
+    steps_done: of an interrupted run, whose epoch goes on where it stopped. losses: as ``make_targets`` has it.
     """
     size = min(batch_size, len(items))
     return DataLoader(
@@ -150,7 +151,7 @@ def make_loader(
         batch_size=size,
         sampler=EpochSampler(len(items), seed, shuffle=train, batch_size=size, steps_done=steps_done if train else 0),
         num_workers=workers,
-        collate_fn=partial(_collate, preprocessor=preprocessor),
+        collate_fn=partial(_collate, preprocessor=preprocessor, losses=losses),
         drop_last=train,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from grounding.errors import BadInput
 from grounding.finetune.losses import (
@@ -55,38 +57,46 @@ def aligner_losses(
     return losses
 
 
-def mdetr_losses(output: MdetrOutput, batch: Batch, targets: Targets, weights: LossWeights) -> dict[str, Tensor]:
+def mdetr_losses(
+    output: MdetrOutput, batch: Batch, targets: Targets, weights: LossWeights, losses: str = "corrected"
+) -> dict[str, Tensor]:
     """Distance of the task's point; set-prediction losses of every decoder layer.
 
-    The positive map has rows that sum to one, as in MDETR; the study's was binary (docs/differences.md).
+    The positive map has rows that sum to one, as in MDETR; with ``paper`` it is binary, as in the study, so that a
+    phrase of k tokens weighs k times (docs/differences.md).
     """
-    losses = {}
+    parts = {}
     if weights.task:
-        losses["task"] = weights.task * (output.task_point - targets.points).abs().sum(1).mean()
+        parts["task"] = weights.task * (output.task_point - targets.points).abs().sum(1).mean()
     if weights.grounding:
         layers, examples = output.token_logits.shape[:2]
         copies = torch.arange(layers, device=targets.boxes.device).repeat_interleave(len(targets.boxes))
         truth = targets.boxes.repeat(layers, 1)  # every decoder layer answers for itself: layers become examples
         owner = targets.box_example.repeat(layers) + copies * examples
-        token_map = batch.phrase_tokens[targets.box_phrase].repeat(layers, 1)  # [L * K, T]
-        positive_map = torch.zeros(len(token_map), output.token_logits.shape[-1], device=token_map.device)
-        positive_map[:, : token_map.shape[1]] = token_map / token_map.sum(1, keepdim=True).clamp(min=1)
+        token_map = batch.phrase_tokens[targets.box_phrase].repeat(layers, 1).float()  # [L * K, T]
+        contrasted = batch.phrase_tokens if targets.contrasted is None else targets.contrasted
+        if losses != "paper":
+            token_map = token_map / token_map.sum(1, keepdim=True).clamp(min=1)
+        positive_map = functional.pad(token_map, (0, output.token_logits.shape[-1] - token_map.shape[1]))
         logits, predicted = output.token_logits.flatten(0, 1), output.boxes_cxcywh.flatten(0, 1)
         boxes = max(len(targets.boxes), 1)
         matching = match(logits, predicted, truth, positive_map, owner)
         distance, overlap = box_losses(predicted, truth, matching, boxes)
         queries, tokens = output.projected_queries.flatten(0, 1), output.projected_tokens.repeat(layers, 1, 1)
-        losses["tokens"] = weights.grounding * soft_token_loss(logits, positive_map, matching, boxes)
-        losses["boxes"] = weights.grounding * 5.0 * distance
-        losses["giou"] = weights.grounding * 2.0 * overlap
-        losses["contrastive"] = weights.grounding * contrastive_alignment_loss(
-            queries, tokens, token_map, matching, boxes
+        parts["tokens"] = weights.grounding * soft_token_loss(logits, positive_map, matching, boxes)
+        parts["boxes"] = weights.grounding * 5.0 * distance
+        parts["giou"] = weights.grounding * 2.0 * overlap
+        parts["contrastive"] = weights.grounding * contrastive_alignment_loss(
+            queries, tokens, contrasted[targets.box_phrase].repeat(layers, 1), matching, boxes
         )
-    return losses
+    return parts
 
 
-def objective_for(model: str, task: bool, grounding: bool) -> Objective:
-    """The losses of a model with the weights of the study (games: 3 x task + phrases); MDETR's task counts 5."""
-    function: Any = {"vilt-aligner": aligner_losses, "mdetr": mdetr_losses}[model]
+def objective_for(model: str, task: bool, grounding: bool, losses: str = "corrected") -> Objective:
+    """The losses of a model with the weights of the study (games: 3 x task + phrases); MDETR's task counts 5.
+
+    losses: ``paper`` keeps the originals' defects, of which the heatmap model's losses have none.
+    """
+    function: Any = {"vilt-aligner": aligner_losses, "mdetr": partial(mdetr_losses, losses=losses)}[model]
     weights = LossWeights({"vilt-aligner": 3.0, "mdetr": 5.0}[model] * task, 1.0 * grounding)
     return lambda output, batch, targets: function(output, batch, targets, weights)

@@ -82,7 +82,7 @@ def finetune(
     model = model_from([example.caption for example in train])
     module = FinetuneModule(
         model,
-        objective_for(settings.model, settings.task, settings.grounding),
+        objective_for(settings.model, settings.task, settings.grounding, settings.losses),
         steps=settings.steps,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -92,7 +92,7 @@ def finetune(
     train_loader, dev_loader = (
         make_loader(
             reader.encode(examples, model.preprocessor), model.preprocessor, settings.batch_size, seed=settings.seed,
-            train=examples is train, workers=workers, steps_done=done,
+            train=examples is train, workers=workers, steps_done=done, losses=settings.losses,
         )
         for examples in (train, dev)
     )  # fmt: skip

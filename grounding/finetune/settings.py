@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grounding.errors import BadInput, unknown_choice
+from grounding.metrics.boxes import MODES
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 POSITION_GRID = "position_grid"  # the one field of a configuration that may differ from the checkpoint's
@@ -20,7 +21,8 @@ LEAST = {
 class FinetuneSettings:
     """Everything that decides what a run learns; a resumed run must have the same.
 
-    task, grounding: which losses are on. init: checkpoint to start from (its sizes and tokenizer are kept).
+    task, grounding: which losses are on; losses: ``paper`` gives them the originals' defects (docs/differences.md).
+    init: checkpoint to start from (its sizes and tokenizer are kept).
     config: fields of the model's configuration that differ from the named size; with init, ``position_grid`` alone.
     train_split: ``pretrain`` for grounding pre-training on the miniature. evaluate_every: steps between validations,
     at which the best is kept by ``monitor`` (accuracy of the task, or pointing: share of phrases put inside one of
@@ -38,6 +40,7 @@ class FinetuneSettings:
     tokenizer: str | None = None
     task: bool = True
     grounding: bool = True
+    losses: str = "corrected"
     steps: int = 4000
     batch_size: int = 32
     learning_rate: float = 5e-4
@@ -62,6 +65,8 @@ class FinetuneSettings:
             raise BadInput(f"config {given}: init {self.init!r} brings its own; accepted: {POSITION_GRID} or none")
         if not self.task and not self.grounding:
             raise BadInput("task and grounding are both off: nothing to learn; accepted: one of them or both on")
+        if self.losses not in MODES:
+            raise unknown_choice("losses", self.losses, MODES)
         if self.learning_rate <= 0:
             raise BadInput(f"learning_rate {self.learning_rate} is not above 0")
         if not 0 <= self.ema_decay < 1:

@@ -52,6 +52,9 @@ def command(
     grounding: Annotated[
         bool, typer.Option("--grounding/--no-grounding", help="Learn phrase grounding from annotated regions.")
     ] = True,
+    losses: Annotated[
+        str, typer.Option(help="corrected, or paper (with the originals' defects; docs/differences.md).")
+    ] = "corrected",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate (AdamW, cosine decay).")] = 5e-4,
