@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from extract.reader import Run
 from extract.run import extract
 from grounding.benchmarks import open_benchmark
-from grounding.checkpoint import load_checkpoint
+from grounding.checkpoint import Loading, load_checkpoint
 from grounding.evaluate_checkpoint import stored_threshold
 from grounding.examples import Example
 
@@ -30,19 +30,20 @@ def extract_checkpoint(
     precision: str = "fp32",
     device: str = "cpu",
     workers: int = 0,
-    tokenizer: str | None = None,
     seed: int = 0,
     data_seed: int = 0,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    **loading: Unpack[Loading],
 ) -> Run:
     """Store the activations of a checkpoint on a split of a benchmark in the folder ``out``; see ``extract``.
 
-    options: of the benchmark. The manifest notes where everything came from, so that ``examples_of`` finds the
-    examples again. Raises BadInput for whatever is unknown or cannot be read.
+    options: of the benchmark. loading: tokenizer, weights and config, as ``Loading`` says. The manifest notes where
+    everything came from, so that ``examples_of`` finds the examples again. Raises BadInput for whatever is unknown or
+    cannot be read.
     """
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
-    checkpoint = load_checkpoint(ckpt, device, tokenizer=tokenizer)
+    checkpoint = load_checkpoint(ckpt, device, **loading)
     examples = source.load(split, limit, skip_bad)
     threshold = stored_threshold(checkpoint.info)
     return extract(
@@ -57,6 +58,7 @@ def extract_checkpoint(
         },
         source={
             "checkpoint": str(checkpoint.path.resolve()),
+            "loading": {name: str(value) if isinstance(value, Path) else value for name, value in loading.items()},
             "benchmark": benchmark,
             "root": str(Path(root).resolve()) if root is not None else None,
             "options": dict(options or {}),

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors.torch import save_file
@@ -27,6 +27,19 @@ from grounding.released.strict import Weights
 
 BUNDLED = Path(__file__).parent / "bundled"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+
+class Loading(TypedDict, total=False):
+    """What may be said about a checkpoint when it is loaded, for every function that takes one.
+
+    tokenizer: file, folder or name to use instead of its own; released files have none. weights: ``ema`` or ``raw``
+    where the file has both; None takes EMA then, else what there is. config: fields of the configuration that shall not
+    be read off the file.
+    """
+
+    tokenizer: str | Path | None
+    weights: str | None
+    config: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)

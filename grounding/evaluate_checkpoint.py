@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from grounding.benchmarks import open_benchmark
-from grounding.checkpoint import load_checkpoint
+from grounding.checkpoint import Loading, load_checkpoint
 from grounding.errors import BadInput
 from grounding.evaluate import Evaluation, evaluate
 from grounding.metrics.heatmaps import Threshold
@@ -28,23 +28,23 @@ def evaluate_checkpoint(
     threshold: float | None = None,
     batch_size: int = 16,
     device: str = "cpu",
-    tokenizer: str | None = None,
     data_seed: int = 0,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    **loading: Unpack[Loading],
 ) -> Evaluation:
     """Task performance and phrase grounding of a checkpoint on a split of a benchmark.
 
     threshold: of heatmaps; by default the one that was tuned when the checkpoint was made. out: folder for
     ``examples.csv``, ``phrases.csv``, ``joint.csv`` (correlations under every way to measure grounding),
-    ``summary.json`` and ``summary.md``. options: of the benchmark. progress: called
-    with (examples done, all of them). The examples that the benchmark left out are among those skipped. Raises BadInput
-    for whatever is unknown or cannot be read.
+    ``summary.json`` and ``summary.md``. options: of the benchmark. progress: called with (examples done, all of them).
+    loading: tokenizer, weights and config, as ``Loading`` says. The examples that the benchmark left out are among
+    those skipped. Raises BadInput for whatever is unknown or cannot be read.
     """
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise BadInput(f"out {str(out)!r} is not a folder")
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
-    checkpoint = load_checkpoint(ckpt, device, tokenizer=tokenizer)
+    checkpoint = load_checkpoint(ckpt, device, **loading)
     examples = source.load(split, limit, skip_bad)
     evaluation = evaluate(
         checkpoint.model,

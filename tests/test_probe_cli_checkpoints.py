@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from released_files import released_mdetr, released_vilt, write_mdetr, write_study, write_tokenizers
@@ -113,8 +114,43 @@ def test_other_commands_take_the_file_itself(monkeypatch, capsys, files):
         (["--config", "queries=5"], "mdetr.query_embed.weight is [7, 32], not [5, 32]"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_code_two(monkeypatch, capsys, files, words, message):
-    code, out, err = run(monkeypatch, capsys, "inspect", files["mdetr"], *words)
+@pytest.mark.parametrize("command", ["inspect", "convert", "evaluate", "extract"])
+def test_bad_usage_is_one_line_and_exit_code_two(monkeypatch, capsys, files, tmp_path, command, words, message):
+    given: list[object] = {
+        "inspect": [files["mdetr"]],
+        "convert": [files["mdetr"], tmp_path / "out"],
+        "evaluate": ["--ckpt", files["mdetr"], "--benchmark", "mini-game"],
+        "extract": ["--ckpt", files["mdetr"], "--benchmark", "mini-game", "--out", tmp_path / "out"],
+    }[command]
+    if command != "inspect":
+        given += ["--tokenizer", files["mdetr-tokens"]]
+    code, out, err = run(monkeypatch, capsys, command, *given, *words)
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_and_extraction_use_the_weights_and_sizes_asked_for(monkeypatch, capsys, files, tmp_path):
+    """The same scores as from a folder that was converted with them, and others than with the file's averages."""
+    source = ["--benchmark", "mini-game", "--limit", 2, "--tokenizer", files["aligner-tokens"]]
+    said = ["--weights", "raw", "--config", "candidate_size=64"]
+    printed(monkeypatch, capsys, "convert", files["aligner"], tmp_path / "folder", *source[4:], *said)
+    checkpoints: dict[str, list[object]] = {
+        "converted": [tmp_path / "folder"],
+        "raw": [files["aligner"], *said],
+        "default": [files["aligner"], "--config", "candidate_size=64"],
+    }
+    scores, identities = {}, {}
+    for name, words in checkpoints.items():
+        figures, run_folder = tmp_path / name / "figures", tmp_path / name / "run"
+        words = ["--ckpt", *words, *source]
+        printed(monkeypatch, capsys, "evaluate", *words, "--threshold", 0.5, "--out", figures)
+        scores[name] = pd.read_csv(figures / "examples.csv")["score"].tolist()
+        printed(monkeypatch, capsys, "extract", *words, "--views", "phrase", "--sites", "norm", "--out", run_folder)
+        manifest = json.loads((run_folder / "manifest.json").read_text())
+        identities[name] = manifest["identity"]["checkpoint"]
+        assert manifest["source"]["loading"]["weights"] == ("raw" if name == "raw" else None)
+    assert scores["raw"] == pytest.approx(scores["converted"])
+    assert scores["raw"] != pytest.approx(scores["default"], rel=1e-3)
+    assert identities["raw"] != identities["default"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from probe.cli.options import AsJson, ChosenWeights, ModelSizes, Tokenizer, parse_pairs, show
+from probe.cli.options import AsJson, ChosenWeights, ModelSizes, Tokenizer, loading, show
 
 NAME = "convert"
 EPILOG = "Example: probe convert mdetr.pth runs/mdetr --weights ema --tokenizer roberta-base"
@@ -24,7 +24,7 @@ def command(
     """Write a released checkpoint as a folder that every command takes: safetensors, sizes and tokenizer."""
     from grounding.checkpoint import convert_checkpoint
 
-    loaded = convert_checkpoint(ckpt, out, tokenizer, weights, parse_pairs(config, "--config"))
+    loaded = convert_checkpoint(ckpt, out, **loading(tokenizer, weights, config))
     report = loaded.report
     counts = {name: len(getattr(report, name)) for name in ("loaded", "renamed", "ignored", "missing")}
     result = {"checkpoint": str(out), "model": loaded.model.config.model, "weights": loaded.chosen, **counts}

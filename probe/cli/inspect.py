@@ -16,13 +16,13 @@ from probe.cli.options import (
     ModelSizes,
     Tokenizer,
     choose_device,
-    parse_pairs,
+    loading,
     show_table,
 )
 
 if TYPE_CHECKING:
     from extract.self_checks import Check
-    from grounding.checkpoint import Inspection
+    from grounding.checkpoint import Inspection, Loading
 
 NAME = "inspect"
 EPILOG = "Example: probe inspect vilt-aligner-grounded --verify"
@@ -40,9 +40,9 @@ def command(
     """What a checkpoint holds, what became of every weight, and whether the model passes its self-checks."""
     from grounding.checkpoint import inspect_checkpoint
 
-    sizes = parse_pairs(config, "--config")
-    result = describe(inspect_checkpoint(ckpt, weights, sizes), tokenizer)
-    checks = _verify(ckpt, choose_device(device), tokenizer, weights, sizes) if verify else []
+    said = loading(tokenizer, weights, config)
+    result = describe(inspect_checkpoint(ckpt, weights, said["config"]), tokenizer)
+    checks = _verify(ckpt, choose_device(device), said) if verify else []
     if checks:
         result["checks"] = [asdict(check) for check in checks]
     rows = [(name, _cell(value)) for name, value in result.items() if name != "checks"]
@@ -70,12 +70,11 @@ def describe(inspection: Inspection, tokenizer: str | Path | None = None) -> dic
     }
 
 
-def _verify(ckpt: str, device: str, tokenizer: str | None, weights: str | None, sizes: dict[str, Any]) -> list[Check]:
+def _verify(ckpt: str, device: str, said: Loading) -> list[Check]:
     from extract.self_checks import run_self_checks
     from grounding.checkpoint import load_checkpoint
 
-    loaded = load_checkpoint(ckpt, device, tokenizer=tokenizer, weights=weights, config=sizes)
-    return run_self_checks(loaded.model)
+    return run_self_checks(load_checkpoint(ckpt, device, **said).model)
 
 
 def _cell(value: Any) -> str:

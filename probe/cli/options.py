@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from grounding.errors import BadInput
+
+if TYPE_CHECKING:
+    from grounding.checkpoint import Loading
 
 # Written out, because help is shown without importing what it is about; a test compares.
 SPLITS = "kilogram: train, dev, test; mini-game and mini-sdr: pretrain, train, tune, dev, test"
@@ -60,6 +63,11 @@ def parse_pairs(pairs: Sequence[str] | None, option: str) -> dict[str, Any]:
         except ValueError:
             parsed[key.replace("-", "_")] = value
     return parsed
+
+
+def loading(tokenizer: str | None, weights: str | None, config: Sequence[str] | None) -> Loading:
+    """What ``--tokenizer``, ``--weights`` and ``--config`` say, for the functions that load a checkpoint."""
+    return {"tokenizer": tokenizer, "weights": weights, "config": parse_pairs(config, "--config")}
 
 
 def parse_list(text: str) -> list[str]:
