@@ -23,6 +23,7 @@ from grounding.models import MODELS, GroundingModel
 from grounding.models.text import CaptionTokenizer, load_tokenizer
 from grounding.released import ACCEPTED, LoadReport, Stored, load_strictly, open_released
 from grounding.released.formats import read_safetensors
+from grounding.released.hub import download, may_be_on_the_hub
 from grounding.released.strict import Weights
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -90,10 +91,12 @@ def save_checkpoint(folder: Path, model: GroundingModel, info: Mapping[str, Any]
 
 
 def find_checkpoint(source: str | Path) -> Path:
-    """File or folder of a checkpoint given by path or by the name of a bundled one. Raises BadInput."""
+    """File or folder of a checkpoint given by path, by the name of a bundled one or by a hub's. Raises BadInput."""
     path = Path(source)
     if not path.exists() and str(source) in bundled_checkpoints():
         path = BUNDLED / str(source)
+    if not path.exists() and may_be_on_the_hub(source):
+        path = download(str(source))
     if not path.exists():
         raise BadInput(
             f"checkpoint {str(source)!r} is neither a file, a folder nor bundled; bundled: "

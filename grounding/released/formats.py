@@ -16,17 +16,18 @@ from grounding.errors import BadInput, unknown_choice
 from grounding.models import ModelConfig, model_config
 from grounding.released.names import kind_of, our_weights, without_wrapper
 from grounding.released.pickles import read_pickle
+from grounding.released.sharded import INDEX, read_sharded
 from grounding.released.sizes import sizes_of
 from grounding.released.strict import Weights
 
 ACCEPTED = (
     "a folder of probe finetune or probe convert (config.json, model.safetensors), a Lightning .ckpt of the study or "
-    "of ViLT, an MDETR .pth, a Hugging Face ViLT folder, a state dict (.pt, .pth, .safetensors)"
+    "of ViLT, an MDETR .pth, a Hugging Face ViLT folder or its name on the hub, a state dict (.pt, .pth, .safetensors)"
 )
 CHOICES = ("ema", "raw")
 TRAINING = "state of training, not a weight"
 TOKENIZERS = {"vilt-aligner": "bert-base-uncased", "mdetr": "roberta-base"}
-HUGGING_FACE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+HUGGING_FACE_WEIGHTS = ("model.safetensors", INDEX, "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -167,18 +168,27 @@ def _folder(path: Path) -> _Found:
     for name, value in (("qkv_bias", True), ("hidden_act", "gelu"), ("num_channels", 3)):
         if content.get(name, value) != value:
             raise BadInput(f"{path / 'config.json'}: {name} {content[name]!r} is not supported; accepted: {value!r}")
-    file = next((path / name for name in HUGGING_FACE_WEIGHTS if (path / name).is_file()), None)
-    if file is None:
-        raise BadInput(f"{path} has no weights; accepted: {' or '.join(HUGGING_FACE_WEIGHTS)}")
-    tensors = read_safetensors(file) if file.suffix == ".safetensors" else _state_dict(read_pickle(file), file)
+    tensors, files = _folder_weights(path)
     own_tokenizer = any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
     return _Found(
         "Hugging Face ViLT",
         tensors,
         sizes=_hugging_face_sizes(content),
-        files=(path / "config.json", file),
+        files=(path / "config.json", *files),
         tokenizer=path if own_tokenizer else None,
     )
+
+
+def _folder_weights(path: Path) -> tuple[Mapping[str, Tensor], tuple[Path, ...]]:
+    file = next((path / name for name in HUGGING_FACE_WEIGHTS if (path / name).is_file()), None)
+    if file is None:
+        raise BadInput(f"{path} has no weights; accepted: {', '.join(HUGGING_FACE_WEIGHTS)}")
+    if file.name == INDEX:
+        tensors, shards = read_sharded(file, read_safetensors)
+        return tensors, (*shards, file)
+    if file.suffix == ".safetensors":
+        return read_safetensors(file), (file,)
+    return _state_dict(read_pickle(file), file), (file,)
 
 
 def _hugging_face_sizes(content: Mapping[str, Any]) -> dict[str, Any]:

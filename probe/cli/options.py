@@ -23,7 +23,8 @@ OPTIONS = (
 )
 
 Checkpoint = Annotated[
-    str, typer.Option("--ckpt", help="Checkpoint folder or file, or a bundled one (vilt-aligner-grounded, ...).")
+    str,
+    typer.Option("--ckpt", help="Checkpoint folder or file, a bundled one (vilt-aligner-grounded, ...) or owner/name."),
 ]
 BenchmarkName = Annotated[str, typer.Option("--benchmark", help="kilogram, mini-game or mini-sdr.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Folder of the benchmark's files, where it has any.")]
