@@ -15,6 +15,7 @@ from grounding.metrics.joint import PERMUTATIONS, Correlation, joint_view
 from grounding.metrics.partial import partial_correlation
 from grounding.metrics.phrases import Measure
 from grounding.metrics.tasks import SDR_THRESHOLDS, nested_weights
+from grounding.predictions import DROPPED
 
 _GROUNDING_FIGURES = {
     "mean_iou": "iou",
@@ -113,7 +114,7 @@ class Evaluation:
         lines += ["", _quadrants_told(self.quadrants())]
         lines += ["", f"Metrics: {self.measure.mode}. {_told(self.threshold)}"]
         lines += [f"skipped {skip.id}: {skip.reason}" for skip in self.skipped]
-        lines += [f"phrase {phrase} of {example}: over the token limit" for example, phrase in self.dropped_phrases]
+        lines += [f"phrase {phrase} of {example} {DROPPED}" for example, phrase in self.dropped_phrases]
         return "\n".join(lines) + "\n"
 
     def to_json(self, summary: Mapping[str, Estimate] | None = None) -> dict[str, object]:

@@ -139,6 +139,8 @@ class Prediction:
 def validate(example: Example) -> None:
     """Raise BadInput, naming the example and the value, if spans, boxes or targets are impossible."""
     where = f"example {example.id!r}"
+    if not example.caption.strip():
+        raise BadInput(f"{where}: caption {example.caption!r} has no words")
     if not example.images:
         raise BadInput(f"{where}: no images")
     if isinstance(example.task, ReferenceGame) and not 0 <= example.task.target_index < len(example.images):

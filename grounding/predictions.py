@@ -12,12 +12,14 @@ from grounding.errors import BadInput
 from grounding.examples import Example, Phrase, PhrasePrediction, Prediction, ReferenceGame
 from grounding.metrics.phrases import PhraseItem
 
+DROPPED = "has no tokens, or not all of them within the token limit"
+
 
 class Predictions(list[Prediction]):
     """Predictions in the order of their examples, and what has none.
 
-    skipped: examples left out because they are broken. dropped_phrases: (example id, phrase id) of phrases that
-    no token covers (the caption is over the model's token limit). Both are excluded from scores and reported.
+    skipped: examples left out because they are broken. dropped_phrases: (example id, phrase id) of phrases
+    without tokens, or with some beyond the model's token limit. Both are excluded from scores and reported.
     """
 
     def __init__(self, predictions: Iterable[Prediction] = ()):

@@ -122,12 +122,51 @@ def test_phrases_keep_their_example_and_lost_ones_are_reported():
     short = preprocessor(tokenizer=wordpiece(8))
     items = [short.encode(example) for example in (game("first"), long)]
     batch = short.collate(items)
-    assert batch.phrase_ids == ("p0", "p1", "p0", "p1")
-    assert batch.phrase_example.tolist() == [0, 0, 1, 1]
-    assert batch.dropped_phrases == ("late",)
+    assert batch.phrase_ids == ("p0", "p0")
+    assert batch.phrase_example.tolist() == [0, 1]
+    assert batch.dropped_phrases == ("p1", "p1", "late")  # of p1 "blue" is there, and "box" is not
     for p, row in enumerate(batch.phrase_example.tolist()):
         words = [caption[begin:end] for begin, end in batch.offsets[row][batch.phrase_tokens[p]].tolist()]
-        assert words == [["a", "red", "disc"], ["blue"]][p % 2]  # two tokens of the second are beyond the limit
+        assert words == ["a", "red", "disc"]
+    whole = preprocessor(tokenizer=wordpiece(9)).encode(long)
+    assert whole.phrase_ids == ("p0", "p1")  # one token more, and all of it is
+
+
+def test_a_phrase_that_is_a_blank_is_reported():
+    example = replace(game(), phrases=(Phrase("blank", "x", ((1, 2),), ()), *game().phrases))
+    encoded = preprocessor().encode(example)
+    assert (encoded.phrase_ids, encoded.dropped_phrases) == (("p0", "p1"), ("blank",))
+
+
+def test_a_target_beyond_the_token_limit_is_an_error():
+    caption = CAPTIONS[0]
+    example = single_image("far", target_spans=((caption.index("dot"), len(caption)),))
+    with pytest.raises(
+        BadInput, match=r"example 'far': no token of its target spans .* is among the first 8, the most"
+    ):
+        preprocessor(tokenizer=wordpiece(8)).encode(example)
+    near = replace(example, task=replace(example.task, target_spans=((2, 5), *example.task.target_spans)))
+    assert preprocessor(tokenizer=wordpiece(8)).encode(near).caption_tokens.sum() == 1
+
+
+@pytest.mark.parametrize("caption", ["", "  \n"])
+@pytest.mark.parametrize("build", [small_vilt, small_mdetr])
+def test_a_caption_without_words_is_an_error(build, caption):
+    with pytest.raises(BadInput, match=r"example 'mute': caption '.*' has no words"):
+        build().prepare([replace(game("mute"), caption=caption, phrases=())])
+
+
+@pytest.mark.parametrize("build", [small_vilt, small_mdetr])
+@torch.inference_mode()
+def test_a_caption_over_the_token_limit_is_read_up_to_it(build):
+    """The answers are those of the caption that ends there, for the phrases that do too."""
+    model = build()
+    long = replace(game("long"), caption=" ".join([CAPTIONS[0]] * 4))
+    lost_from = model.preprocessor.tokenizer.encode(long.caption).lost_from
+    cut = replace(long, caption=long.caption[:lost_from].rstrip())
+    first, second = (model.predict(batch, model(batch)) for batch in (model.prepare([e]) for e in (long, cut)))
+    assert first[0].answer == second[0].answer
+    assert first[0].score == pytest.approx(second[0].score)
 
 
 def test_a_batch_without_phrases_has_none():

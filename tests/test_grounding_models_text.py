@@ -91,6 +91,22 @@ def test_an_accent_that_the_normaliser_strips_does_not_shift_what_follows():
         assert [WORDS[i] for i in text.ids[chosen]] == [word.replace("é", "e").replace("ü", "u")]
 
 
+def test_spans_are_held_only_with_all_of_their_tokens():
+    text = bert(max_length=5).encode("a redish disc, blue box")
+    assert text.lost_from == 9
+    assert text.holds([(2, 8)])
+    assert text.holds([(2, 9)])  # the blank behind it is nobody's
+    assert not text.holds([(2, 13)])
+    assert not text.holds([(0, 1), (9, 13)])
+    assert not text.holds([(8, 9)])  # a blank has no token
+    assert not text.holds([])
+    assert bert().encode("a redish disc").lost_from is None
+    assert bert().encode("a redish disc").holds([(2, 13)])
+    snow = byte_level(max_length=4).encode("☃☃")  # three bytes each, of which two tokens are left
+    assert snow.lost_from == 0
+    assert not snow.holds([(0, 1)])
+
+
 def test_truncation_keeps_the_end_token_and_loses_what_is_behind():
     text = bert(max_length=5).encode("a redish disc, blue box")
     assert [WORDS[i] for i in text.ids] == ["[CLS]", "a", "red", "##ish", "[SEP]"]

@@ -129,7 +129,7 @@ def test_what_the_hub_does_not_have_is_one_line(monkeypatch, tmp_path, asked):
         load_checkpoint("someone/something")
     assert str(raised.value) == message
     Path("hub/empty").mkdir(parents=True)
-    with pytest.raises(BadInput, match="'owner/empty' on the Hugging Face hub lacks config.json or safetensors"):
+    with pytest.raises(BadInput, match=r"'owner/empty' on the Hugging Face hub lacks config\.json or safetensors"):
         load_checkpoint("owner/empty")
     assert len(asked) == 2
 

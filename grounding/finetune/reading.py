@@ -18,7 +18,8 @@ class Reader:
     """Reads and encodes, and tells how far it is.
 
     workers: processes that encode. With ``skip_bad``, ``skipped`` has the reason for every example left out, by id;
-    without, the first broken one raises BadInput, as does a split of which nothing is left.
+    without, the first broken one raises BadInput, as does a split of which nothing is left. ``dropped_phrases`` has
+    (example id, phrase id) of those that a caption's tokens do not hold, which are not learned from.
     """
 
     benchmark: Benchmark
@@ -26,6 +27,7 @@ class Reader:
     workers: int
     progress: Progress
     skipped: dict[str, str] = field(default_factory=dict)
+    dropped_phrases: list[tuple[str, str]] = field(default_factory=list)
 
     def read(self, split: str, limit: int | None) -> Sequence[Example]:
         """The first ``limit`` examples of a split, or all."""
@@ -47,6 +49,7 @@ class Reader:
             lambda done: self.progress(done, total, f"encoding {split}"),
         )
         self._require(encoded, split)
+        self.dropped_phrases += [(item.example.id, phrase) for item in encoded for phrase in item.dropped_phrases]
         return encoded
 
     def _require(self, found: Sequence[object], split: str) -> None:

@@ -241,6 +241,7 @@ def _finish(
             "device": _device_name(trainer),
             "torch": torch.__version__,
             "skipped": [{"id": id_, "reason": reason} for id_, reason in reader.skipped.items()],
+            "dropped_phrases": [{"example": id_, "phrase": phrase} for id_, phrase in reader.dropped_phrases],
         },
     }
     save_checkpoint(out, model, info)

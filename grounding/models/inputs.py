@@ -25,7 +25,7 @@ class Encoded:
     canvas: np.ndarray
     text: EncodedText
     caption_tokens: np.ndarray  # [T]
-    phrase_tokens: np.ndarray  # [phrases that have tokens, T]
+    phrase_tokens: np.ndarray  # [phrases whose tokens are all there, T]
     phrase_ids: tuple[str, ...]
     dropped_phrases: tuple[str, ...]
 
@@ -62,14 +62,20 @@ class Preprocessor:
         spans: tuple[Span, ...] = ((0, len(example.caption)),)
         if isinstance(example.task, SpatialDescription) and example.task.target_spans:
             spans = example.task.target_spans
-        masks = [text.tokens_of(phrase.spans) for phrase in example.phrases]
-        kept = [i for i, mask in enumerate(masks) if mask.any()]
+        caption_tokens = text.tokens_of(spans)
+        if example.caption.strip() and not caption_tokens.any():
+            raise BadInput(
+                f"example {example.id!r}: no token of its target spans {spans} is among the first {len(text.ids)}, the "
+                "most that the model reads"
+            )
+        kept = [i for i, phrase in enumerate(example.phrases) if text.holds(phrase.spans)]
+        masks = {i: text.tokens_of(example.phrases[i].spans) for i in kept}
         return Encoded(
             example=example,
             canvas=self.canvas(example),
             text=text,
-            caption_tokens=text.tokens_of(spans),
-            phrase_tokens=np.stack([masks[i] for i in kept]) if kept else np.zeros((0, len(text.ids)), dtype=bool),
+            caption_tokens=caption_tokens,
+            phrase_tokens=np.stack(list(masks.values())) if kept else np.zeros((0, len(text.ids)), dtype=bool),
             phrase_ids=tuple(example.phrases[i].id for i in kept),
             dropped_phrases=tuple(p.id for i, p in enumerate(example.phrases) if i not in kept),
         )

@@ -15,18 +15,27 @@ from grounding.examples import Span
 
 @dataclass(frozen=True)
 class EncodedText:
-    """Token ids ``[T]`` and the caption characters ``[T, 2]`` of each token, (0, 0) for special tokens."""
+    """Token ids ``[T]`` and the caption characters ``[T, 2]`` of each token, (0, 0) for special tokens.
+
+    lost_from: the first character of what the token limit cut off; None where nothing was.
+    """
 
     ids: np.ndarray
     offsets: np.ndarray
+    lost_from: int | None = None
 
     def tokens_of(self, spans: Sequence[Span]) -> np.ndarray:
-        """bool ``[T]``: the tokens that overlap any of the spans (all False where truncation lost them)."""
+        """bool ``[T]``: the tokens that overlap any of the spans (all False where there are none)."""
         begins, ends = self.offsets[:, 0], self.offsets[:, 1]
         chosen = np.zeros(len(self.ids), dtype=bool)
         for begin, end in spans:
             chosen |= (begins < end) & (begin < ends) & (begins < ends)
         return chosen
+
+    def holds(self, spans: Sequence[Span]) -> bool:
+        """Whether the spans have tokens, and all of them: none was cut off by the token limit."""
+        cut = self.lost_from is not None and any(end > self.lost_from for _, end in spans)
+        return not cut and bool(self.tokens_of(spans).any())
 
 
 class CaptionTokenizer:
@@ -57,6 +66,7 @@ class CaptionTokenizer:
         return EncodedText(
             np.asarray(encoding.ids, dtype=np.int64),
             np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+            min((begin for part in encoding.overflowing for begin, end in part.offsets if begin < end), default=None),
         )
 
     def save(self, path: Path) -> None:

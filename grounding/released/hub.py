@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 from grounding.errors import BadInput
+from grounding.released.sharded import INDEX
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = (
     "config.json",
     "model*.safetensors",
-    "model.safetensors.index.json",
+    INDEX,
     "tokenizer*.json",
     "vocab.*",
     "merges.txt",

@@ -72,6 +72,7 @@ def command(
 ) -> None:
     """Run a checkpoint over a split and store its activations, predictions and annotations as HDF5."""
     from extract.from_checkpoint import extract_checkpoint
+    from grounding.predictions import DROPPED
 
     with progress_bar("extracting", as_json) as progress:
         run = extract_checkpoint(
@@ -98,8 +99,11 @@ def command(
     skipped = run.manifest["skipped_on_load"] + run.manifest["skipped"]
     size = sum(path.stat().st_size for path in out.glob("*.h5"))
     counts = {"examples": len(run.examples), "phrases": len(run.phrases), "regions": len(run.regions)}
+    dropped = [{"example": example, "phrase": phrase} for example, phrase in run.manifest["dropped_phrases"]]
     result = {"run": str(out), **counts, "sites": len(run.sites), "bytes": size, "skipped": skipped}
+    result |= {"dropped_phrases": dropped}
     text = f"{out}: " + ", ".join(f"{value} {name}" for name, value in counts.items())
     text += f", {len(run.sites)} sites, {size / 1e6:.1f} MB"
     text += "".join(f"\nskipped {item['id']}: {item['reason']}" for item in skipped)
+    text += "".join(f"\nphrase {item['phrase']} of {item['example']} {DROPPED}" for item in dropped)
     show(result, as_json, text + f"\nNext: probe sweep {out}")

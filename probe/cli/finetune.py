@@ -78,6 +78,7 @@ def command(
     from grounding.checkpoint import load_checkpoint
     from grounding.finetune.run import finetune
     from grounding.finetune.settings import FinetuneSettings
+    from grounding.predictions import DROPPED
 
     given |= {"root": str(root) if root is not None else None}
     given |= {"benchmark_options": parse_pairs(option, "--option"), "config": parse_pairs(config, "--config")}
@@ -89,8 +90,9 @@ def command(
     figures = {settings.monitor: training[settings.monitor], "best_step": training["best_step"]}
     result = {"checkpoint": str(out), **figures, "threshold": info["threshold"], "seconds": training["seconds"]}
     lines = [f"{name}: {value}" for name, value in result.items()]
-    result["skipped"] = training["skipped"]
+    result |= {name: training[name] for name in ("skipped", "dropped_phrases")}
     lines += [f"skipped {item['id']}: {item['reason']}" for item in training["skipped"]]
+    lines += [f"phrase {item['phrase']} of {item['example']} {DROPPED}" for item in training["dropped_phrases"]]
     same = [f"--option {pair}" for pair in option or ()] + ([f"--root {root}"] if root is not None else [])
     same += ([f"--data-seed {data_seed}"] if data_seed else []) + (["--skip-bad"] if skip_bad else [])
     following = " ".join([f"probe evaluate --ckpt {out} --benchmark {benchmark} --split dev", *same])
