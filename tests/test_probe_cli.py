@@ -229,3 +229,25 @@ def test_help_does_not_import_torch():
     )
     script += " sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+def test_phrases_beyond_the_token_limit_are_listed_by_every_command(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "short"
+    words = ["finetune", "--model", "vilt-aligner", "--benchmark", "mini-game", "--out", out, *TINY, "--config"]
+    words += ["max_text=12", "--steps", 1, "--batch-size", 4, "--limit-train", 8, "--limit-dev", 4, "--json"]
+    code, printed, _ = run(monkeypatch, capsys, *words)
+    assert code == 0
+    of_training = json.loads(printed)["dropped_phrases"]
+    assert {item["example"].split("/")[1] for item in of_training} == {"train", "dev"}
+    source = ["--ckpt", out, "--benchmark", "mini-game", "--limit", 4]
+    found = {}
+    for command, more in (("evaluate", ["--threshold", 0.5]), ("extract", ["--views", "phrase", "--sites", "norm"])):
+        folder = ["--out", tmp_path / command]
+        code, printed, _ = run(monkeypatch, capsys, command, *source, *more, *folder, "--json")
+        assert code == 0
+        found[command] = json.loads(printed)["dropped_phrases"]
+        _, printed, _ = run(monkeypatch, capsys, command, *source, *more, "--out", tmp_path / f"{command}-again")
+        listed = [line for line in printed.splitlines() if line.endswith("not all of them within the token limit")]
+        assert len(listed) == len(found[command])
+        assert f"phrase {found[command][0]['phrase']} of {found[command][0]['example']} has no tokens" in listed[0]
+    assert found["extract"] == found["evaluate"] == [item for item in of_training if "/dev/" in item["example"]]
