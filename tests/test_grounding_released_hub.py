@@ -122,7 +122,7 @@ def test_what_the_hub_does_not_have_is_one_line(monkeypatch, tmp_path, asked):
     monkeypatch.chdir(tmp_path)
     message = (
         "checkpoint 'someone/something' is neither a path here nor to be had from the Hugging Face hub (Cannot find a "
-        "cached snapshot. Please check your connection and try again.); accepted: a file or folder, a bundled name, or "
+        "cached snapshot.); accepted: a file or folder, a bundled name, or "
         "owner/name where there is a network or a cached copy"
     )
     with pytest.raises(BadInput) as raised:

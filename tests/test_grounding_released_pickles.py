@@ -136,7 +136,17 @@ def test_a_truncated_file_of_the_older_format_is_named(tmp_path):
     assert "old.pth is truncated" in refusal(path)
 
 
-@pytest.mark.parametrize("content", [b"Dear reader,\nthese are no weights.\n", b"\x80\x04\x95", b"\0" * 100])
+@pytest.mark.parametrize(
+    "content", ["Dear reader,\r\n\tthese are no weights.\n", "version https://git-lfs.github.com\n" * 99]
+)
+def test_text_with_the_name_of_a_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "notes.pth"
+    path.write_text(content)
+    expected = f"{path} is a text file (a git-lfs pointer, a web page?); accepted: a file written by torch.save"
+    assert refusal(path) == expected
+
+
+@pytest.mark.parametrize("content", [b"\x80\x04\x95", b"\0" * 100])
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "notes.pth"
     path.write_bytes(content)

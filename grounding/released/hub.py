@@ -35,7 +35,7 @@ def download(name: str) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:  # what the hub raises is one of the two
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(
             f"checkpoint {name!r} is neither a path here nor to be had from the Hugging Face hub ({reason}); accepted: "
             "a file or folder, a bundled name, or owner/name where there is a network or a cached copy"

@@ -82,7 +82,10 @@ def _refused(path: Path, message: str) -> str:
 
 def _damage(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
-        archive = file.read(4) == b"PK\x03\x04"
+        begin = file.read(200)
+    if begin.isascii() and begin.decode("ascii").replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        return f"{path} is a text file (a git-lfs pointer, a web page?); accepted: a file written by torch.save"
+    archive = begin.startswith(b"PK\x03\x04")
     if (archive and not zipfile.is_zipfile(path)) or "EOF" in f"{type(error).__name__} {error}":
         return f"{path} is truncated ({path.stat().st_size} bytes); copy or download it again"
     reason = " ".join(str(error).split())[:80] or type(error).__name__
