@@ -45,7 +45,7 @@ def test_targets_follow_the_batch():
 def test_a_phrase_that_lost_its_tokens_has_no_target():
     example = game()
     late = Phrase("late", "dot", ((29, 32),), (Region((0, 0, 1, 1)),), 1)
-    model = small_vilt(max_text=8)
+    model = small_vilt(max_text=9)
     batch = model.preprocess([replace(example, phrases=(late, *example.phrases))])
     assert batch.phrase_ids == ("p0", "p1")
     torch.testing.assert_close(make_targets(batch).boxes, make_targets(model.preprocess([example])).boxes)
