@@ -89,7 +89,7 @@ class Capture:
 
         def last(module: nn.Module, inputs: Any, output: Tensor | None) -> None:
             self._reached[what] += 1
-            self.sink.attention(site, seen.pop("query"), seen.pop("key"), output)
+            self.sink.attention(site, *site.to_attention(seen.pop("query"), seen.pop("key"), output))
 
         self._add(taps.query, keep("query"))
         self._add(taps.key, keep("key"))

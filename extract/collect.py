@@ -26,7 +26,8 @@ def offered_views(site: Site) -> tuple[str, ...]:
     offered = {
         "phrase": "text" in site.streams,
         "region": "image" in site.streams or "query" in site.streams,
-        "attention": site.attention_path is not None and (joint or "query" in site.streams),
+        "attention": site.attention_path is not None
+        and (joint or "query" in site.streams or site.attention_layout is not None),
         "tokens": True,
     }
     return tuple(view for view in VIEWS if offered[view])
@@ -113,7 +114,7 @@ class Collector:
 
     def attention(self, site: Site, query: Tensor, key: Tensor, bias: Tensor | None) -> None:
         """Attention of the phrases' text tokens to the image, or keep a query site's for the end."""
-        layout, plan = site.layout(self.batch), self.plan
+        layout, plan = (site.attention_layout or site.layout)(self.batch), self.plan
         if layout.text is None or layout.image is None:
             self._late_attention.append((site, query, key, bias))
             return

@@ -39,6 +39,8 @@ class Site:
     to_tokens: module output -> states ``[B, N, D]``; layout: batch -> where the streams are in them.
     phrase_partner, region_partner: the site that supplies phrase or region states where this one lacks the stream.
     attention_path: the attention module (``grounding.models.attention``) whose weights belong to the site.
+    to_attention: its query, key and bias -> those of the B examples; attention_layout: where phrases and patches are
+    among the queries and the keys, if not where they are in the states (cross-attention).
     """
 
     name: str
@@ -52,6 +54,10 @@ class Site:
     phrase_partner: str | None = None
     region_partner: str | None = None
     attention_path: str | None = None
+    to_attention: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]] = (
+        lambda query, key, bias: (query, key, bias)
+    )
+    attention_layout: Callable[[Batch], TokenLayout] | None = None
 
 
 @dataclass

@@ -39,17 +39,23 @@ class EncodedText:
 
 
 class CaptionTokenizer:
-    """A fast tokenizer that keeps at most ``max_length`` tokens, special ones included."""
+    """A fast tokenizer that keeps at most ``max_length`` tokens, special ones included.
 
-    def __init__(self, backend: Tokenizer, max_length: int):
+    pad_id: of the padding token; None for the one that is called ``[PAD]`` or ``<pad>``.
+    """
+
+    def __init__(self, backend: Tokenizer, max_length: int, pad_id: int | None = None):
         self.backend = backend
         self.max_length = max_length
+        self._pad_id = pad_id
         backend.no_padding()
         backend.enable_truncation(max_length)
 
     @property
     def pad_id(self) -> int:
-        """Id of the padding token."""
+        """Id of the padding token. Raises BadInput for a tokenizer without one."""
+        if self._pad_id is not None:
+            return self._pad_id
         for token in ("[PAD]", "<pad>"):
             if (found := self.backend.token_to_id(token)) is not None:
                 return found
@@ -74,17 +80,17 @@ class CaptionTokenizer:
         self.backend.save(str(path))
 
 
-def load_tokenizer(source: str | Path, max_length: int) -> CaptionTokenizer:
+def load_tokenizer(source: str | Path, max_length: int, pad_id: int | None = None) -> CaptionTokenizer:
     """Tokenizer from a ``tokenizer.json``, a folder, or the name of a released one (in the local cache or online).
 
-    Raises BadInput if it cannot be had.
+    max_length, pad_id: as in ``CaptionTokenizer``. Raises BadInput if it cannot be had.
     """
     path = Path(source)
     if path.is_dir() and (path / "tokenizer.json").is_file():
         path = path / "tokenizer.json"
     if path.is_file():
         try:
-            return CaptionTokenizer(Tokenizer.from_file(str(path)), max_length)
+            return CaptionTokenizer(Tokenizer.from_file(str(path)), max_length, pad_id)
         except Exception as error:  # tokenizers raises the bare Exception
             raise BadInput(f"tokenizer {path} cannot be read: {error}") from None
     accepted = "a tokenizer.json, a folder with one, or the name of one on the Hugging Face hub"
@@ -93,7 +99,7 @@ def load_tokenizer(source: str | Path, max_length: int) -> CaptionTokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return CaptionTokenizer(AutoTokenizer.from_pretrained(str(source)).backend_tokenizer, max_length)
+        return CaptionTokenizer(AutoTokenizer.from_pretrained(str(source)).backend_tokenizer, max_length, pad_id)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"tokenizer {str(source)!r} cannot be loaded ({reason}); accepted: {accepted}") from None

@@ -1,0 +1,32 @@
+"""Adapters over Hugging Face transformers: one table from ``model_type`` to the class that adapts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grounding.errors import unknown_choice
+from grounding.models.hf.base import HfModel
+from grounding.models.hf.config import HfConfig, read_config
+from grounding.models.hf.dual import Clip, Siglip, Siglip2
+from grounding.models.text import CaptionTokenizer
+
+ADAPTERS: dict[str, type[HfModel]] = {
+    "clip": Clip,
+    "siglip": Siglip,
+    "siglip2": Siglip2,
+}
+
+
+def adapter(model_type: str) -> type[HfModel]:
+    """The adapter of a ``model_type``. Raises BadInput for one that has none."""
+    if model_type not in ADAPTERS:
+        raise unknown_choice("model_type", model_type, sorted(ADAPTERS))
+    return ADAPTERS[model_type]
+
+
+def build_adapted(config: HfConfig, tokenizer: CaptionTokenizer | None, network: Any = None) -> HfModel:
+    """A model behind its adapter, in eval mode; ``network`` None gives fresh weights. Raises BadInput."""
+    return adapter(config.model_type)(config, tokenizer, network).eval()
+
+
+__all__ = ["ADAPTERS", "HfConfig", "HfModel", "adapter", "build_adapted", "read_config"]

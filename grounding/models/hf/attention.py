@@ -1,0 +1,189 @@
+"""Reading the attention of transformers models: their own modules, whose queries and keys pass through taps.
+
+transformers looks attention functions up by name; ours, ``tapped``, is its ``sdpa`` with identity modules for hooks
+around it, on the modules that have ``taps``. ViLT and BLIP do not look anything up: see ``tap_projections``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from grounding.errors import BadInput
+from grounding.models.attention import attention_weights
+
+TAPPED = "tapped"
+
+
+class HeadTaps(nn.Module):
+    """Scaled dot-product attention of heads that are split already, between identity modules, the places for hooks.
+
+    query: ``[B, heads, N, d]``, scaled so that sqrt(d) remains to divide by; key: ``[B, heads, M, d]``; bias: additive,
+    broadcastable to ``[B, heads, N, M]`` (-inf where a key is masked), or None; output: ``[B, heads, N, d]``.
+    """
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Identity()
+        self.key = nn.Identity()
+        self.bias = nn.Identity()
+        self.output = nn.Identity()
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+        """Attend: ``[B, heads, N, d]``, ``[B, heads, M, d]`` twice -> ``[B, heads, N, d]``."""
+        query, key, bias = self.query(query), self.key(key), self.bias(bias)
+        return self.output(functional.scaled_dot_product_attention(query, key, value, bias, dropout))
+
+
+def register() -> None:
+    """Make the attention function known to transformers, any number of times."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(TAPPED, tapped_attention)
+    AttentionMaskInterface.register(TAPPED, sdpa_mask)
+
+
+def tapped_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: query ``[B, heads, N, d]`` -> ``[B, N, heads, d]``; keys may have fewer heads.
+
+    Raises BadInput for an option that the fused kernel does not have.
+    """
+    taps = getattr(module, "taps", None)
+    if taps is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **others
+        )  # fmt: skip
+    for option in ("softcap", "position_bias"):  # options of the stock function that the kernel would drop
+        if others.get(option) is not None:
+            raise BadInput(f"attention of {type(module).__name__} has a {option}; accepted: none")
+    groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, 1) if groups > 1 else states for states in (key, value))
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    bias = additive(attention_mask, query.dtype)
+    if bias is None and causal and query.shape[2] > 1:
+        allowed = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        bias = additive(allowed[None, None], query.dtype)
+    if scaling is not None and not math.isclose(scaling * math.sqrt(query.shape[-1]), 1.0):
+        query = query * (scaling * math.sqrt(query.shape[-1]))
+    return taps(query, key, value, bias, dropout).transpose(1, 2).contiguous(), None
+
+
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask, True where a key may be seen or already additive, as an additive bias that is -inf where it may not."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
+    return mask.to(dtype).masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -math.inf)
+
+
+def attach_taps(module: nn.Module) -> None:
+    """Give an attention module that looks its function up the taps that ``tapped_attention`` finds."""
+    module.add_module("taps", HeadTaps(_heads(module)))
+
+
+def tap_projections(module: nn.Module) -> None:
+    """Give taps to an attention module in BERT's form (``query``, ``key``, ``value``) that computes its own softmax.
+
+    ViLT's and the text encoder of BLIP's do. The module keeps its weights; what it computes is the same, fused.
+    """
+    module.add_module("taps", HeadTaps(_heads(module)))
+    module.forward = partial(_attend_projected, module)  # type: ignore[method-assign]
+
+
+def tap_fused(module: nn.Module) -> None:
+    """The same for an attention module of BLIP's image encoder (``qkv`` and ``projection``)."""
+    module.add_module("taps", HeadTaps(_heads(module)))
+    module.forward = partial(_attend_fused, module)  # type: ignore[method-assign]
+
+
+def _attend_fused(module: Any, hidden_states: Tensor, **others: Any) -> tuple[Tensor, None]:
+    parts = module.qkv(hidden_states).chunk(3, dim=-1)
+    query, key, value = (part.unflatten(-1, (module.taps.heads, -1)).transpose(1, 2) for part in parts)
+    attended = module.taps(query, key, value, None, module.dropout.p if module.training else 0.0)
+    return module.projection(attended.transpose(1, 2).flatten(2)), None
+
+
+def _attend_projected(
+    module: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    encoder_hidden_states: Tensor | None = None,
+    encoder_attention_mask: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    crossed = encoder_hidden_states is not None
+    others_states = encoder_hidden_states if crossed else hidden_states
+    mask = encoder_attention_mask if crossed else attention_mask
+    query, key, value = (
+        projection(states).unflatten(-1, (module.taps.heads, -1)).transpose(1, 2)
+        for projection, states in (
+            (module.query, hidden_states), (module.key, others_states), (module.value, others_states)
+        )
+    )  # fmt: skip
+    dropout = module.dropout.p if module.training else 0.0
+    attended = module.taps(query, key, value, additive(mask, query.dtype), dropout)
+    return attended.transpose(1, 2).flatten(2), None
+
+
+def _heads(module: nn.Module) -> int:
+    """Attention heads of a module, under any of the names that transformers has for their number."""
+    for holder in (module, getattr(module, "config", None)):
+        for name in ("num_heads", "num_attention_heads"):
+            if isinstance(getattr(holder, name, None), int):
+                return getattr(holder, name)
+    raise BadInput(f"{type(module).__name__} does not tell its number of attention heads")
+
+
+Weights = Callable[[], Tensor]
+
+
+@contextmanager
+def mean_attention(modules: Sequence[nn.Module]) -> Iterator[Weights]:
+    """Inside it, one forward pass; then the function gives the mean weights of all heads of all modules, fp32.
+
+    All modules must attend from equally many tokens to equally many: ``[B, N, M]``.
+    """
+    seen: list[dict[str, Any]] = [{} for _ in modules]
+
+    def keep(store: dict[str, Any], name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            store[name] = output
+
+        return hook
+
+    handles = [
+        getattr(module.taps, name).register_forward_hook(keep(store, name))  # type: ignore[union-attr]
+        for module, store in zip(modules, seen, strict=True)
+        for name in ("query", "key", "bias")
+    ]
+
+    def weights() -> Tensor:
+        return sum(attention_weights(**store).mean(1) for store in seen) / len(seen)  # type: ignore[return-value]
+
+    try:
+        yield weights
+    finally:
+        for handle in handles:
+            handle.remove()

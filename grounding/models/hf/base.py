@@ -1,0 +1,170 @@
+"""What all adapters share: a transformers model behind the toolkit's protocol, one image at a time.
+
+A game's candidates are taken off the canvas, run as images of their own, and their tokens put back in raster order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from grounding.examples import Example
+from grounding.models.base import Batch, GroundingModel, Site, TokenLayout
+from grounding.models.hf.attention import TAPPED, attach_taps, register
+from grounding.models.hf.config import HfConfig
+from grounding.models.hf.images import Candidates, SquarePreprocessor
+from grounding.models.text import CaptionTokenizer
+
+
+class HfModel(GroundingModel):
+    """Base of the adapters: ``network`` is the untouched transformers model.
+
+    An adapter names the transformers class (``architecture``), says how many pixels and tokens a side of its image has
+    (``image_size``) and how many tokens a caption (``text_limit``), lists its ``sites`` and computes ``forward``.
+    full_text: captions are padded to the limit, as the model was trained. attention: transformers' name of its attention
+    function; ``eager`` where its modules look none up. Text states of a model that reads both are
+    those of the pass over the image that the phrases are annotated in, since the regions that probes compare lie there;
+    answers never use that choice.
+    """
+
+    architecture: ClassVar[str]
+    full_text: ClassVar[bool] = False
+    attention: ClassVar[str] = TAPPED
+    config: HfConfig
+
+    def __init__(self, config: HfConfig, tokenizer: CaptionTokenizer | None, network: Any = None):
+        super().__init__()
+        self.config = config
+        settings = config.transformers_config if network is None else network.config
+        self.settings = settings
+        self.network = self.fresh_network(settings) if network is None else network
+        size, cells = self.image_size(settings)
+        self.preprocessor = SquarePreprocessor(
+            tokenizer,  # type: ignore[arg-type]
+            candidate_size=size,
+            multiple=size,
+            stride=max(1, size // cells),
+            pad_text_to=self.text_limit(settings) if self.full_text else None,
+            cells=cells,
+            resample=Image.Resampling(config.resample),
+        )
+        self.register_buffer("image_mean", 255 * torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", 255 * torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        self._candidates: Candidates | None = None
+        for path in dict.fromkeys(site.attention_path for site in self.sites()):
+            if path is not None:
+                self.tap(self.get_submodule(path))
+
+    @classmethod
+    def fresh_network(cls, settings: Any) -> Any:
+        """The transformers model with fresh weights, its attention tapped."""
+        import transformers
+
+        register()
+        settings._attn_implementation = cls.attention
+        return getattr(transformers, cls.architecture)(settings).eval()
+
+    @staticmethod
+    def image_size(settings: Any) -> tuple[int, int]:
+        """Pixels and image tokens along the side of an image."""
+        vision = settings.vision_config
+        return vision.image_size, vision.image_size // vision.patch_size
+
+    @staticmethod
+    def text_limit(settings: Any) -> int:
+        """Most tokens of a caption."""
+        return settings.text_config.max_position_embeddings
+
+    @staticmethod
+    def tap(module: Any) -> None:
+        """Give the attention module of a site its taps."""
+        attach_taps(module)
+
+    def preprocess(self, examples: Sequence[Example]) -> Batch:
+        """Every image becomes a square of the model's own size; see ``SquarePreprocessor``."""
+        return self.preprocessor.collate([self.preprocessor.encode(example) for example in examples])
+
+    def take(self, batch: Batch) -> tuple[Candidates, Tensor]:
+        """The images of a batch, and their pixel values ``[M, 3, S, S]`` as the image processor gives them."""
+        candidates = Candidates.of(batch, self.preprocessor.candidate_size)
+        self._candidates = candidates  # the hooks of this pass put tokens where they belong
+        pixels = (candidates.images - self.image_mean) / self.image_std
+        return candidates, pixels.to(next(self.network.parameters()).dtype)
+
+    @property
+    def candidates(self) -> Candidates:
+        """Those of the latest pass."""
+        assert self._candidates is not None, "a site is read outside a forward pass"
+        return self._candidates
+
+    def layers(self, path: str) -> list[str]:
+        """Paths of the modules in the list at ``path``."""
+        return [f"{path}.{k}" for k in range(len(self.get_submodule(path)))]  # type: ignore[arg-type]
+
+    def image_site(
+        self, name: str, path: str, stage: str, layer: int, width: int, *, skip: int = 0, **others: Any
+    ) -> Site:
+        """A site with the image tokens of each candidate ``[M, skip + cells, D]``, the first ``skip`` of them classes."""
+
+        def to_tokens(output: Any) -> Tensor:
+            return self.candidates.stack(first(output)[:, skip : skip + self.cells]).flatten(1, 2)
+
+        return Site(name, path, stage, layer, ("image",), width, image_only, to_tokens, **others)
+
+    def text_site(
+        self, name: str, path: str, stage: str, layer: int, width: int, *, rows: str = "examples", **others: Any
+    ) -> Site:
+        """A site with text tokens: of a pass over the captions (rows ``examples``) or over M images (``candidates``)."""
+
+        def to_tokens(output: Any) -> Tensor:
+            states = first(output)
+            return states[self.candidates.own] if rows == "candidates" else states[: len(self.candidates.own)]
+
+        return Site(name, path, stage, layer, ("text",), width, text_only, to_tokens, **others)
+
+    @property
+    def cells(self) -> int:
+        """Image tokens of an image."""
+        return self.preprocessor.cells**2  # type: ignore[union-attr]
+
+    def own_attention(self, image: slice) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        """For ``Site.to_attention``: queries and keys of the pass over each example's own image.
+
+        image: the image tokens among that pass's keys. On the canvas the other candidates' keys are masked: the
+        phrase's states were computed without them.
+        """
+
+        def to_attention(query: Tensor, key: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+            candidates = self.candidates
+            if bias is None:
+                bias = key.new_zeros(1, 1, 1, key.shape[2])
+            bias = bias.expand(len(key), *bias.shape[1:])
+            columns = bias.flatten(1, 2)[..., None]  # [M, heads * N, L, 1]: its keys are where those of key are
+            placed = candidates.own_keys(columns, image, -torch.inf)[..., 0].unflatten(1, bias.shape[1:3])
+            return query[candidates.own], candidates.own_keys(key, image), placed
+
+        return to_attention
+
+
+def first(output: Any) -> Tensor:
+    """The states of a module that gives them alone or before other things."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def image_only(batch: Batch) -> TokenLayout:
+    """The image tokens of all candidates and nothing else."""
+    return TokenLayout(image=slice(0, batch.grid[0] * batch.grid[1]))
+
+
+def text_only(batch: Batch) -> TokenLayout:
+    """The caption's tokens and nothing else."""
+    return TokenLayout(text=slice(0, batch.input_ids.shape[1]))
+
+
+def crossed(batch: Batch) -> TokenLayout:
+    """For ``Site.attention_layout``: captions look at images, as ``HfModel.own_attention`` arranges both."""
+    return TokenLayout(text=slice(0, batch.input_ids.shape[1]), image=slice(0, batch.grid[0] * batch.grid[1]))

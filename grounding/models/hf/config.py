@@ -1,0 +1,106 @@
+"""What an adapter must know of a Hugging Face model beside its weights: the settings of both encoders and of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from grounding.config_files import read_json_object
+from grounding.errors import BadInput
+from grounding.models.base import ModelConfig
+
+PREPROCESSOR, TOKENIZER_CONFIG = "preprocessor_config.json", "tokenizer_config.json"
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class HfConfig(ModelConfig):
+    """A transformers model and how it wants images.
+
+    model_type: the key of ``ADAPTERS``. settings: of ``config.json``, as transformers would write them. mean, std: of
+    the pixels in 0..1, by channel. resample: PIL's filter that images are resized with. pad_id: of the padding token;
+    None leaves it to the tokenizer.
+    """
+
+    model: ClassVar[str] = "hf"
+    model_type: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = HALF
+    std: tuple[float, ...] = HALF
+    resample: int = int(Image.Resampling.BICUBIC)
+    pad_id: int | None = None
+
+    @property
+    def transformers_config(self) -> Any:
+        """The settings as transformers' own object, a new one each time. Raises BadInput."""
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.for_model(self.model_type, **{k: v for k, v in self.settings.items() if k != "model_type"})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadInput(f"settings of a {self.model_type!r} model: {str(error).splitlines()[0]}") from None
+
+    @property
+    def max_text(self) -> int:
+        """Most tokens of a caption."""
+        from grounding.models.hf import adapter
+
+        return adapter(self.model_type).text_limit(self.transformers_config)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model has embeddings for."""
+        settings = self.transformers_config
+        return int(settings.get_text_config().vocab_size)
+
+
+def read_config(folder: Path) -> HfConfig:
+    """Settings of a folder's ``config.json`` and, where it has them, of its image processor and its tokenizer.
+
+    Raises BadInput naming the file and the value.
+    """
+    settings = read_json_object(folder / "config.json")
+    kind = settings.get("model_type")
+    return HfConfig(
+        model_type=str(kind),
+        settings={name: value for name, value in settings.items() if name not in ("transformers_version", "dtype")},
+        **_image_settings(folder / PREPROCESSOR),
+        pad_id=_padding_token(folder, settings),
+    )
+
+
+def _image_settings(path: Path) -> dict[str, Any]:
+    """Mean, standard deviation and filter of an image processor; what it leaves out has the usual value."""
+    if not path.is_file():
+        raise BadInput(f"{path} does not exist; it tells the mean and the standard deviation of the pixels")
+    given, chosen = read_json_object(path), {}
+    for theirs, ours in (("image_mean", "mean"), ("image_std", "std")):
+        values = given.get(theirs, list(HALF))
+        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
+            raise BadInput(f"{path}: {theirs} {values!r}; accepted: three numbers")
+        chosen[ours] = tuple(map(float, values))
+    resample = given.get("resample", HfConfig.resample)
+    if resample not in list(Image.Resampling):
+        raise BadInput(f"{path}: resample {resample!r}; accepted: {min(Image.Resampling)} to {max(Image.Resampling)}")
+    return {**chosen, "resample": int(resample)}
+
+
+def _padding_token(folder: Path, settings: Mapping[str, Any]) -> int | None:
+    """Id of the padding token that the tokenizer's settings name; else the one that the model's settings number."""
+    from tokenizers import Tokenizer
+
+    named = read_json_object(folder / TOKENIZER_CONFIG).get("pad_token") if _has(folder, TOKENIZER_CONFIG) else None
+    token = named.get("content") if isinstance(named, Mapping) else named
+    if token is not None and _has(folder, "tokenizer.json"):
+        return Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(str(token))
+    text = settings.get("text_config")
+    number = (text if isinstance(text, Mapping) else settings).get("pad_token_id")
+    return number if isinstance(number, int) and number >= 0 else None
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / name).is_file()

@@ -1,0 +1,120 @@
+"""Tiny Hugging Face models of random weights, and what every adapter must hold to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from small_models import CAPTIONS, captured, game, single_image
+from torch import Tensor
+
+from extract.run import extract
+from extract.self_checks import CAPTION, LONGER, run_self_checks
+from grounding.benchmarks import open_benchmark
+from grounding.models.hf import HfConfig, HfModel, build_adapted
+from grounding.models.text import CaptionTokenizer, train_tokenizer
+
+MAX_TEXT = 24
+TEXT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": MAX_TEXT, "vocab_size": 200, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+VISION = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+DUAL = {"text_config": TEXT, "vision_config": VISION, "projection_dim": 20}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "clip": DUAL,
+    "siglip": {"text_config": {**TEXT, "projection_size": 24}, "vision_config": VISION},
+    "siglip2": {
+        "text_config": {**TEXT, "projection_size": 24},
+        "vision_config": {**{k: v for k, v in VISION.items() if k != "image_size"}, "num_patches": 16},
+    },
+}
+
+
+def tokenizer() -> CaptionTokenizer:
+    """A WordPiece tokenizer that knows the words of the tests."""
+    return train_tokenizer([*CAPTIONS, CAPTION, LONGER], MAX_TEXT)
+
+
+def tiny(model_type: str, **changes: Any) -> Any:
+    """A model behind its adapter, its weights large enough to matter."""
+    settings = {**SETTINGS[model_type], "model_type": model_type, **changes}
+    torch.manual_seed(0)
+    model = build_adapted(HfConfig(model_type, settings, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)), tokenizer())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.add_(0.1 * noise)
+    return model
+
+
+def check_certificate(model: HfModel, known: tuple[str, ...] = ()) -> None:
+    """Every self-check passes, but those that the model itself explains."""
+    checks = run_self_checks(model)
+    assert len(checks) == 8, checks
+    assert {check.name: check.detail for check in checks if check.status == "failed"} == {}
+    assert tuple(check.name for check in checks if check.status == "known") == known
+
+
+def pixels_of(model: Any, example: Any) -> Tensor:
+    """Pixel values ``[N, 3, S, S]`` of an example's images, by another way than the adapter's."""
+    size = model.preprocessor.candidate_size
+    mean, std = (np.array(getattr(model.config, name)) for name in ("mean", "std"))
+    images = [(np.asarray(image) / 255.0 - mean) / std for image in example.images]
+    assert all(image.shape[:2] == (size, size) for image in images)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+
+
+def square_game(model: Any, **changes: Any) -> Any:
+    """A game whose candidates have the model's own size already."""
+    return game(size=model.preprocessor.candidate_size, **changes)
+
+
+def changed_cells(model: Any, site: str, slot: int, row: int, column: int) -> list[tuple[int, int]]:
+    """(row on the canvas, column) of the image tokens of ``site`` that change with the pixels of one cell."""
+    example = square_game(model)
+    size, cells = model.preprocessor.candidate_size, model.preprocessor.cells
+    patch = size // cells
+    images = [np.array(image) for image in example.images]
+    images[slot][row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] ^= 255
+    from dataclasses import replace
+
+    seen = [captured(model, [one])[0].state[site] for one in (example, replace(example, images=tuple(images)))]
+    grid = (len(images) * cells, cells)
+    moved = (seen[0] != seen[1]).any(-1)[0][: grid[0] * grid[1]].view(grid)
+    return [(int(r), int(c)) for r, c in moved.nonzero()]
+
+
+def check_extraction(model: HfModel, out: Path, views: tuple[str, ...]) -> Any:
+    """A run over generated games and one over a wide image, end to end; returns the games' run."""
+    games = open_benchmark("mini-game", None, 0).load("dev", 3, False)
+    wide = [*open_benchmark("mini-sdr", None, 0).load("dev", 1, False), single_image()]
+    run = extract(model, games, out / "games", identity={"test": 1}, views=views, batch_size=2)
+    other = extract(model, wide, out / "wide", identity={"test": 2}, views=views, batch_size=2)
+    for done, examples in ((run, games), (other, wide)):
+        assert list(done.examples["id"]) == [example.id for example in examples]
+        assert len(done.phrases) + len(done.manifest["dropped_phrases"]) == sum(len(e.phrases) for e in examples)
+        for site in done.sites:
+            if "phrase" in site.views:
+                assert np.isfinite(done.read(site.name, "phrase")).all()
+    return run
+
+
+def write_folder(model: Any, folder: Path, sharded: bool = False) -> Path:
+    """A Hugging Face folder of a model: weights, settings, image processor and tokenizer."""
+    model.network.save_pretrained(folder, max_shard_size="20KB" if sharded else "1GB")
+    processor = {"image_mean": model.config.mean, "image_std": model.config.std, "resample": 2}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    model.preprocessor.tokenizer.save(folder / "tokenizer.json")
+    return folder
