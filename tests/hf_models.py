@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "text_config": {**TEXT, "projection_size": 24},
         "vision_config": {**{k: v for k, v in VISION.items() if k != "image_size"}, "num_patches": 16},
     },
+    "blip": {
+        "text_config": {**TEXT, "encoder_hidden_size": 24, "hidden_dropout_prob": 0.0},
+        "vision_config": VISION,
+        "image_text_hidden_size": 16,
+    },
+    "vilt": {**TEXT, "image_size": 32, "patch_size": 8, "hidden_dropout_prob": 0.0},
 }
 
 
@@ -80,18 +87,19 @@ def square_game(model: Any, **changes: Any) -> Any:
     return game(size=model.preprocessor.candidate_size, **changes)
 
 
-def changed_cells(model: Any, site: str, slot: int, row: int, column: int) -> list[tuple[int, int]]:
-    """(row on the canvas, column) of the image tokens of ``site`` that change with the pixels of one cell."""
+def changed_cells(model: Any, site: str, slot: int, row: int, column: int, text: int = 0) -> list[tuple[int, int]]:
+    """(row on the canvas, column) of the image tokens of ``site`` that change with the pixels of one cell.
+
+    text: tokens before them.
+    """
     example = square_game(model)
     size, cells = model.preprocessor.candidate_size, model.preprocessor.cells
     patch = size // cells
     images = [np.array(image) for image in example.images]
     images[slot][row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] ^= 255
-    from dataclasses import replace
-
     seen = [captured(model, [one])[0].state[site] for one in (example, replace(example, images=tuple(images)))]
     grid = (len(images) * cells, cells)
-    moved = (seen[0] != seen[1]).any(-1)[0][: grid[0] * grid[1]].view(grid)
+    moved = (seen[0] != seen[1]).any(-1)[0][text : text + grid[0] * grid[1]].view(grid)
     return [(int(r), int(c)) for r, c in moved.nonzero()]
 
 

@@ -6,14 +6,18 @@ from typing import Any
 
 from grounding.errors import unknown_choice
 from grounding.models.hf.base import HfModel
+from grounding.models.hf.blip import BlipMatching
 from grounding.models.hf.config import HfConfig, read_config
 from grounding.models.hf.dual import Clip, Siglip, Siglip2
+from grounding.models.hf.vilt import ViltRetrieval
 from grounding.models.text import CaptionTokenizer
 
 ADAPTERS: dict[str, type[HfModel]] = {
     "clip": Clip,
     "siglip": Siglip,
     "siglip2": Siglip2,
+    "blip": BlipMatching,
+    "vilt": ViltRetrieval,
 }
 
 

@@ -129,17 +129,18 @@ def _attend_projected(
     module: Any,
     hidden_states: Tensor,
     attention_mask: Tensor | None = None,
+    *flags: bool,
     encoder_hidden_states: Tensor | None = None,
     encoder_attention_mask: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     crossed = encoder_hidden_states is not None
-    others_states = encoder_hidden_states if crossed else hidden_states
+    looked_at = encoder_hidden_states if crossed else hidden_states
     mask = encoder_attention_mask if crossed else attention_mask
     query, key, value = (
         projection(states).unflatten(-1, (module.taps.heads, -1)).transpose(1, 2)
         for projection, states in (
-            (module.query, hidden_states), (module.key, others_states), (module.value, others_states)
+            (module.query, hidden_states), (module.key, looked_at), (module.value, looked_at)
         )
     )  # fmt: skip
     dropout = module.dropout.p if module.training else 0.0

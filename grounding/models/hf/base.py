@@ -126,6 +126,18 @@ class HfModel(GroundingModel):
 
         return Site(name, path, stage, layer, ("text",), width, text_only, to_tokens, **others)
 
+    def joint_site(self, name: str, path: str, stage: str, layer: int, width: int, **others: Any) -> Site:
+        """A site of a pass over M images with text first and patches last: ``[M, T + others + cells, D]``."""
+        patches = slice(-self.cells, None)
+
+        def to_tokens(output: Any) -> Tensor:
+            states, candidates = first(output), self.candidates
+            text = states[candidates.own, : candidates.text_tokens]
+            return torch.cat([text, candidates.stack(states[:, patches]).flatten(1, 2)], dim=1)
+
+        looks: Any = {"to_attention": self.own_attention(patches), "attention_layout": crossed}
+        return Site(name, path, stage, layer, ("text", "image"), width, text_then_image, to_tokens, **looks, **others)
+
     @property
     def cells(self) -> int:
         """Image tokens of an image."""
@@ -163,6 +175,12 @@ def image_only(batch: Batch) -> TokenLayout:
 def text_only(batch: Batch) -> TokenLayout:
     """The caption's tokens and nothing else."""
     return TokenLayout(text=slice(0, batch.input_ids.shape[1]))
+
+
+def text_then_image(batch: Batch) -> TokenLayout:
+    """The caption's tokens, then the image tokens of all candidates."""
+    tokens = batch.input_ids.shape[1]
+    return TokenLayout(text=slice(0, tokens), image=slice(tokens, tokens + batch.grid[0] * batch.grid[1]))
 
 
 def crossed(batch: Batch) -> TokenLayout:

@@ -44,7 +44,7 @@ class Candidates:
 
     images: uint8 ``[M, 3, S, S]``. example: int64 ``[M]``. real: bool ``[B, N]``, the candidates that there are. own:
     int64 ``[B]``, among the M the image that an example's phrases are annotated in: a game's target.
-    own_place: int64 ``[B]``, its place among the candidates.
+    own_place: int64 ``[B]``, its place among the candidates. text_tokens: T of the batch.
     """
 
     images: Tensor
@@ -52,6 +52,7 @@ class Candidates:
     real: Tensor
     own: Tensor
     own_place: Tensor
+    text_tokens: int
 
     @classmethod
     def of(cls, batch: Batch, size: int) -> Candidates:
@@ -62,7 +63,7 @@ class Candidates:
         squares = batch.images.unflatten(2, (most, size)).transpose(1, 2)  # [B, N, 3, S, S]
         place = torch.tensor([example.target_index for example in batch.examples], device=counts.device)
         first = counts.cumsum(0) - counts
-        return cls(squares[real], real.nonzero()[:, 0], real, first + place, place)
+        return cls(squares[real], real.nonzero()[:, 0], real, first + place, place, batch.input_ids.shape[1])
 
     def stack(self, states: Tensor) -> Tensor:
         """Per image ``[M, ...]`` -> per example and candidate ``[B, N, ...]``, zero where there is none."""
@@ -77,8 +78,9 @@ class Candidates:
         other candidates' places hold ``fill``.
         """
         keys = keys[self.own]
-        cells = keys[:, :, image]
-        before, after = keys[:, :, : image.start], keys[:, :, image.stop :]
+        begin, end, _ = image.indices(keys.shape[2])
+        cells = keys[:, :, begin:end]
+        before, after = keys[:, :, :begin], keys[:, :, end:]
         batch, heads, count, width = cells.shape
         canvas = keys.new_full((batch, self.real.shape[1], heads, count, width), fill)
         canvas[torch.arange(batch, device=keys.device), self.own_place] = cells
