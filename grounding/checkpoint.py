@@ -20,10 +20,12 @@ from safetensors.torch import save_file
 from grounding.config_files import config_from_json, read_json_object
 from grounding.errors import BadInput, unknown_choice
 from grounding.models import MODELS, GroundingModel
+from grounding.models.hf import HfConfig
 from grounding.models.text import CaptionTokenizer, load_tokenizer
 from grounding.released import ACCEPTED, LoadReport, Stored, load_strictly, open_released
 from grounding.released.formats import read_safetensors
 from grounding.released.hub import download, may_be_on_the_hub
+from grounding.released.hugging_face import has_adapter, load_hugging_face, open_hugging_face
 from grounding.released.strict import Weights
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -116,6 +118,8 @@ def open_stored(source: str | Path, weights: str | None = None, config: Mapping[
     path = find_checkpoint(source)
     if path.is_dir() and "model_type" not in read_json_object(path / CONFIG):
         return _open_own(source, path, weights, config or {})
+    if path.is_dir() and has_adapter(path):
+        return open_hugging_face(path, weights, config)
     return open_released(path, weights, config)
 
 
@@ -139,8 +143,9 @@ def load_checkpoint(
     if tokenizer is None and stored.tokenizer is None:
         needed = f"the one it was trained with, {stored.trained_with}," if stored.trained_with else "one"
         raise BadInput(f"checkpoint {str(source)!r} has no {TOKENIZER}; give {needed} with --tokenizer")
-    captions = load_tokenizer(tokenizer or stored.tokenizer or "", stored.config.max_text)  # type: ignore[attr-defined]
-    built, report = load_strictly(stored.config, stored.weights, captions, _weights_file(stored))
+    padding = stored.config.pad_id if isinstance(stored.config, HfConfig) else None
+    captions = load_tokenizer(tokenizer or stored.tokenizer or "", stored.config.max_text, padding)  # type: ignore[attr-defined]
+    built, report = _build(stored, captions)
     return Checkpoint(
         stored.path,
         built.to(device),
@@ -157,7 +162,7 @@ def inspect_checkpoint(
 ) -> Inspection:
     """Load a checkpoint strictly, without a tokenizer, and say what it holds. Raises BadInput as loading does."""
     stored = open_stored(source, weights, config)
-    model, report = load_strictly(stored.config, stored.weights, None, _weights_file(stored))
+    model, report = _build(stored, None)
     return Inspection(stored, report, sum(parameter.numel() for parameter in model.parameters()))
 
 
@@ -175,6 +180,8 @@ def convert_checkpoint(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"out {str(out)!r} exists; accepted: a new folder, or an empty one")
+    if isinstance(open_stored(source, weights, config).config, HfConfig):
+        raise BadInput(f"checkpoint {str(source)!r} is a Hugging Face folder, which every command takes as it is")
     loaded = load_checkpoint(source, tokenizer=tokenizer, weights=weights, config=config)
     origin = {"file": loaded.path.name, "format": loaded.format, "weights": loaded.chosen, "content": loaded.content}
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -212,8 +219,10 @@ def _open_own(source: str | Path, folder: Path, weights: str | None, config: Map
     )
 
 
-def _weights_file(stored: Stored) -> Path:
-    return stored.files[-1]
+def _build(stored: Stored, tokenizer: CaptionTokenizer | None) -> tuple[GroundingModel, LoadReport]:
+    if isinstance(stored.config, HfConfig):
+        return load_hugging_face(stored, tokenizer)
+    return load_strictly(stored.config, stored.weights, tokenizer, stored.files[-1])
 
 
 def _content_hash(stored: Stored, tokenizer: CaptionTokenizer) -> str:

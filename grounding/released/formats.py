@@ -14,6 +14,7 @@ from torch import Tensor
 from grounding.config_files import checked_fields, config_from_json, read_json_object
 from grounding.errors import BadInput, unknown_choice
 from grounding.models import ModelConfig, model_config
+from grounding.models.hf import ADAPTERS
 from grounding.released.names import kind_of, our_weights, without_wrapper
 from grounding.released.pickles import read_pickle
 from grounding.released.sharded import INDEX, read_sharded
@@ -22,7 +23,8 @@ from grounding.released.strict import Weights
 
 ACCEPTED = (
     "a folder of probe finetune or probe convert (config.json, model.safetensors), a Lightning .ckpt of the study or "
-    "of ViLT, an MDETR .pth, a Hugging Face ViLT folder or its name on the hub, a state dict (.pt, .pth, .safetensors)"
+    "of ViLT, an MDETR .pth, a Hugging Face folder (ViLT, or a model with an adapter) or its name on the hub, a state "
+    "dict (.pt, .pth, .safetensors)"
 )
 CHOICES = ("ema", "raw")
 TRAINING = "state of training, not a weight"
@@ -164,7 +166,8 @@ def _folder(path: Path) -> _Found:
     content = read_json_object(path / "config.json")
     kind = content.get("model_type")
     if kind != "vilt":
-        raise BadInput(f"{path} is a Hugging Face folder with model_type {kind!r}; accepted: vilt")
+        accepted = ", ".join(sorted({"vilt", *ADAPTERS}))
+        raise BadInput(f"{path} is a Hugging Face folder with model_type {kind!r}; accepted: {accepted}")
     for name, value in (("qkv_bias", True), ("hidden_act", "gelu"), ("num_channels", 3)):
         if content.get(name, value) != value:
             raise BadInput(f"{path / 'config.json'}: {name} {content[name]!r} is not supported; accepted: {value!r}")

@@ -13,7 +13,8 @@ from grounding.config_files import read_json_object
 from grounding.errors import BadInput
 from grounding.models.base import ModelConfig
 
-PREPROCESSOR, TOKENIZER_CONFIG = "preprocessor_config.json", "tokenizer_config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -37,12 +38,14 @@ class HfConfig(ModelConfig):
     @property
     def transformers_config(self) -> Any:
         """The settings as transformers' own object, a new one each time. Raises BadInput."""
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig
 
+        given = {name: value for name, value in self.settings.items() if name != "model_type"}
         try:
-            return AutoConfig.for_model(self.model_type, **{k: v for k, v in self.settings.items() if k != "model_type"})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise BadInput(f"settings of a {self.model_type!r} model: {str(error).splitlines()[0]}") from None
+            return AutoConfig.for_model(self.model_type, **given)
+        except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+            raise BadInput(f"settings of a {self.model_type!r} model: {' '.join(str(error).split())}") from None
 
     @property
     def max_text(self) -> int:
@@ -68,16 +71,18 @@ def read_config(folder: Path) -> HfConfig:
     return HfConfig(
         model_type=str(kind),
         settings={name: value for name, value in settings.items() if name not in ("transformers_version", "dtype")},
-        **_image_settings(folder / PREPROCESSOR),
+        **_image_settings(folder),
         pad_id=_padding_token(folder, settings),
     )
 
 
-def _image_settings(path: Path) -> dict[str, Any]:
+def _image_settings(folder: Path) -> dict[str, Any]:
     """Mean, standard deviation and filter of an image processor; what it leaves out has the usual value."""
+    path = folder / (PREPROCESSOR if _has(folder, PREPROCESSOR) else PROCESSOR)
     if not path.is_file():
-        raise BadInput(f"{path} does not exist; it tells the mean and the standard deviation of the pixels")
-    given, chosen = read_json_object(path), {}
+        raise BadInput(f"{folder} has no {PREPROCESSOR}, which tells the mean and the standard deviation of pixels")
+    given: Any = read_json_object(path)
+    given, chosen = given if path.name == PREPROCESSOR else given.get("image_processor", {}), {}
     for theirs, ours in (("image_mean", "mean"), ("image_std", "std")):
         values = given.get(theirs, list(HALF))
         if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):

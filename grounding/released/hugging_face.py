@@ -1,0 +1,113 @@
+"""Hugging Face folders of the models that have an adapter: strictly, from safetensors, nothing of theirs executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from grounding.config_files import read_json_object
+from grounding.errors import BadInput
+from grounding.models.hf import ADAPTERS, HfConfig, HfModel, adapter, build_adapted, read_config
+from grounding.models.hf.attention import register
+from grounding.models.text import CaptionTokenizer
+from grounding.released.formats import Stored
+from grounding.released.strict import POSITIONS, LoadReport, Weights
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+NUMBERS = "the numbers 0, 1, 2, ..., which the model makes itself"
+LEFT_OUT = "not in the model, or under another name there; transformers says so"
+
+
+def has_adapter(folder: Path) -> bool:
+    """Is the folder for an adapter? A ViLT is where it has the retrieval head; others go to our own ViLT-Aligner."""
+    settings = read_json_object(folder / "config.json")
+    kind = settings.get("model_type")
+    return kind in ADAPTERS and (kind != "vilt" or ADAPTERS["vilt"].architecture in settings.get("architectures", ()))
+
+
+def open_hugging_face(folder: Path, weights: str | None, config: Mapping[str, Any] | None) -> Stored:
+    """Find what a folder holds; its weights are read by ``load_hugging_face``. Raises BadInput."""
+    if weights is not None or config:
+        given = "--weights" if weights is not None else "--config"
+        raise BadInput(f"{folder} is a Hugging Face folder, which says what it holds itself; leave {given} out")
+    found = read_config(folder)
+    return Stored(
+        path=folder,
+        format=f"Hugging Face {found.model_type}",
+        chosen="only",
+        config=found,
+        weights=Weights({}),
+        files=(folder / "config.json", *_weight_files(folder)),
+        tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
+    )
+
+
+def load_hugging_face(stored: Stored, tokenizer: CaptionTokenizer | None) -> tuple[HfModel, LoadReport]:
+    """The model in eval mode, fp32, on the CPU; transformers reads the weights, old names included.
+
+    tokenizer: None for a model that will not read captions. Raises BadInput for a weight that is missing, unexpected,
+    of another shape or not finite, and for a tokenizer with more tokens than the model has embeddings for.
+    """
+    config = stored.config
+    assert isinstance(config, HfConfig)
+    if tokenizer is not None and tokenizer.vocabulary_size > config.vocabulary:
+        raise BadInput(
+            f"tokenizer has {tokenizer.vocabulary_size} tokens, more than the {config.vocabulary} that the model has "
+            "embeddings for"
+        )
+    names = [name for file in stored.files[1:] for name in _names(file)]
+    network, told = _read(stored.path, config)
+    own = network.state_dict()
+    problems = [f"missing {name}" for name in sorted(told["missing_keys"])]
+    problems += [f"unexpected {name}" for name in sorted(told["unexpected_keys"]) if not name.endswith(POSITIONS)]
+    problems += [f"{name} is {list(there)}, not {list(here)}" for name, there, here in told["mismatched_keys"]]
+    problems += [f"{name} has non-finite values" for name, tensor in own.items() if not tensor.isfinite().all()]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        fits = adapter(config.model_type).architecture
+        raise BadInput(f"{stored.path} does not fit {fits}: {'; '.join(problems[:3])}{more}")
+    ignored = {name: NUMBERS if name.endswith(POSITIONS) else LEFT_OUT for name in names if name not in own}
+    report = LoadReport(loaded=tuple(own), renamed={}, ignored=ignored, missing={})
+    return build_adapted(config, tokenizer, network), report
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if not (folder / INDEX).is_file():
+        raise BadInput(f"{folder} has no weights; accepted: {WEIGHTS}, or shards of it with {INDEX}")
+    shards = read_json_object(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise BadInput(f"{folder / INDEX}: weight_map {shards!r}; accepted: the file of each weight by its name")
+    files = tuple(folder / name for name in sorted(set(shards.values())))
+    for file in files:
+        if not file.is_file() or file.parent != folder:
+            raise BadInput(f"{folder / INDEX} names {file.relative_to(folder)}, which is not in the folder")
+    return files
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{file} cannot be read: {error}") from None
+
+
+def _read(folder: Path, config: HfConfig) -> tuple[Any, Mapping[str, Any]]:
+    """The network, and transformers' account of names."""
+    import transformers
+
+    chosen = adapter(config.model_type)
+    register()
+    try:
+        return getattr(transformers, chosen.architecture).from_pretrained(
+            folder, config=config.transformers_config, attn_implementation=chosen.attention, dtype=torch.float32,
+            local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BadInput(f"{folder} cannot be read: {str(error).strip().splitlines()[0]}") from None
