@@ -56,7 +56,7 @@ def tiny(model_type: str, **changes: Any) -> Any:
     model = build_adapted(HfConfig(model_type, settings, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)), tokenizer())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)

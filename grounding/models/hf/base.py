@@ -25,16 +25,19 @@ class HfModel(GroundingModel):
 
     An adapter names the transformers class (``architecture``), says how many pixels and tokens a side of its image has
     (``image_size``) and how many tokens a caption (``text_limit``), lists its ``sites`` and computes ``forward``.
-    full_text: captions are padded to the limit, as the model was trained. attention: transformers' name of its attention
-    function; ``eager`` where its modules look none up. Text states of a model that reads both are
-    those of the pass over the image that the phrases are annotated in, since the regions that probes compare lie there;
-    answers never use that choice.
+    full_text: captions are padded to the limit, as the model was trained. attention: transformers' name of the
+    attention function; ``eager`` where modules look none up. Text states of a model that reads both are those of the
+    pass over the image that the phrases are annotated in, since the regions that probes compare lie there; answers
+    never use that choice.
     """
 
     architecture: ClassVar[str]
     full_text: ClassVar[bool] = False
     attention: ClassVar[str] = TAPPED
     config: HfConfig
+    preprocessor: SquarePreprocessor
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, config: HfConfig, tokenizer: CaptionTokenizer | None, network: Any = None):
         super().__init__()
@@ -108,7 +111,7 @@ class HfModel(GroundingModel):
     def image_site(
         self, name: str, path: str, stage: str, layer: int, width: int, *, skip: int = 0, **others: Any
     ) -> Site:
-        """A site with the image tokens of each candidate ``[M, skip + cells, D]``, the first ``skip`` of them classes."""
+        """A site with the tokens of each image ``[M, skip + cells, D]``, the first ``skip`` of them classes."""
 
         def to_tokens(output: Any) -> Tensor:
             return self.candidates.stack(first(output)[:, skip : skip + self.cells]).flatten(1, 2)
@@ -118,7 +121,7 @@ class HfModel(GroundingModel):
     def text_site(
         self, name: str, path: str, stage: str, layer: int, width: int, *, rows: str = "examples", **others: Any
     ) -> Site:
-        """A site with text tokens: of a pass over the captions (rows ``examples``) or over M images (``candidates``)."""
+        """A site with text tokens, of a pass over the captions (rows ``examples``) or M images (``candidates``)."""
 
         def to_tokens(output: Any) -> Tensor:
             states = first(output)
@@ -141,7 +144,7 @@ class HfModel(GroundingModel):
     @property
     def cells(self) -> int:
         """Image tokens of an image."""
-        return self.preprocessor.cells**2  # type: ignore[union-attr]
+        return self.preprocessor.cells**2
 
     def own_attention(self, image: slice) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
         """For ``Site.to_attention``: queries and keys of the pass over each example's own image.

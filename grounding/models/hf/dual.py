@@ -29,14 +29,21 @@ class DualEncoder(HeatmapModel):
         text_paths = self._stages("text_model", "text", "final_layer_norm")
         last_image, last_text = image_paths[-1][0], text_paths[-1][0]
         sites = [
-            self.text_site(*place, text.hidden_size, region_partner=last_image, attention_path=attention)
-            for *place, attention in text_paths
+            self.text_site(name, path, stage, k, text.hidden_size, region_partner=last_image, attention_path=attention)
+            for name, path, stage, k, attention in text_paths
         ]
         return sites + [
             self.image_site(
-                *place, vision.hidden_size, skip=self.classes, phrase_partner=last_text, attention_path=attention
-            )
-            for *place, attention in image_paths
+                name,
+                path,
+                stage,
+                k,
+                vision.hidden_size,
+                skip=self.classes,
+                phrase_partner=last_text,
+                attention_path=attention,
+            )  # fmt: skip
+            for name, path, stage, k, attention in image_paths
         ]
 
     def _stages(self, model: str, stage: str, norm: str | None) -> list[tuple[Any, ...]]:
@@ -142,7 +149,7 @@ class Siglip2(Siglip):
 
     def see(self, pixels: Tensor) -> Any:
         """Patches in raster order, pixels of a patch row by row and channels last."""
-        patch, cells = self.settings.vision_config.patch_size, self.preprocessor.cells  # type: ignore[union-attr]
+        patch, cells = self.settings.vision_config.patch_size, self.preprocessor.cells
         patches = pixels.unflatten(3, (cells, patch)).unflatten(2, (cells, patch))  # [M, 3, rows, p, columns, p]
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
         return self.network.vision_model(
@@ -164,5 +171,3 @@ def with_phrases_alone(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor]:
     alone_mask = kept.gather(1, order)
     alone = ids.gather(1, order).masked_fill(~alone_mask, pad_id)
     return torch.cat([batch.input_ids, alone]), torch.cat([batch.text_mask, alone_mask])
-
-

@@ -1,4 +1,4 @@
-"""Plain ViLT of Hugging Face with its retrieval head (Kim, Son and Kim 2021, arXiv 2102.03334), patches in raster order.
+"""Hugging Face's ViLT with its retrieval head (Kim, Son and Kim 2021, arXiv 2102.03334), patches in raster order.
 
 transformers draws the order of the patches with ``torch.multinomial``, even in eval mode, and does not tell it. Here
 the patches are embedded in raster order and handed to the model as ``image_embeds``; nothing else is changed.
@@ -19,7 +19,7 @@ from grounding.models.hf.heatmaps import HeatmapModel, HeatmapOutput, attended_p
 class ViltRetrieval(HeatmapModel):
     """``ViltForImageAndTextRetrieval``; sites ``embedding``, ``block.k``, ``norm``, each of text and patches.
 
-    The retrieval score answers a game. A phrase's place is where its tokens look, by the mean over all heads and blocks.
+    The retrieval score answers a game. A phrase's place is where its tokens look: the mean over heads and blocks.
     """
 
     architecture = "ViltForImageAndTextRetrieval"
