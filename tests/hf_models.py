@@ -40,6 +40,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "vision_config": VISION,
         "image_text_hidden_size": 16,
     },
+    "owlv2": {
+        "text_config": {**TEXT, "projection_dim": 32},
+        "vision_config": VISION,
+        "projection_dim": 32,
+    },
     "vilt": {**TEXT, "image_size": 32, "patch_size": 8, "hidden_dropout_prob": 0.0},
 }
 

@@ -9,6 +9,7 @@ from grounding.models.hf.base import HfModel
 from grounding.models.hf.blip import BlipMatching
 from grounding.models.hf.config import HfConfig, read_config
 from grounding.models.hf.dual import Clip, Siglip, Siglip2
+from grounding.models.hf.owl import Owlv2
 from grounding.models.hf.vilt import ViltRetrieval
 from grounding.models.text import CaptionTokenizer
 
@@ -18,6 +19,7 @@ ADAPTERS: dict[str, type[HfModel]] = {
     "siglip2": Siglip2,
     "blip": BlipMatching,
     "vilt": ViltRetrieval,
+    "owlv2": Owlv2,
 }
 
 

@@ -42,7 +42,7 @@ class DualEncoder(HeatmapModel):
                 skip=self.classes,
                 phrase_partner=last_text,
                 attention_path=attention,
-            )  # fmt: skip
+            )
             for name, path, stage, k, attention in image_paths
         ]
 

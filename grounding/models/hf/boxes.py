@@ -1,0 +1,89 @@
+"""Answers of detectors: every query is a box in one candidate, scored for the caption and for each phrase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from grounding.examples import PhrasePrediction, Prediction, ReferenceGame
+from grounding.models.answers import answer, target_point
+from grounding.models.base import Batch, Output
+from grounding.models.hf.base import HfModel
+from grounding.models.hf.images import Candidates
+
+RANKED = 100  # boxes kept for a phrase: detectors have thousands
+NOTHING = -100.0  # logit of queries of a candidate that there is not: finite, since outputs must be
+
+
+@dataclass
+class BoxOutput(Output):
+    """boxes_xyxy: ``[B, N * Q, 4]`` on the real canvas, the Q queries of one candidate after those of another.
+
+    match: ``[B, N]``, the caption's best logit in each candidate (0 where there is none). phrase_logits:
+    ``[P, N * Q]``. phrase_query: int64 ``[P]``, the best of them. task_point is the centre of the caption's best box.
+    """
+
+    boxes_xyxy: Tensor
+    match: Tensor
+    phrase_logits: Tensor
+    phrase_query: Tensor
+
+
+class BoxModel(HfModel):
+    """An adapter whose forward pass ends in ``answers``."""
+
+    predicts = "boxes"
+
+    def answers(self, batch: Batch, candidates: Candidates, boxes_cxcywh: Tensor, logits: Tensor) -> BoxOutput:
+        """boxes_cxcywh: ``[M, Q, 4]`` relative to their image. logits: ``[P + B, N, Q]``, phrases before captions."""
+        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=logits.device)])
+        logits = logits.float().masked_fill(~candidates.real[owner][..., None], NOTHING)
+        log_phrases, log_task = logits.flatten(1).split([len(batch.phrase_example), len(batch)])
+        match = logits[len(batch.phrase_example) :].amax(-1).masked_fill(~candidates.real, 0.0)
+        boxes = candidates.stack(box_convert(boxes_cxcywh.float(), "cxcywh", "xyxy"))  # [B, N, Q, 4]
+        counts = candidates.real.sum(1)[:, None, None]
+        first = torch.arange(candidates.real.shape[1], device=logits.device)[:, None]
+        rows = (boxes[..., 1::2] + first[..., None]) / counts[..., None]
+        boxes = torch.stack([boxes[..., 0], rows[..., 0], boxes[..., 2], rows[..., 1]], dim=-1).flatten(1, 2)
+        boxes = boxes * candidates.real.repeat_interleave(logits.shape[-1], 1)[..., None]
+        centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+        everyone = torch.arange(len(batch), device=logits.device)
+        phrase_query = log_phrases.argmax(1)
+        return BoxOutput(
+            task_point=centres[everyone, log_task.argmax(1)],
+            phrase_point=centres[batch.phrase_example, phrase_query],
+            boxes_xyxy=boxes,
+            match=match,
+            phrase_logits=log_phrases,
+            phrase_query=phrase_query,
+        )
+
+    def predict(self, batch: Batch, output: BoxOutput) -> list[Prediction]:
+        """The candidate with the caption's best box, or that box's centre; the RANKED best boxes for each phrase."""
+        size, owners = self.preprocessor.candidate_size, batch.phrase_example.tolist()
+        counts = (batch.valid[:, 0] // size).tolist()
+        queries = output.boxes_xyxy.shape[1] // (batch.images.shape[-2] // size)
+        boxes, logits = output.boxes_xyxy.cpu(), output.phrase_logits.cpu()
+        predictions = []
+        for row, example in enumerate(batch.examples):
+            real, phrases = counts[row] * queries, []
+            for p in (p for p, owner in enumerate(owners) if owner == row):
+                order = logits[p, :real].argsort(descending=True, stable=True)[:RANKED]
+                index = (order // queries).numpy()
+                own = boxes[row, order].numpy()
+                own[:, 1::2] = own[:, 1::2] * counts[row] - index[:, None]
+                phrases.append(
+                    PhrasePrediction(
+                        batch.phrase_ids[p], boxes=own, image_index=index, scores=logits[p, order].sigmoid().numpy()
+                    )
+                )
+            x, y = output.task_point[row].tolist()
+            target_x, target_y = target_point(example)
+            score = -(abs(x - target_x) + abs(y - target_y))
+            if isinstance(example.task, ReferenceGame):
+                score = float(output.match[row, : counts[row]].log_softmax(0)[example.task.target_index])
+            predictions.append(answer(example, (x, y), score, tuple(phrases)))
+        return predictions
