@@ -28,6 +28,17 @@ VISION = {
     "patch_size": 8,
 }  # fmt: skip
 DUAL = {"text_config": TEXT, "vision_config": VISION, "projection_dim": 20}
+DINO = {
+    "text_config": {**TEXT, "model_type": "bert"},
+    "backbone_config": {
+        "model_type": "swin", "image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2], "window_size": 2, "out_features": ["stage2", "stage3", "stage4"],
+        "drop_path_rate": 0.0,
+    },
+    "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_queries": 12, "max_text_len": 24,
+    "dropout": 0.0, "fusion_droppath": 0.0,
+}  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
     "clip": DUAL,
     "siglip": {"text_config": {**TEXT, "projection_size": 24}, "vision_config": VISION},
@@ -45,13 +56,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "vision_config": VISION,
         "projection_dim": 32,
     },
+    "grounding-dino": DINO,
+    "mm-grounding-dino": DINO,
     "vilt": {**TEXT, "image_size": 32, "patch_size": 8, "hidden_dropout_prob": 0.0},
 }
 
 
 def tokenizer() -> CaptionTokenizer:
     """A WordPiece tokenizer that knows the words of the tests."""
-    return train_tokenizer([*CAPTIONS, CAPTION, LONGER], MAX_TEXT)
+    return train_tokenizer([*CAPTIONS, CAPTION, LONGER, "."], MAX_TEXT)
 
 
 def tiny(model_type: str, **changes: Any) -> Any:
@@ -59,6 +72,9 @@ def tiny(model_type: str, **changes: Any) -> Any:
     settings = {**SETTINGS[model_type], "model_type": model_type, **changes}
     torch.manual_seed(0)
     model = build_adapted(HfConfig(model_type, settings, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)), tokenizer())
+    stop = model.preprocessor.tokenizer.backend.token_to_id(".")
+    if model_type in ("grounding-dino", "mm-grounding-dino"):
+        model.network.model.special_tokens = torch.tensor([2, 3, stop, stop])  # instead of those of BERT
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -9,6 +9,7 @@ from grounding.models.hf.base import HfModel
 from grounding.models.hf.blip import BlipMatching
 from grounding.models.hf.config import HfConfig, read_config
 from grounding.models.hf.dual import Clip, Siglip, Siglip2
+from grounding.models.hf.grounding_dino import GroundingDino, MMGroundingDino
 from grounding.models.hf.owl import Owlv2
 from grounding.models.hf.vilt import ViltRetrieval
 from grounding.models.text import CaptionTokenizer
@@ -20,6 +21,8 @@ ADAPTERS: dict[str, type[HfModel]] = {
     "blip": BlipMatching,
     "vilt": ViltRetrieval,
     "owlv2": Owlv2,
+    "grounding-dino": GroundingDino,
+    "mm-grounding-dino": MMGroundingDino,
 }
 
 

@@ -26,14 +26,15 @@ class HfModel(GroundingModel):
     An adapter names the transformers class (``architecture``), says how many pixels and tokens a side of its image has
     (``image_size``) and how many tokens a caption (``text_limit``), lists its ``sites`` and computes ``forward``.
     full_text: captions are padded to the limit, as the model was trained. attention: transformers' name of the
-    attention function; ``eager`` where modules look none up. Text states of a model that reads both are those of the
-    pass over the image that the phrases are annotated in, since the regions that probes compare lie there; answers
-    never use that choice.
+    attention function; ``eager`` where modules look none up. ending: what captions must end with.
+    Text states of a model that reads both are those of the pass over the image that the phrases are annotated in,
+    since the regions that probes compare lie there; answers never use that choice.
     """
 
     architecture: ClassVar[str]
     full_text: ClassVar[bool] = False
     attention: ClassVar[str] = TAPPED
+    ending: ClassVar[str] = ""
     config: HfConfig
     preprocessor: SquarePreprocessor
     image_mean: Tensor
@@ -45,7 +46,7 @@ class HfModel(GroundingModel):
         settings = config.transformers_config if network is None else network.config
         self.settings = settings
         self.network = self.fresh_network(settings) if network is None else network
-        size, cells = self.image_size(settings)
+        size, cells = self.image_size(settings, config.size)
         self.preprocessor = SquarePreprocessor(
             tokenizer,  # type: ignore[arg-type]
             candidate_size=size,
@@ -54,6 +55,7 @@ class HfModel(GroundingModel):
             pad_text_to=self.text_limit(settings) if self.full_text else None,
             cells=cells,
             resample=Image.Resampling(config.resample),
+            ending=self.ending,
         )
         self.register_buffer("image_mean", 255 * torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", 255 * torch.tensor(config.std).view(3, 1, 1), persistent=False)
@@ -72,8 +74,8 @@ class HfModel(GroundingModel):
         return getattr(transformers, cls.architecture)(settings).eval()
 
     @staticmethod
-    def image_size(settings: Any) -> tuple[int, int]:
-        """Pixels and image tokens along the side of an image."""
+    def image_size(settings: Any, size: int | None) -> tuple[int, int]:
+        """Pixels and image tokens along the side of an image; ``size``: what the image processor says."""
         vision = settings.vision_config
         return vision.image_size, vision.image_size // vision.patch_size
 

@@ -23,8 +23,8 @@ class HfConfig(ModelConfig):
     """A transformers model and how it wants images.
 
     model_type: the key of ``ADAPTERS``. settings: of ``config.json``, as transformers would write them. mean, std: of
-    the pixels in 0..1, by channel. resample: PIL's filter that images are resized with. pad_id: of the padding token;
-    None leaves it to the tokenizer.
+    the pixels in 0..1, by channel. size: pixels a side that the image processor aims at, for models that take any.
+    resample: PIL's filter that images are resized with. pad_id: of the padding token; None leaves it to the tokenizer.
     """
 
     model: ClassVar[str] = "hf"
@@ -32,6 +32,7 @@ class HfConfig(ModelConfig):
     settings: Mapping[str, Any] = field(default_factory=dict)
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
+    size: int | None = None
     resample: int = int(Image.Resampling.BICUBIC)
     pad_id: int | None = None
 
@@ -91,7 +92,12 @@ def _image_settings(folder: Path) -> dict[str, Any]:
     resample = given.get("resample", HfConfig.resample)
     if resample not in list(Image.Resampling):
         raise BadInput(f"{path}: resample {resample!r}; accepted: {min(Image.Resampling)} to {max(Image.Resampling)}")
-    return {**chosen, "resample": int(resample)}
+    size = given.get("size")
+    if isinstance(size, Mapping):
+        size = next((size[name] for name in ("shortest_edge", "height") if name in size), None)
+    if size is not None and not (isinstance(size, int) and size > 0):
+        raise BadInput(f"{path}: size {given['size']!r}; accepted: pixels, as shortest_edge or height")
+    return {**chosen, "size": size, "resample": int(resample)}
 
 
 def _padding_token(folder: Path, settings: Mapping[str, Any]) -> int | None:

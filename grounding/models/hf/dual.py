@@ -141,7 +141,7 @@ class Siglip2(Siglip):
     architecture = "Siglip2Model"
 
     @staticmethod
-    def image_size(settings: Any) -> tuple[int, int]:
+    def image_size(settings: Any, size: int | None) -> tuple[int, int]:
         """The square that the position table was made for."""
         vision = settings.vision_config
         cells = int(vision.num_patches**0.5)

@@ -26,7 +26,7 @@ class ViltRetrieval(HeatmapModel):
     attention = "eager"
 
     @staticmethod
-    def image_size(settings: Any) -> tuple[int, int]:
+    def image_size(settings: Any, size: int | None) -> tuple[int, int]:
         """The square that the position table was made for: no interpolation."""
         return settings.image_size, settings.image_size // settings.patch_size
 
