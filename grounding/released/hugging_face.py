@@ -25,8 +25,8 @@ LEFT_OUT = "not in the model, or under another name there; transformers says so"
 def has_adapter(folder: Path) -> bool:
     """Is the folder for an adapter? A ViLT is where it has the retrieval head; others go to our own ViLT-Aligner."""
     settings = read_json_object(folder / "config.json")
-    kind = settings.get("model_type")
-    return kind in ADAPTERS and (kind != "vilt" or ADAPTERS["vilt"].architecture in settings.get("architectures", ()))
+    kind, classes = settings.get("model_type"), settings.get("architectures") or ()
+    return kind in ADAPTERS and (kind != "vilt" or ADAPTERS["vilt"].architecture in classes)
 
 
 def open_hugging_face(folder: Path, weights: str | None, config: Mapping[str, Any] | None) -> Stored:
