@@ -15,9 +15,10 @@ from grounding.models.hf import ADAPTERS, HfConfig, HfModel, adapter, build_adap
 from grounding.models.hf.attention import register
 from grounding.models.text import CaptionTokenizer
 from grounding.released.formats import Stored
+from grounding.released.sharded import INDEX, shards_of
 from grounding.released.strict import POSITIONS, LoadReport, Weights
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
 NUMBERS = "the numbers 0, 1, 2, ..., which the model makes itself"
 LEFT_OUT = "not in the model, or under another name there; transformers says so"
 
@@ -80,14 +81,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
         return (folder / WEIGHTS,)
     if not (folder / INDEX).is_file():
         raise BadInput(f"{folder} has no weights; accepted: {WEIGHTS}, or shards of it with {INDEX}")
-    shards = read_json_object(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-        raise BadInput(f"{folder / INDEX}: weight_map {shards!r}; accepted: the file of each weight by its name")
-    files = tuple(folder / name for name in sorted(set(shards.values())))
-    for file in files:
-        if not file.is_file() or file.parent != folder:
-            raise BadInput(f"{folder / INDEX} names {file.relative_to(folder)}, which is not in the folder")
-    return files
+    return tuple(shards_of(folder / INDEX))
 
 
 def _names(file: Path) -> list[str]:
