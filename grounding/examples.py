@@ -5,8 +5,9 @@ Boxes at rest are ``xyxy``, float, relative to their own candidate image (0..1, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -147,18 +148,28 @@ def validate(example: Example) -> None:
         raise BadInput(f"{where}: target_index {example.task.target_index} is outside its {len(example.images)} images")
     if isinstance(example.task, SpatialDescription) and not all(0 <= v <= 1 for v in example.task.target_xy):
         raise BadInput(f"{where}: target_xy {example.task.target_xy} is outside 0..1")
+    ids = [phrase.id for phrase in example.phrases]
+    if len(set(ids)) < len(ids):
+        raise BadInput(f"{where}: two phrases have the id {next(i for i in ids if ids.count(i) > 1)!r}")
     for phrase in example.phrases:
         _validate_phrase(example, phrase, f"{where}, phrase {phrase.id!r}")
+
+
+def check_spans(spans: Sequence[Span], caption: str, where: str) -> None:
+    """Raise BadInput, beginning with ``where``, if a span is empty, outside the caption or overlaps another of them."""
+    for begin, end in spans:
+        if not 0 <= begin < end <= len(caption):
+            raise BadInput(f"{where}: span ({begin}, {end}) does not fit a caption of {len(caption)} characters")
+    ordered = sorted(spans)
+    for before, after in pairwise(ordered):
+        if after[0] < before[1]:
+            raise BadInput(f"{where}: spans {tuple(before)} and {tuple(after)} overlap")
 
 
 def _validate_phrase(example: Example, phrase: Phrase, where: str) -> None:
     if not 0 <= phrase.image_index < len(example.images):
         raise BadInput(f"{where}: image_index {phrase.image_index} is outside its {len(example.images)} images")
-    for begin, end in phrase.spans:
-        if not 0 <= begin < end <= len(example.caption):
-            raise BadInput(
-                f"{where}: span ({begin}, {end}) does not fit a caption of {len(example.caption)} characters"
-            )
+    check_spans(phrase.spans, example.caption, where)
     for region in phrase.regions:
         x1, y1, x2, y2 = region.box
         if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):  # also false for NaN

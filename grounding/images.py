@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -23,7 +24,7 @@ def read_image(
     is missing or cannot be decoded.
     """
     if isinstance(source, (str, Path)):
-        pixels = _decode(Path(source))
+        pixels = decode_image(Path(source), f"image {source}")
     elif isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
             raise BadInput(f"image array has {source.dtype} {source.shape}; accepted: uint8 [height, width, 3]")
@@ -42,20 +43,21 @@ def resized(pixels: np.ndarray, height: int, width: int, resample: Image.Resampl
     return np.asarray(Image.fromarray(pixels).resize((width, height), resample))
 
 
-def _decode(path: Path) -> np.ndarray:
+def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
+    """Pixels of an encoded image, as ``read_image`` has them. Raises BadInput, which begins with ``name``."""
     try:
-        with Image.open(path) as image:
-            return _eight_bits(ImageOps.exif_transpose(image), path)
+        with Image.open(file) as image:
+            return _eight_bits(ImageOps.exif_transpose(image), name)
     except FileNotFoundError:
-        raise BadInput(f"image {path} does not exist") from None
+        raise BadInput(f"{name} does not exist") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-        raise BadInput(f"image {path} cannot be read: {error}") from None
+        raise BadInput(f"{name} cannot be read: {error}") from None
 
 
-def _eight_bits(image: Image.Image, path: Path) -> np.ndarray:
+def _eight_bits(image: Image.Image, name: str) -> np.ndarray:
     """Pillow clips 16-bit grey at 255 instead of scaling it, though not 16-bit colour."""
     if image.mode in UNKNOWN_RANGE:
-        raise BadInput(f"image {path} has pixels of mode {image.mode!r}; accepted: 8 or 16 bits a channel")
+        raise BadInput(f"{name} has pixels of mode {image.mode!r}; accepted: 8 or 16 bits a channel")
     if image.mode in SIXTEEN_BITS:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.asarray(image.convert("RGB"))

@@ -14,6 +14,13 @@ from grounding.values import like
 # name -> module and class
 BENCHMARKS: dict[str, str] = {
     "kilogram": "grounding.benchmarks.kilogram:KiloGram",
+    "touchdown-sdr": "grounding.benchmarks.touchdown:TouchdownSdr",
+    "flickr30k": "grounding.benchmarks.flickr30k:Flickr30k",
+    "refcoco": "grounding.benchmarks.refcoco:RefCoco",
+    "refcoco+": "grounding.benchmarks.refcoco:RefCocoPlus",
+    "refcocog": "grounding.benchmarks.refcoco:RefCocoG",
+    "coco-json": "grounding.benchmarks.coco:CocoJson",
+    "columnar": "grounding.benchmarks.columnar:Columnar",
     "mini-game": "grounding.benchmarks.miniature:MiniatureGame",
     "mini-sdr": "grounding.benchmarks.miniature:MiniatureSdr",
 }

@@ -23,12 +23,14 @@ class Skipped:
 class Benchmark(ABC):
     """Base of all benchmarks. Images are opened lazily; everything else is validated on load.
 
-    After ``load(split, skip_bad=True)``, ``skipped`` lists what was left out.
+    After ``load(split, skip_bad=True)``, ``skipped`` lists what was left out. ``image_sizes`` has the width and
+    height in pixels that annotations gave for image files, as far as they were read; ``files`` says what a root holds.
     """
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
     needs_root: ClassVar[bool] = False
+    files: ClassVar[str] = "nothing"
 
     def __init__(self, root: Path | None = None, seed: int = 0):
         if self.needs_root and root is None:
@@ -38,6 +40,7 @@ class Benchmark(ABC):
         self.root = Path(root) if root is not None else None
         self.seed = seed
         self.skipped: list[Skipped] = []
+        self.image_sizes: dict[Path, tuple[int, int]] = {}
 
     def load(
         self,
@@ -57,12 +60,16 @@ class Benchmark(ABC):
             raise BadInput(f"limit {limit} is too small; accepted: 1 or more")
         self.skipped = []
         examples: list[Example] = []
+        seen: set[str] = set()
         for item in self._read(split, limit):
             if limit is not None and len(examples) == limit:
                 break
             try:
                 if isinstance(item, Fault):
                     raise BadInput(item.reason)
+                if item.id in seen:
+                    raise BadInput(f"example {item.id!r} comes twice in {split}; accepted: ids that differ")
+                seen.add(item.id)
                 validate(item)
             except BadInput as error:
                 if not skip_bad:
@@ -74,6 +81,12 @@ class Benchmark(ABC):
                     progress(len(examples))
         return examples
 
+    def _note_size(self, image: Path, size: tuple[int, int], where: str) -> None:
+        """Remember what annotations give as an image's size. Raises BadInput if they gave another before."""
+        known = self.image_sizes.setdefault(image, size)
+        if known != size:
+            raise BadInput(f"{where}: image {image.name} is {_by(size)} pixels here and {_by(known)} before")
+
     @abstractmethod
     def _read(self, split: str, limit: int | None) -> Iterator[Example | Fault]:
         """Yield the examples of a split in order; a Fault stands for one that cannot be built.
@@ -84,6 +97,10 @@ class Benchmark(ABC):
     @abstractmethod
     def identity(self) -> Mapping[str, object]:
         """What the examples depend on (content hash or version, seed, options), JSON values only."""
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 @dataclass(frozen=True)

@@ -24,19 +24,19 @@ The 60 densely annotated tangrams of the shared extract (36/12/12), seed 0, game
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from grounding.benchmarks.base import Benchmark, Fault, Skipped
 from grounding.benchmarks.captions import Caption, clean_name, head_noun, part_caption, with_article
+from grounding.benchmarks.files import field, read_json
 from grounding.benchmarks.games import Game, make_game
 from grounding.benchmarks.svg import Drawing, Piece, read_drawing
 from grounding.errors import BadInput, unknown_choice
@@ -124,6 +124,7 @@ class KiloGram(Benchmark):
     name: ClassVar[str] = "kilogram"
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
     needs_root: ClassVar[bool] = True
+    files: ClassVar[str] = "dense.json or dense10.json, and tangrams-svg/"
 
     def __init__(
         self,
@@ -224,7 +225,7 @@ class KiloGram(Benchmark):
                 if Path(tangram).name != tangram:
                     raise BadInput(f"{where}: the name is not a plain file name")
                 drawing = read_drawing(self._drawing_path(tangram))
-                records = _field(self._records[tangram], "annotations", list, where)
+                records = field(self._records[tangram], "annotations", list, where)
             except BadInput as error:
                 faults.append(Fault(f"{self.name}/{split}/{tangram}", str(error)))
                 continue
@@ -237,10 +238,10 @@ class KiloGram(Benchmark):
         return annotations, faults
 
     def _annotation(self, image_id: str, drawing: Drawing, record: object, where: str) -> Annotation:
-        whole = clean_name(_field(_field(record, "whole", dict, where), "wholeAnnotation", str, where))
+        whole = clean_name(field(field(record, "whole", dict, where), "wholeAnnotation", str, where))
         if not whole:
             raise BadInput(f"{where}: wholeAnnotation is empty")
-        parts = _parts(drawing, _field(record, "part", dict, where), where)
+        parts = _parts(drawing, field(record, "part", dict, where), where)
         self._random(image_id, "order").shuffle(parts)
         parts.sort(key=lambda part: not part.name)  # stable: nameless pieces go last
         if len(parts) > len(COLOURS):
@@ -307,23 +308,7 @@ def _parts(drawing: Drawing, names: dict[str, object], where: str) -> list[Part]
 
 def _read_records(path: Path) -> dict[str, object]:
     """Tangram name -> record, from a published JSON file."""
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"root {str(path.parent)!r} has no {path.name}; accepted: a KiloGram folder") from None
-    except OSError as error:
-        raise BadInput(f"annotations {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"annotations {path} are not UTF-8: {error.reason} at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"annotations {path} are not JSON: {error}") from None
+    records = read_json(path, "a KiloGram folder")
     if not isinstance(records, dict) or not records:
         raise BadInput(f"annotations {path} hold no tangrams; accepted: an object with one entry for each")
     return records
-
-
-def _field(record: object, key: str, kind: type, where: str) -> Any:
-    """A field of a JSON object, of the type that the format has there."""
-    if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-        raise BadInput(f"{where}: {key!r} is missing or is no {kind.__name__}")
-    return record[key]

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from grounding.benchmarks.files import parse_xml
 from grounding.errors import BadInput
 from grounding.examples import Box, Point
 
@@ -65,7 +66,7 @@ def read_drawing(path: Path) -> Drawing:
     no polygons, or if a polygon has no id, a repeated id, unreadable points or transform, or no area.
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_RefuseDoctype()))
+        root = parse_xml(path.read_bytes())
         return _drawing(path.stem, root)
     except FileNotFoundError:
         raise BadInput(f"drawing {path} does not exist") from None
@@ -116,13 +117,6 @@ def _function_matrix(name: str, values: list[float]) -> np.ndarray:
             a, b, c, d = cosine, sine, -sine, cosine
             e, f = x - cosine * x + sine * y, y - sine * x - cosine * y
     return np.array([[a, c, e], [b, d, f], [0, 0, 1]], dtype=float)
-
-
-class _RefuseDoctype(ElementTree.TreeBuilder):
-    """Builds the tree, but stops at a document type declaration, where entities would be declared."""
-
-    def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
-        raise BadInput("has a DOCTYPE; accepted: SVG without document type and entities")
 
 
 def _drawing(name: str, root: ElementTree.Element) -> Drawing:
