@@ -13,6 +13,7 @@ from PIL import Image
 Json = dict
 
 FLICKR_SPLITS = ("train", "val", "test")
+PANORAMA = (464, 100)  # width and height; an eighth of the real ones
 THINGS = ("man", "woman", "dog", "horse", "boat", "ball", "car", "child")
 PLACES = ("beach", "street", "field", "river")
 
@@ -46,11 +47,12 @@ def touchdown_file(split: str) -> str:
     return f"finetune_touchdown_sdr_{split}_800_3712_0.5_True_True.json"
 
 
-def write_touchdown(root: Path, splits: Sequence[str] = ("dev",), size: tuple[int, int] = (464, 100)) -> Path:
+def write_touchdown(root: Path, splits: Sequence[str] = ("dev",)) -> Path:
     """The study's files: per split two captions of a main and a propagated panorama each; two phrases a caption.
 
     The first phrase ("a red car") has two boxes, the second ("the lamp") one.
     """
+    size = PANORAMA
     for split in splits:
         records, annotations = [], []
         for number in range(4):
@@ -73,7 +75,7 @@ def write_touchdown(root: Path, splits: Sequence[str] = ("dev",), size: tuple[in
     return root
 
 
-def write_touchdown_raw(root: Path, size: tuple[int, int] = (464, 100)) -> Path:
+def write_touchdown_raw(root: Path) -> Path:
     """The corpus: three routes in ``dev.json``; the bear is seen in the pre panorama of the first only."""
     lines = []
     for route in range(3):
@@ -88,7 +90,7 @@ def write_touchdown_raw(root: Path, size: tuple[int, int] = (464, 100)) -> Path:
             seen = place == "main" or (place == "pre" and route == 0)
             centre = {"x": 0.25, "y": 0.75} if seen else {"x": -1, "y": -1}
             record[f"{place}_static_center"] = json.dumps(centre)
-            write_photo(root / "images" / f"{pano}.jpg", size)
+            write_photo(root / "images" / f"{pano}.jpg", PANORAMA)
         lines.append(json.dumps(record))
     (root / "dev.json").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return root

@@ -102,7 +102,7 @@ def test_another_runs_sweep_is_not_drawn(monkeypatch, capsys, checkpoint, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--benchmark", "mini-gme"], "benchmark 'mini-gme' is unknown; accepted: kilogram, mini-game, mini-sdr"),
+        (["--benchmark", "mini-gme"], "benchmark 'mini-gme' is unknown; accepted: kilogram, touchdown-sdr, "),
         (["--split", "dve"], "split 'dve' is unknown; accepted: pretrain, train, tune, dev, test"),
         (["--sites", "blck.1"], "site 'blck.1' is unknown; accepted: embedding, block.0"),
         (["--views", "phrase,regoin"], "view 'regoin' is unknown; accepted: phrase, region, attention, tokens"),

@@ -14,9 +14,9 @@ from probe.sweep import CONTROLS
 
 
 def listed(text: str) -> dict[str, list[str]]:
-    """``a and b: x (y, z), w; c: none`` as a mapping, without what is in brackets."""
+    """``a, b and c: x (y, z), w; d: none`` as a mapping, without what is in brackets."""
     entries = (entry.split(": ") for entry in re.sub(r" \([^)]*\)", "", text).split("; "))
-    return {name: words.split(", ") for names, words in entries for name in names.split(" and ")}
+    return {name: words.split(", ") for names, words in entries for name in re.split(", | and ", names)}
 
 
 def test_the_help_has_every_option_and_split_of_every_benchmark():

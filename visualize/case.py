@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grounding.errors import BadInput
-from grounding.examples import Box, Example, ImageSource, Point, RenderedImage, Span
+from grounding.examples import Box, Example, ImageSource, Point, ReferenceGame, RenderedImage, Span
 from grounding.images import read_image
 from visualize.canvas import enlarge
 from visualize.style import MISSING
@@ -49,7 +49,8 @@ class Case:
     """One example, its task outcome and its phrases (in the table's order, which gives them their colours).
 
     images: uint8 RGB ``[height, width, 3]`` per candidate, a grey placeholder where ``missing`` tells why.
-    target, answer: candidate of a reference game, or relative (x, y) of a spatial description.
+    target, answer: candidate of a reference game, or relative (x, y) of a spatial description. correct and score mean
+    nothing where there is no answer.
     """
 
     row: int
@@ -97,6 +98,33 @@ def gather(run: Run, row: int, examples: Mapping[str, Example]) -> Case:
         correct=bool(record["task_correct"]),
         score=float(record["task_score"]),
         phrases=tuple(_phrase(run, int(index), record, example) for index, record in table.iterrows()),  # type: ignore[call-overload]
+        missing=missing,
+    )
+
+
+def of_example(example: Example) -> Case:
+    """The case of an example that no model has answered: annotations only."""
+    images, missing = _images(len(example.images), example)
+    return Case(
+        row=0,
+        id=example.id,
+        caption=example.caption,
+        images=images,
+        target=example.task.target_index if isinstance(example.task, ReferenceGame) else example.task.target_xy,
+        answer=None,
+        correct=False,
+        score=float("nan"),
+        phrases=tuple(
+            CasePhrase(
+                row=number,
+                text=phrase.text(example.caption),
+                spans=phrase.spans,
+                image_index=phrase.image_index,
+                boxes=tuple(region.box for region in phrase.regions),
+                polygons=tuple(polygon for region in phrase.regions for polygon in region.polygons),
+            )
+            for number, phrase in enumerate(example.phrases)
+        ),
         missing=missing,
     )
 

@@ -95,7 +95,7 @@ def draw_example(case: Case, attention: Attention | None = None, width: float = 
 
 @dataclass(frozen=True)
 class Title:
-    """Id, task outcome and a remark (the task score unless another is given), on one line."""
+    """Id, task outcome and a remark (the task score unless another is given), on one line; the id if none answered."""
 
     case: Case
     width: float
@@ -110,6 +110,9 @@ class Title:
     def draw(self, sheet: Sheet, x: float, y: float) -> None:
         """Draw with the top left corner at (x, y)."""
         case, baseline = self.case, y + 1.1 * self.size * POINT
+        if case.answer is None:
+            sheet.text(x, baseline, shorten(case.id, self.width, self.size, "bold"), self.size, weight="bold")
+            return
         verdict = "task right" if case.correct else "task wrong"
         remark = self.remark if self.remark is not None else f"score {case.score:.3g}"
         space = 0.12

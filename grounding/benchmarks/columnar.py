@@ -16,10 +16,11 @@ from grounding.benchmarks.base import Benchmark, Fault
 from grounding.benchmarks.columnar_rows import from_row
 from grounding.benchmarks.files import content_hash, field, inside, read_json
 from grounding.benchmarks.stored_images import read_parquet, stored_images
-from grounding.errors import BadInput
+from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
 
 FORMAT = 1
+IMAGES = ("inside", "reference")
 MANIFEST = "manifest.json"
 EXAMPLES = "examples.parquet"
 
@@ -52,22 +53,25 @@ class Columnar(Benchmark):
         manifest = read_json(path, self.files)
         if field(manifest, "format", int, f"manifest {path}") != FORMAT:
             raise BadInput(f"manifest {path}: format {manifest['format']} is unknown; accepted: {FORMAT}")
+        if manifest.get("images") not in IMAGES:
+            raise unknown_choice(f"manifest {path}: images", manifest.get("images"), IMAGES)
         return manifest
 
     def _read(self, split: str, limit: int | None) -> Iterator[Example | Fault]:
         manifest, folder = self.manifest(split), self._folder / split
-        kept: Mapping[str, ImageSource] = stored_images(folder) if manifest["images"] == "inside" else {}
+        inside_tables = manifest["images"] == "inside"
+        kept: Mapping[str, ImageSource] = stored_images(folder) if inside_tables else {}
         for row in read_parquet(folder / EXAMPLES):
             try:
-                known = kept or self._referred(row["images"], manifest, str(folder / EXAMPLES))
+                known = kept if inside_tables else self._referred(row["images"], manifest, str(folder / EXAMPLES))
                 yield from_row(row, known)
             except BadInput as error:
                 yield Fault(row["id"], str(error))
             except KeyError as error:
-                yield Fault(row["id"], f"{folder / EXAMPLES}, example {row['id']!r}: there is no {error}")
+                yield Fault(row["id"], f"{folder / EXAMPLES}, example {row['id']!r}: there is no image {error}")
 
     def _referred(self, names: list[str], manifest: Mapping[str, Any], where: str) -> dict[str, ImageSource]:
-        images = Path(self.images or manifest["images_root"])
+        images = Path(self.images or field(manifest, "images_root", str, where))
         return {name: inside(images, name, where) for name in names}
 
 

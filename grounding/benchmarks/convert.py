@@ -12,13 +12,12 @@ from typing import Any
 
 from grounding.benchmarks import open_benchmark
 from grounding.benchmarks.base import Skipped
-from grounding.benchmarks.columnar import EXAMPLES, write_manifest
+from grounding.benchmarks.columnar import EXAMPLES, IMAGES, write_manifest
 from grounding.benchmarks.columnar_rows import example_features, to_row
 from grounding.benchmarks.stored_images import write_images, write_parquet
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
 
-IMAGES = ("inside", "reference")
 _ROWS_A_GROUP = 1000
 
 

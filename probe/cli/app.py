@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probe.cli import convert, demo, evaluate, extract, finetune, inspect, sweep, visualize
+from probe.cli import convert, data, demo, evaluate, extract, finetune, inspect, sweep, visualize
 
 app = typer.Typer(
     name="probe",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 for module in (demo, finetune, evaluate, extract, sweep, visualize, inspect, convert):
     app.command(module.NAME, epilog=module.EPILOG)(module.command)
+app.add_typer(data.app)
 
 
 @app.callback(invoke_without_command=True)

@@ -16,9 +16,17 @@ if TYPE_CHECKING:
     from grounding.checkpoint import Loading
 
 # Written out, because help is shown without importing what it is about; a test compares.
-SPLITS = "kilogram: train, dev, test; mini-game and mini-sdr: pretrain, train, tune, dev, test"
+SPLITS = (
+    "kilogram, flickr30k and refcocog: train, dev, test; touchdown-sdr: train, tune, dev, test, debug; "
+    "refcoco and refcoco+: train, dev, testA, testB; coco-json: train, tune, dev, test; "
+    "columnar: pretrain, train, tune, dev, test, testA, testB, debug; "
+    "mini-game and mini-sdr: pretrain, train, tune, dev, test"
+)
 OPTIONS = (
     "kilogram: colour_order (random, caption), annotations (dense, dense10), image_size, candidates; "
+    "touchdown-sdr: images (folder), annotations (study, raw); "
+    "flickr30k: images (folder), annotations (entities, mdetr), candidates, encoder (tfidf), games (file); "
+    "refcoco, refcoco+, refcocog, coco-json and columnar: images (folder); "
     "mini-game: difficulty (hard, easy, single); mini-sdr: none"
 )
 
@@ -26,7 +34,7 @@ Checkpoint = Annotated[
     str,
     typer.Option("--ckpt", help="Checkpoint folder or file, a bundled one (vilt-aligner-grounded, ...) or owner/name."),
 ]
-BenchmarkName = Annotated[str, typer.Option("--benchmark", help="kilogram, mini-game or mini-sdr.")]
+BenchmarkName = Annotated[str, typer.Option("--benchmark", help="Name of a benchmark; probe data list shows them.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Folder of the benchmark's files, where it has any.")]
 Split = Annotated[str, typer.Option("--split", help=f"Split of the benchmark ({SPLITS}).")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many examples.")]

@@ -1,0 +1,147 @@
+"""``probe data``, and the commands that read photographs: results, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from photo_fixture import change_json, write_coco, write_flickr, write_touchdown
+from PIL import Image
+from test_probe_cli import run
+
+from extract.reader import Run
+from grounding.benchmarks import BENCHMARKS
+
+
+@pytest.mark.parametrize("name", ["list", "verify", "convert", "show"])
+def test_every_data_command_has_help_with_an_example(monkeypatch, capsys, name):
+    code, out, _ = run(monkeypatch, capsys, "data", name, "--help")
+    assert code == 0
+    assert f"Example: probe data {name}" in " ".join(out.split())
+
+
+def test_list(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "data", "list", "--json")
+    assert code == 0
+    assert [entry["name"] for entry in json.loads(out)["benchmarks"]] == list(BENCHMARKS)
+    _, out, _ = run(monkeypatch, capsys, "data", "list")
+    assert "refcoco+" in out
+    assert "testB" in out
+
+
+def test_verify(monkeypatch, capsys, tmp_path):
+    root = write_coco(tmp_path)
+    code, out, _ = run(monkeypatch, capsys, "data", "verify", "coco-json", "--root", root)
+    assert code == 0
+    assert out.splitlines() == [
+        "coco-json dev: 2 examples, 4 phrases, 6 regions, 2 images",
+        "not there: train, tune, test",
+        "0 faults",
+    ]
+    (root / "images" / "1.png").unlink()
+    code, out, _ = run(monkeypatch, capsys, "data", "verify", "coco-json", "--root", root)
+    assert code == 1
+    assert f"fault in dev, coco-json/dev/1: image {root / 'images' / '1.png'} does not exist" in out
+    assert out.endswith("1 faults\n")
+    code, out, _ = run(monkeypatch, capsys, "data", "verify", "coco-json", "--root", root, "--json")
+    assert code == 1
+    assert [fault["id"] for fault in json.loads(out)["faults"]] == ["coco-json/dev/1"]
+
+
+def test_convert_then_evaluate_what_was_written(monkeypatch, capsys, tmp_path):
+    words = ["--split", "dev", "--limit", 6, "--out", tmp_path / "mini", "--json"]
+    code, out, _ = run(monkeypatch, capsys, "data", "convert", "mini-game", *words)
+    assert code == 0
+    assert json.loads(out)["examples"] == 6
+    assert json.loads(out)["images"] == 36
+    figures = []
+    for source in (["mini-game", "--limit", 6], ["columnar", "--root", tmp_path / "mini"]):
+        words = ["evaluate", "--ckpt", "mdetr-grounded", "--benchmark", *source, "--json"]
+        code, out, _ = run(monkeypatch, capsys, *words)
+        assert code == 0
+        figures.append(json.loads(out)["figures"])
+    assert figures[0] == figures[1]
+
+
+def test_show(monkeypatch, capsys, tmp_path):
+    root = write_touchdown(tmp_path / "in")
+    out = tmp_path / "new" / "example.png"
+    words = ["show", "touchdown-sdr", "touchdown-sdr/dev/1", "--root", root, "--out", out]
+    code, printed, _ = run(monkeypatch, capsys, "data", *words)
+    assert (code, printed) == (0, f"{out}\n")
+    with Image.open(out) as image:
+        assert image.width > 1000
+    code, _, err = run(monkeypatch, capsys, "data", *words[:-1], tmp_path / "example.gif")
+    assert code == 2
+    assert "format 'gif' is unknown; accepted: png" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["verify", "coco-json"], "benchmark 'coco-json' needs a root folder (--root)"),
+        (["verify", "coco"], "benchmark 'coco' is unknown"),
+        (["verify", "mini-game", "--split", "val"], "split 'val' is unknown; accepted: pretrain"),
+        (["convert", "mini-game", "--split", "dev", "--out", "{tmp}", "--images", "none"], "images 'none' is unknown"),
+        (["show", "mini-sdr", "mini-sdr/dev/999999", "--out", "{tmp}/x.png"], "is not in dev; accepted"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, words, message):
+    code, out, err = run(monkeypatch, capsys, "data", *(word.format(tmp=tmp_path) for word in words))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """Benchmark -> options of the command that name its files."""
+    folder = tmp_path_factory.mktemp("roots")
+    panoramas = write_touchdown(folder / "touchdown")
+    photographs = write_flickr(folder / "flickr", images=6, sentences=1)
+    return {"touchdown-sdr": ["--root", panoramas], "flickr30k": ["--root", photographs]}
+
+
+@pytest.mark.parametrize(("name", "examples"), [("touchdown-sdr", 4), ("flickr30k", 6)])
+def test_photographs_can_be_evaluated(monkeypatch, capsys, roots, name, examples):
+    words = ["evaluate", "--ckpt", "mdetr-grounded", "--benchmark", name, *roots[name], "--json"]
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert code == 0, err
+    figures = json.loads(out)["figures"]
+    assert figures["mean_iou"]["n"] == 2 * examples
+    assert figures["mean_distance" if name == "touchdown-sdr" else "accuracy"]["n"] == examples
+
+
+@pytest.mark.parametrize(("name", "examples"), [("touchdown-sdr", 4), ("flickr30k", 6)])
+def test_photographs_can_be_extracted(monkeypatch, capsys, roots, tmp_path, name, examples):
+    words = ["extract", "--ckpt", "vilt-aligner-grounded", "--benchmark", name, *roots[name], "--sites", "block.0"]
+    code, _, err = run(monkeypatch, capsys, *words, "--out", tmp_path / "run", "--json")
+    assert code == 0, err
+    stored = Run.open(tmp_path / "run")
+    assert len(stored.examples) == examples
+    assert len(stored.phrases) == 2 * examples
+    annotated = stored.regions[stored.regions["kind"] == "annotated"]
+    assert len(annotated) == 3 * examples
+
+
+def test_a_game_of_one_candidate_is_evaluated_for_its_grounding(monkeypatch, capsys, roots):
+    words = ["--benchmark", "flickr30k", *roots["flickr30k"], "--option", "candidates=1", "--json"]
+    code, out, err = run(monkeypatch, capsys, "evaluate", "--ckpt", "vilt-aligner-grounded", *words)
+    assert code == 0, err
+    figures = json.loads(out)["figures"]
+    assert figures["accuracy"]["value"] == 1.0
+    assert figures["mean_iou"]["n"] == 12
+
+
+def test_a_broken_box_stops_an_evaluation_with_one_line(monkeypatch, capsys, tmp_path):
+    root = write_coco(tmp_path)
+    change_json(root / "dev.json", lambda c: c["annotations"][0].update(bbox=[60, 10, 90, 40]))
+    words = ["evaluate", "--ckpt", "mdetr-grounded", "--benchmark", "coco-json", "--root", root]
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "dev.json, image 0, annotation 0: bbox [60, 10, 90, 40]" in err
+    code, out, _ = run(monkeypatch, capsys, *words, "--skip-bad", "--json")
+    assert code == 0
+    assert [item["id"] for item in json.loads(out)["skipped"]] == ["coco-json/dev/0"]
