@@ -191,5 +191,5 @@ def _image(caption: Captioned) -> str:
 
 def _numbered(caption: Captioned) -> Captioned:
     """A caption of MDETR's file under the id that it has in the published ones: image and number of the sentence."""
-    number = field(caption.record, "sentence_id", int, caption.where)
+    number = field(caption.record, "sentence_id", (int, str), caption.where)
     return replace(caption, id=f"{caption.image.stem}/{number}")

@@ -131,5 +131,5 @@ def show_table(title: str, rows: Sequence[tuple[str, str]], result: Mapping[str,
 
     table = Table(title=title, show_header=False)
     for name, value in rows:
-        table.add_row(Text(name), Text(value))
+        table.add_row(Text(name), Text(value, overflow="fold"))
     Console().print(table)
