@@ -121,6 +121,18 @@ def test_the_same_id_for_two_images(tmp_path):
     assert any("there is no image 1" in reason for reason in reasons)  # whose boxes are left over
 
 
+def test_entries_that_are_no_objects(tmp_path):
+    path = write_coco(tmp_path) / "dev.json"
+    change_json(path, lambda c: (c["images"].extend([None, 3]), c["annotations"].append("box")))
+    benchmark = open_benchmark("coco-json", tmp_path)
+    assert len(benchmark.load("dev", skip_bad=True)) == 2
+    assert [item.reason.removeprefix(f"{path}, ") for item in benchmark.skipped] == [
+        "image number 2: 'id' is missing or is no int or str",
+        "image number 3: 'id' is missing or is no int or str",
+        "annotation '': there is no image ''",
+    ]
+
+
 def test_boxes_of_no_image_are_named(tmp_path):
     path = write_coco(tmp_path) / "dev.json"
     change_json(path, lambda c: c["annotations"].append({**c["annotations"][0], "id": 99, "image_id": 7}))

@@ -9,10 +9,12 @@ import pytest
 from photo_fixture import change_json, flickr_image, write_flickr, write_flickr_mdetr
 
 from grounding.benchmarks import open_benchmark
-from grounding.benchmarks.caption_similarity import nearest_images, tfidf
+from grounding.benchmarks.caption_similarity import ENCODERS, nearest_images, tfidf
 from grounding.benchmarks.flickr30k import Flickr30k
 from grounding.errors import BadInput
 from grounding.examples import ReferenceGame, Region
+
+BOX_OF_CHAIN_0 = "<name>0</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,15 @@ def test_phrases_and_boxes_of_the_published_files(root):
     assert balls.text(example.caption) == "two balls"
     assert balls.regions == (Region((0.0, 0.0, 0.1, 0.1)), Region((0.5, 0.5, 1.0, 0.75)))
     assert example.groups == {"image": name, "caption": f"{name}/0"}
+
+
+def test_chain_0_is_no_phrase_even_if_it_has_a_box(tmp_path):
+    path = write_flickr(tmp_path, images=1) / "Annotations" / f"{flickr_image('val', 0)}.xml"
+    path.write_text(
+        path.read_text().replace("<name>11003</name><scene>1</scene><nobndbox>1</nobndbox>", BOX_OF_CHAIN_0)
+    )
+    example = open_benchmark("flickr30k", tmp_path, candidates=1).load("dev")[0]
+    assert [phrase.type for phrase in example.phrases] == ["people/animals", "other"]
 
 
 def test_games_have_six_images_and_their_phrases_lie_in_the_target(root):
@@ -72,17 +83,22 @@ def test_the_nearest_images_by_hand():
     assert len(found) == 5
 
 
-def test_the_encoder_can_be_replaced(root):
-    captions = open_benchmark("flickr30k", root, candidates=1).load("dev")
+def halves(texts):
+    """Says that the captions of a split's first four images are alike, and those of its last four."""
+    return np.repeat(np.eye(2), len(texts) // 2, axis=0)
 
-    def by_length(texts):
-        return np.eye(2)[[len(text) % 2 for text in texts]]
 
-    examples = Flickr30k(root, encoder=by_length, candidates=2).load("dev")
-    lengths = {e.groups["image"]: [len(c.caption) % 2 for c in captions if c.groups == e.groups] for e in captions}
-    assert len(examples) == len(captions)
-    assert set(lengths) == {path.stem for e in examples for path in e.images} | set(lengths)
-    assert Flickr30k(root, encoder=by_length).identity()["encoder"].endswith("by_length")
+def test_the_encoder_can_be_replaced(root, monkeypatch):
+    examples = Flickr30k(root, encoder=halves).load("dev")
+    for image, others in ((0, (1, 2, 3, 4, 5)), (5, (4, 6, 7, 0, 1))):  # its own half, then the first of the other
+        example = next(e for e in examples if e.groups["image"] == flickr_image("val", image))
+        assert {path.stem for path in example.images} == {flickr_image("val", k) for k in (image, *others)}
+    monkeypatch.setitem(ENCODERS, "halves", halves)
+    assert open_benchmark("flickr30k", root, encoder="halves").load("dev") == examples
+
+
+def test_encoders_are_checked_and_told(root):
+    assert Flickr30k(root, encoder=halves).identity()["encoder"] == "halves"
     with pytest.raises(BadInput, match="encoder 'clip' is unknown; accepted: tfidf"):
         Flickr30k(root, encoder="clip")
     with pytest.raises(BadInput, match=r"encoder gave \(3,\) for 16 captions"):
@@ -143,6 +159,14 @@ def test_mdetrs_json(tmp_path):
     change_json(tmp_path / "final_flickr_separateGT_val.json", lambda c: [i.pop("sentence_id") for i in c["images"]])
     with pytest.raises(BadInput, match="'sentence_id' is missing"):
         benchmark.load("dev")
+
+
+def test_a_region_of_mdetrs_json_names_all_spans_of_its_phrase(tmp_path):
+    path = write_flickr_mdetr(tmp_path) / "final_flickr_separateGT_val.json"
+    change_json(path, lambda c: c["images"][0].update(tokens_positive_eval=[[[0, 5], [10, 13]], [[0, 5], [10, 17]]]))
+    example = open_benchmark("flickr30k", tmp_path, annotations="mdetr").load("dev")[0]
+    (both,) = example.phrases  # no box names all of the second
+    assert both.spans == ((0, 5), (10, 13))
 
 
 def test_too_few_images_for_a_game(tmp_path):

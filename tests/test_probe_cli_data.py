@@ -36,13 +36,13 @@ def test_verify(monkeypatch, capsys, tmp_path):
     assert out.splitlines() == [
         "coco-json dev: 2 examples, 4 phrases, 6 regions, 2 images",
         "not there: train, tune, test",
-        "0 faults",
+        "faults: 0",
     ]
     (root / "images" / "1.png").unlink()
     code, out, _ = run(monkeypatch, capsys, "data", "verify", "coco-json", "--root", root)
     assert code == 1
     assert f"fault in dev, coco-json/dev/1: image {root / 'images' / '1.png'} does not exist" in out
-    assert out.endswith("1 faults\n")
+    assert out.endswith("faults: 1\n")
     code, out, _ = run(monkeypatch, capsys, "data", "verify", "coco-json", "--root", root, "--json")
     assert code == 1
     assert [fault["id"] for fault in json.loads(out)["faults"]] == ["coco-json/dev/1"]

@@ -27,6 +27,7 @@ def tfidf(captions: Sequence[str]) -> sparse.csr_matrix:
     return TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit_transform(captions)
 
 
+# By the name that options give; more can be added.
 ENCODERS: dict[str, CaptionEncoder] = {"tfidf": tfidf}
 
 

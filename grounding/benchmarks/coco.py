@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,18 +51,17 @@ def read_coco(path: Path, images: Path, accepted: str) -> Iterator[Captioned | F
         image_id = _id(record, "id")
         where = f"{path}, image {image_id!r}"
         try:
+            field(record, "id", (int, str), f"{path}, image number {number}")
             if image_id in seen:
                 raise BadInput(f"{where}: two images have this id")
             seen.add(image_id)
-            field(record, "id", (int, str), f"{path}, image number {number}")
             yield _captioned(record, boxes.get(image_id, []), repeated, images, where)
         except BadInput as error:
             yield Fault(str(image_id), str(error))
-    for image_id in boxes.keys() - seen:
-        for annotation in boxes[image_id]:
-            key = _id(annotation, "id")
-            reason = f"{path}, annotation {key!r}: there is no image {image_id!r}"
-            yield Fault(f"annotation {key}", reason)
+    for annotation in annotations:
+        key, image_id = _id(annotation, "id"), _id(annotation, "image_id")
+        if image_id not in seen:
+            yield Fault(f"annotation {key}", f"{path}, annotation {key!r}: there is no image {image_id!r}")
 
 
 def image_size(record: object, where: str) -> Size:
@@ -102,12 +102,17 @@ def _captioned(record: Any, annotations: list[Any], repeated: set[Id], images: P
         size=size,
         caption=caption,
         phrases=tuple(
-            Located(head_noun(" ".join(caption[begin:end] for begin, end in spans)), spans, tuple(found[spans]))
-            for spans in sorted(found)
+            Located(_type(caption, spans), spans, tuple(regions))
+            for spans, regions in sorted(found.items(), key=itemgetter(0))
         ),
         where=where,
         record=record,
     )
+
+
+def _type(caption: str, spans: Spans) -> str:
+    words = " ".join(caption[begin:end] for begin, end in spans)
+    return head_noun(words) or words
 
 
 def _evaluated(phrases: list[Spans], found: Mapping[Spans, list[Region]]) -> dict[Spans, list[Region]]:

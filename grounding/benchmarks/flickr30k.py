@@ -41,7 +41,7 @@ class Flickr30k(Benchmark):
     """``flickr30k``: a game, or with ``candidates=1`` one image, for each caption.
 
     images: folder of the photographs, below the root unless it is an absolute path. annotations: ``entities`` or
-    ``mdetr``. candidates: images in a game. encoder: of captions, by name or (from Python) a CaptionEncoder. games:
+    ``mdetr``. candidates: images in a game. encoder: of captions, a CaptionEncoder or its name in ENCODERS. games:
     file that gives the games instead, below the root unless it is an absolute path.
     """
 

@@ -69,7 +69,7 @@ def verify(
     ]
     lines += [f"not there: {', '.join(found.absent)}"] if found.absent else []
     lines += [f"fault in {fault.split}, {fault.id}: {fault.reason}" for fault in found.faults]
-    show(asdict(found), as_json, "\n".join([*lines, f"{len(found.faults)} faults"]))
+    show(asdict(found), as_json, "\n".join([*lines, f"faults: {len(found.faults)}"]))
     if found.faults:
         raise typer.Exit(1)
 
