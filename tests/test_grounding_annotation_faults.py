@@ -71,6 +71,19 @@ def test_corners_in_another_format_are_refused_with_a_hint(corners, reason):
         box_of_corners(corners, SIZE, "here")
 
 
+def test_a_whole_file_of_corners_is_refused_even_if_bad_entries_are_skipped(tmp_path):
+    path = write_coco(tmp_path) / "dev.json"
+
+    def corners(content: dict) -> None:
+        for item in content["annotations"]:
+            left, top, width, height = item["bbox"]
+            item["bbox"] = [left, top, left + width, top + height]
+
+    change_json(path, corners)
+    with pytest.raises(BadInput, match=r"dev\.json: the 8 boxes are \[x1, y1, x2, y2\]; accepted: bbox \[left, top"):
+        open_benchmark("coco-json", tmp_path).load("dev", skip_bad=True)
+
+
 def annotation(number: int, **fields) -> Callable[[dict], object]:
     return lambda content: content["annotations"][number].update(fields)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ from grounding.benchmarks.base import Benchmark, Fault
 from grounding.benchmarks.captioned import Captioned, Located, phrases_of
 from grounding.benchmarks.captions import head_noun
 from grounding.benchmarks.files import content_hash, field, inside, read_json
-from grounding.benchmarks.pixel_boxes import Size, box_of_xywh
+from grounding.benchmarks.pixel_boxes import Size, are_corners, box_of_xywh
 from grounding.errors import BadInput
 from grounding.examples import Example, ReferenceGame, Region, Span, Task, check_spans
 
@@ -37,7 +38,8 @@ def read_coco(path: Path, images: Path, accepted: str) -> Iterator[Captioned | F
     """The captions of a file in its order, then a fault for every box of an image that the file does not have.
 
     images: folder of the image files. accepted: what the file's folder should be. A Fault's id is that of the entry.
-    Raises BadInput naming the file if it cannot be read or has no lists of images and annotations.
+    Raises BadInput naming the file if it cannot be read, has no lists of images and annotations, or if its boxes are
+    corners: those that fit would be wrong without a word.
     """
     content = read_json(path, accepted)
     annotations = field(content, "annotations", list, f"annotations {path}")
@@ -46,6 +48,7 @@ def read_coco(path: Path, images: Path, accepted: str) -> Iterator[Captioned | F
     for annotation in annotations:
         boxes[_id(annotation, "image_id")].append(annotation)
     repeated = {key for key, count in Counter(_id(a, "id") for a in annotations).items() if count > 1}
+    _refuse_corners(path, records, boxes)
     seen: set[Id] = set()
     for number, record in enumerate(records):
         image_id = _id(record, "id")
@@ -70,6 +73,19 @@ def image_size(record: object, where: str) -> Size:
     if min(size) < 1:
         raise BadInput(f"{where}: an image of {size[0]} x {size[1]} pixels; accepted: 1 or more each")
     return size
+
+
+def _refuse_corners(path: Path, records: list[Any], boxes: Mapping[Id, list[Any]]) -> None:
+    sized: list[tuple[object, Size]] = []
+    for record in records:
+        with suppress(BadInput):  # broken entries are named later, one by one
+            size = image_size(record, "")
+            sized += [(field(annotation, "bbox", list, ""), size) for annotation in boxes.get(_id(record, "id"), [])]
+    if are_corners(sized):
+        raise BadInput(
+            f"annotations {path}: the {len(sized)} boxes are [x1, y1, x2, y2]; "
+            f"accepted: bbox [left, top, width, height] in pixels"
+        )
 
 
 def _id(record: object, key: str) -> Id:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 from grounding.errors import BadInput
 from grounding.examples import Box
@@ -49,6 +50,20 @@ def box_of_corners(corners_xyxy: Sequence[float], size: Size, where: str) -> Box
     if _sticks_out((x1 - 1, y1 - 1, x2, y2), size):
         raise BadInput(f"{given} sticks out of an image of {size[0]} x {size[1]}")
     return _clipped((x1 - 1, y1 - 1, x2, y2), size, given)
+
+
+def are_corners(boxes: Sequence[tuple[object, Size]]) -> bool:
+    """Whether boxes that should be ``[left, top, width, height]`` are all ``[x1, y1, x2, y2]``.
+
+    boxes: each with the size of its image; what is no box does not count. They are if some stick out of their image as
+    the former, and none as the latter.
+    """
+    read = []
+    for bbox, size in boxes:
+        with suppress(BadInput):
+            read.append((_numbers(bbox, "", ""), size))
+    outside = any(_sticks_out((a, b, a + c, b + d), size) for (a, b, c, d), size in read)
+    return outside and all(a < c and b < d and not _sticks_out((a, b, c, d), size) for (a, b, c, d), size in read)
 
 
 def _numbers(values: object, what: str, accepted: str) -> list[float]:
