@@ -40,12 +40,15 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, mo
 
 
 def test_ctrl_c_ends_a_run_as_it_ends_any_program(tmp_path, monkeypatch):
-    handler = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        patch.setattr(FinetuneModule, "validation_step", lambda *args: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            tuned(tmp_path / "out")
-    assert signal.getsignal(signal.SIGINT) is handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(FinetuneModule, "validation_step", lambda *args: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                tuned(tmp_path / "out")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tuned(tmp_path / "out") / "config.json").exists()
 
 
