@@ -161,7 +161,7 @@ def test_an_empty_file_and_an_empty_folder_are_named(tmp_path):
     (tmp_path / "folder").mkdir()
     message = refusal(tmp_path / "folder")
     assert "folder' has no config.json; accepted: " in message
-    for kind in ("Lightning .ckpt", "MDETR .pth", "Hugging Face ViLT folder", "state dict"):
+    for kind in ("Lightning .ckpt", "MDETR .pth", "Hugging Face folder", "state dict"):
         assert kind in message
 
 
