@@ -78,7 +78,7 @@ def test_blocks_of_memory_do_not_change_the_numbers(monkeypatch):
     items = [item(heat(*rng.random((2, 4, 4))), *boxes[n : n + 1 + n % 3]) for n in range(30)]
     items += [item(boxed((*boxes[-n - 1], n % 2)), *boxes[n : n + 1 + n % 3]) for n in range(30)]
     whole = phrase_table(items, 0.3)
-    monkeypatch.setattr("grounding.metrics.phrases._CHUNK", 200)
+    monkeypatch.setattr("grounding.metrics.phrase_ious._CHUNK", 200)
     pd.testing.assert_frame_equal(phrase_table(items, 0.3), whole)
 
 

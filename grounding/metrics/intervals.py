@@ -7,7 +7,7 @@ group, so a statistic needs no data copied: it is a function of weights, or, che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,108 @@ class Estimate:
     reason: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """A figure as a function of how often each group is drawn, so that several can share their resamples.
+
+    labels: the G groups, sorted. of_counts: float64 ``[R, G]`` -> values ``[R]``, NaN where undefined. n: values.
+    width: numbers that one resample takes in memory.
+    """
+
+    labels: tuple[object, ...]
+    of_counts: Callable[[np.ndarray], np.ndarray]
+    n: int
+    width: int
+
+    @classmethod
+    def of_sums(
+        cls,
+        statistic: Callable[[np.ndarray], np.ndarray],
+        columns: np.ndarray,
+        groups: Sequence[str] | np.ndarray,
+    ) -> Statistic:
+        """From weighted sums: ``statistic`` takes sums float64 ``[R, S]`` of the S ``columns`` ``[E, S]``.
+
+        groups: E labels. Raises BadInput for columns that are not finite and lengths that differ.
+        """
+        columns = np.asarray(columns, dtype=np.float64)
+        codes, labels = _encode(groups, len(columns))
+        if not np.isfinite(columns).all():
+            raise BadInput(f"values hold {int((~np.isfinite(columns)).sum())} numbers that are not finite")
+        sums = np.zeros((len(labels), columns.shape[1]))
+        np.add.at(sums, codes, columns)
+        return cls(labels, lambda counts: statistic(counts @ sums), len(columns), len(labels))
+
+    @classmethod
+    def of_weights(
+        cls, statistic: Callable[[np.ndarray], np.ndarray], groups: Sequence[str] | np.ndarray
+    ) -> Statistic:
+        """From weights float64 ``[R, E]``: how often the group of each value was drawn. groups: E labels."""
+        codes, labels = _encode(groups, len(groups))
+        return cls(labels, lambda counts: statistic(counts[:, codes]), len(codes), len(codes))
+
+    @classmethod
+    def mean(
+        cls,
+        values: Sequence[float] | np.ndarray,
+        groups: Sequence[str] | np.ndarray,
+        weights: Sequence[float] | np.ndarray | None = None,
+    ) -> Statistic:
+        """(Weighted) mean of values ``[E]``: sum(w v) / sum(w), recomputed in every resample."""
+        values = np.asarray(values, dtype=np.float64)
+        weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
+        if weights.shape != values.shape:
+            raise BadInput(f"weights have shape {weights.shape}, values {values.shape}; accepted: equal ones")
+        return cls.of_sums(lambda sums: sums[:, 0] / sums[:, 1], np.stack([values * weights, weights], 1), groups)
+
+    def value(self) -> float:
+        """The figure of the sample itself; NaN where it is undefined."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(self.of_counts(np.ones((1, len(self.labels))))[0]) if self.labels else float("nan")
+
+
+def bootstrap(
+    statistics: Mapping[str, Statistic], resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
+) -> dict[str, Estimate]:
+    """Estimates by name, percentile intervals at ``level``; statistics over the same groups share their resamples."""
+    _check_options(resamples, level)
+    sharing: dict[tuple[object, ...], list[str]] = {}
+    for name, statistic in statistics.items():
+        sharing.setdefault(statistic.labels, []).append(name)
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
+    for labels, names in sharing.items():
+        rows = max(1, _CHUNK // max(1, *(statistics[name].width for name in names)))
+        for counts in _counts(len(labels), resamples, seed, rows):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                for name in names:
+                    drawn[name].append(statistics[name].of_counts(counts))
+    return {
+        name: _estimate(statistic.value(), drawn[name], statistic.n, len(statistic.labels), level)
+        for name, statistic in statistics.items()
+    }
+
+
+def paired_difference(
+    first: Statistic, second: Statistic, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """``first`` minus ``second``, both over the same images in every resample.
+
+    Where what is hard for one is hard for the other, this is narrower than two separate intervals suggest. Raises
+    BadInput for statistics over different groups.
+    """
+    if first.labels != second.labels:
+        raise BadInput(
+            f"{len(first.labels)} and {len(second.labels)} groups are not the same ones: a paired difference needs "
+            "the same images"
+        )
+
+    def difference(counts: np.ndarray) -> np.ndarray:
+        return first.of_counts(counts) - second.of_counts(counts)
+
+    both = Statistic(first.labels, difference, min(first.n, second.n), max(first.width, second.width))
+    return bootstrap({"difference": both}, resamples, seed, level)["difference"]
+
+
 def bootstrap_sums(
     statistic: Callable[[np.ndarray], np.ndarray],
     columns: np.ndarray,
@@ -43,23 +145,8 @@ def bootstrap_sums(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """Estimate of a statistic of weighted sums: means, ratios, correlations from moments.
-
-    statistic: sums float64 ``[R, S]`` of the S columns -> values ``[R]``, NaN where undefined.
-    columns: ``[E, S]``, one row a value. groups: E labels. Percentile interval at ``level``, seeded.
-    Raises BadInput for columns that are not finite, lengths that differ, or numbers out of range.
-    """
-    columns = np.asarray(columns, dtype=np.float64)
-    _check_options(resamples, level)
-    codes, n_groups = _encode(groups, len(columns))
-    if not np.isfinite(columns).all():
-        raise BadInput(f"values hold {int((~np.isfinite(columns)).sum())} numbers that are not finite")
-    sums = np.zeros((n_groups, columns.shape[1]))
-    np.add.at(sums, codes, columns)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = statistic(sums.sum(0, keepdims=True))[0] if n_groups else np.nan
-        drawn = [statistic(counts @ sums) for counts in _counts(n_groups, resamples, seed)]
-    return _estimate(value, drawn, len(columns), n_groups, level)
+    """Estimate of a statistic of weighted sums (means, ratios, correlations from moments): ``Statistic.of_sums``."""
+    return bootstrap({"": Statistic.of_sums(statistic, columns, groups)}, resamples, seed, level)[""]
 
 
 def bootstrap_weights(
@@ -69,17 +156,8 @@ def bootstrap_weights(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """Estimate of any statistic that can be given weights: float64 ``[R, E]`` -> values ``[R]``.
-
-    Weights are how often a value's group was drawn. For the rest see ``bootstrap_sums``.
-    """
-    _check_options(resamples, level)
-    codes, n_groups = _encode(groups, len(groups))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = statistic(np.ones((1, len(codes))))[0] if n_groups else np.nan
-        rows = max(1, _CHUNK // max(1, len(codes)))
-        drawn = [statistic(counts[:, codes]) for counts in _counts(n_groups, resamples, seed, rows)]
-    return _estimate(value, drawn, len(codes), n_groups, level)
+    """Estimate of any statistic that can be given weights: ``Statistic.of_weights``."""
+    return bootstrap({"": Statistic.of_weights(statistic, groups)}, resamples, seed, level)[""]
 
 
 def bootstrap_mean(
@@ -90,13 +168,8 @@ def bootstrap_mean(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """(Weighted) mean of values ``[E]``: sum(w v) / sum(w), recomputed in every resample."""
-    values = np.asarray(values, dtype=np.float64)
-    weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
-    if weights.shape != values.shape:
-        raise BadInput(f"weights have shape {weights.shape}, values {values.shape}; accepted: equal ones")
-    columns = np.stack([values * weights, weights], 1)
-    return bootstrap_sums(lambda sums: sums[:, 0] / sums[:, 1], columns, groups, resamples, seed, level)
+    """Estimate of a (weighted) mean of values ``[E]``: ``Statistic.mean``."""
+    return bootstrap({"": Statistic.mean(values, groups, weights)}, resamples, seed, level)[""]
 
 
 def _check_options(resamples: int, level: float) -> None:
@@ -106,22 +179,22 @@ def _check_options(resamples: int, level: float) -> None:
         raise BadInput(f"level {level} is out of range; accepted: 0 < level < 1")
 
 
-def _encode(groups: Sequence[str] | np.ndarray, n: int) -> tuple[np.ndarray, int]:
-    """Group labels as 0..G-1; sorted, so that the order of the examples does not matter."""
+def _encode(groups: Sequence[str] | np.ndarray, n: int) -> tuple[np.ndarray, tuple[object, ...]]:
+    """Group labels as 0..G-1, and the labels; sorted, so that the order of the examples does not matter."""
     if len(groups) != n:
         raise BadInput(f"{len(groups)} group labels for {n} values; accepted: one each")
     codes, labels = pd.factorize(np.asarray(groups), sort=True)
     if (codes < 0).any():
         raise BadInput(f"{int((codes < 0).sum())} values have no group label")
-    return codes, len(labels)
+    return codes, tuple(np.asarray(labels).tolist())
 
 
-def _counts(groups: int, resamples: int, seed: int, rows: int | None = None) -> Iterator[np.ndarray]:
+def _counts(groups: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndarray]:
     """How often each group is drawn: float64 ``[rows, groups]`` blocks, ``resamples`` rows in all."""
     if groups < 2:
         return
     rng = np.random.default_rng(seed)
-    rows = max(1, min(rows or resamples, _CHUNK // groups))
+    rows = max(1, min(rows, _CHUNK // groups))
     for begin in range(0, resamples, rows):
         block = min(rows, resamples - begin)
         drawn = rng.integers(groups, size=(block, groups))

@@ -8,18 +8,14 @@ exchangeable, so where one image holds many examples, trust the interval.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.metrics.intervals import (
-    RESAMPLES,
-    Estimate,
-    bootstrap_sums,
-    bootstrap_weights,
-)
+from grounding.metrics.intervals import RESAMPLES, Estimate, Statistic, bootstrap
 
 CORRELATIONS = ("pearson", "spearman", "point_biserial")
 PERMUTATIONS = 10_000
@@ -57,29 +53,89 @@ def correlate(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Correlation:
-    """One correlation between a task column ``[E]`` and a grounding column ``[E]``.
+    """One correlation between a task column ``[E]`` and a grounding column ``[E]``: see ``correlations``."""
+    columns = np.asarray(grounding, dtype=np.float64)[:, None]
+    return correlations(kind, task, columns, groups, resamples, permutations, seed)[0]
 
+
+def correlations(
+    kind: str,
+    task: np.ndarray,
+    groundings: np.ndarray,
+    groups: np.ndarray,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> list[Correlation]:
+    """Correlations of a task column ``[E]`` with each of S ways to measure grounding ``[E, S]``.
+
+    All share their resamples and permutations, so S of them take little longer than one.
     kind: ``pearson``, ``spearman``, or ``point_biserial`` (task is then success, 0 or 1).
     groups: E labels (images) that are resampled whole. Raises BadInput for lengths that differ, values that
     are not finite, an unknown kind; undefined cases are returned, with a reason.
     """
+    task, groundings = check_kind(kind, task, groundings, groups)
+    reasons = [undefined(kind, task, grounding) for grounding in groundings.T]
+    if kind == "spearman":
+        permuted = rankdata(task), rankdata(groundings, axis=0) if len(task) else groundings
+    else:
+        permuted = task, groundings
+    return estimate_links(
+        lambda number: correlation_statistic(kind, task, groundings[:, number], groups),
+        (permuted[0], permuted[1]),
+        reasons,
+        groups,
+        resamples,
+        permutations,
+        seed,
+    )
+
+
+def check_kind(
+    kind: str, task: np.ndarray, groundings: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The columns as float64; raises BadInput as ``correlations`` does."""
     if kind not in CORRELATIONS:
         raise unknown_choice("correlation", kind, CORRELATIONS)
-    if permutations < 1:
-        raise BadInput(f"permutations {permutations} is too small; accepted: 1 or more")
-    task, grounding = check_columns(task, grounding, groups)
+    task, groundings = check_columns(task, groundings, groups)
     if kind == "point_biserial" and not np.isin(task, (0, 1)).all():
         raise BadInput("point_biserial takes task success, 0 or 1, got other values")
-    reason = undefined(kind, task, grounding)
-    if reason:
-        return Correlation(None, None, None, len(task), len(set(np.asarray(groups).tolist())), reason)
+    return task, groundings
+
+
+def correlation_statistic(kind: str, task: np.ndarray, grounding: np.ndarray, groups: np.ndarray) -> Statistic:
+    """A correlation of columns ``[E]`` that both vary (``undefined``), ready to be resampled."""
     if kind == "spearman":
-        estimate = _spearman_estimate(task, grounding, groups, resamples, seed)
-        task, grounding = rankdata(task), rankdata(grounding)
-    else:
-        estimate = _pearson_estimate(task, grounding, groups, resamples, seed)
-    p = permutation_p(task, grounding, permutations, seed)
-    return Correlation(**vars(estimate), p=p)
+        return _spearman_statistic(task, grounding, groups)
+    x, y = _standardised(task), _standardised(grounding)  # r is the same, its moments are better conditioned
+    moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
+    return Statistic.of_sums(_moment_correlation, moments, groups)
+
+
+def estimate_links(
+    statistic: Callable[[int], Statistic],
+    permuted: tuple[np.ndarray, np.ndarray],
+    reasons: list[str | None],
+    groups: np.ndarray,
+    resamples: int,
+    permutations: int,
+    seed: int,
+) -> list[Correlation]:
+    """S correlations with intervals and p-values, those with a reason undefined.
+
+    statistic: of grounding number 0..S-1. permuted: columns ``[E]`` and ``[E, S]`` whose pairing is permuted.
+    """
+    defined = [number for number, reason in enumerate(reasons) if reason is None]
+    estimates = bootstrap({str(number): statistic(number) for number in defined}, resamples, seed)
+    chances = permutation_ps(permuted[0], permuted[1][:, defined], permutations, seed) if defined else []
+    p = dict(zip(defined, chances, strict=True))
+    count = len(set(np.asarray(groups).tolist()))
+    return [
+        Correlation(**vars(estimates[str(number)]), p=float(p[number]))
+        if reason is None
+        else Correlation(None, None, None, len(groups), count, reason)
+        for number, reason in enumerate(reasons)
+    ]
 
 
 def joint_view(
@@ -99,34 +155,46 @@ def joint_view(
 
 
 def permutation_p(x: np.ndarray, y: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
-    """Two-sided p of Pearson's r under random pairings: (1 + #{|r*| >= |r|}) / (1 + permutations).
+    """Two-sided p of Pearson's r of ``[E]`` and ``[E]`` under random pairings: see ``permutation_ps``."""
+    return float(permutation_ps(x, np.asarray(y)[:, None], permutations, seed)[0])
 
-    The count includes the observed pairing (Phipson and Smyth 2010), so p is never 0. x, y: ``[E]``; BadInput
-    where one of them is constant.
+
+def permutation_ps(
+    x: np.ndarray, ys: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
+) -> np.ndarray:
+    """Two-sided p ``[S]`` of Pearson's r: (1 + #{|r*| >= |r|}) / (1 + permutations).
+
+    The count includes the observed pairing (Phipson and Smyth 2010), so p is never 0. x: ``[E]``, which is permuted;
+    ys: ``[E, S]``. BadInput where one of them is constant, and for no permutations.
     """
-    if not (_varies(x) and _varies(y)):
+    if permutations < 1:
+        raise BadInput(f"permutations {permutations} is too small; accepted: 1 or more")
+    if not (_varies(x) and all(_varies(y) for y in ys.T)):
         raise BadInput("x or y is constant: no permutation of it changes anything")
-    x, y = _standardised(x), _standardised(y)
-    y = y[np.lexsort((y, x))]  # the same p for any order of the examples
-    x = np.sort(x)
-    observed = abs(x @ y)
+    x, ys = _standardised(x), np.stack([_standardised(y) for y in ys.T], 1)
+    order = np.lexsort((*ys.T, x))  # the same p for any order of the examples
+    x, ys = x[order], ys[order]
+    observed = np.abs(x @ ys)
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK // len(x))
-    extreme = 0
+    extreme = np.zeros(ys.shape[1])
     for begin in range(0, permutations, rows):
-        block = np.tile(y, (min(rows, permutations - begin), 1))
-        extreme += int((np.abs(rng.permuted(block, axis=1, out=block) @ x) >= observed * (1 - NOISE)).sum())
+        block = np.tile(x, (min(rows, permutations - begin), 1))
+        extreme += (np.abs(rng.permuted(block, axis=1, out=block) @ ys) >= observed * (1 - NOISE)).sum(0)
     return (1 + extreme) / (1 + permutations)
 
 
-def check_columns(task: np.ndarray, grounding: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both columns as float64 ``[E]``. Raises BadInput for lengths that differ and values that are not finite."""
-    task, grounding = np.asarray(task, dtype=np.float64), np.asarray(grounding, dtype=np.float64)
-    if not task.shape == grounding.shape == (len(groups),):
-        raise BadInput(f"task {task.shape}, grounding {grounding.shape} and {len(groups)} groups differ in length")
-    if not (np.isfinite(task).all() and np.isfinite(grounding).all()):
+def check_columns(task: np.ndarray, groundings: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Task ``[E]`` and grounding ``[E]`` or ``[E, S]`` as float64.
+
+    Raises BadInput for lengths that differ and values that are not finite.
+    """
+    task, groundings = np.asarray(task, dtype=np.float64), np.asarray(groundings, dtype=np.float64)
+    if task.shape != (len(groups),) or groundings.shape[:1] != task.shape:
+        raise BadInput(f"task {task.shape}, grounding {groundings.shape} and {len(groups)} groups differ in length")
+    if not (np.isfinite(task).all() and np.isfinite(groundings).all()):
         raise BadInput("task or grounding holds numbers that are not finite")
-    return task, grounding
+    return task, groundings
 
 
 def undefined(kind: str, task: np.ndarray, grounding: np.ndarray) -> str | None:
@@ -153,12 +221,6 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return centred / deviation if _varies(values) else np.full_like(values, np.nan)
 
 
-def _pearson_estimate(x: np.ndarray, y: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Estimate:
-    x, y = _standardised(x), _standardised(y)  # r is the same, its moments are better conditioned
-    moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
-    return bootstrap_sums(_moment_correlation, moments, groups, resamples, seed)
-
-
 def _moment_correlation(sums: np.ndarray) -> np.ndarray:
     """Pearson's r from sums ``[R, 6]`` of 1, x, y, x^2, y^2, xy; NaN where x or y does not vary."""
     _, x, y, xx, yy, xy = (sums / sums[:, :1]).T
@@ -168,7 +230,7 @@ def _moment_correlation(sums: np.ndarray) -> np.ndarray:
     return r.clip(-1, 1)
 
 
-def _spearman_estimate(x: np.ndarray, y: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Estimate:
+def _spearman_statistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Statistic:
     ties = [np.unique(values, return_inverse=True)[1] for values in (x, y)]
 
     def statistic(weights: np.ndarray) -> np.ndarray:
@@ -176,7 +238,7 @@ def _spearman_estimate(x: np.ndarray, y: np.ndarray, groups: np.ndarray, resampl
         columns = (np.ones_like(weights), rank_x, rank_y, rank_x**2, rank_y**2, rank_x * rank_y)
         return _moment_correlation(np.stack([(weights * column).sum(1) for column in columns], 1))
 
-    return bootstrap_weights(statistic, groups, resamples, seed)
+    return Statistic.of_weights(statistic, groups)
 
 
 def _weighted_ranks(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from grounding.errors import BadInput
-from grounding.metrics.intervals import RESAMPLES, bootstrap_sums
-from grounding.metrics.joint import NOISE, PERMUTATIONS, Correlation, check_columns, permutation_p, undefined
+from grounding.metrics.intervals import RESAMPLES, Statistic
+from grounding.metrics.joint import NOISE, PERMUTATIONS, Correlation, check_columns, estimate_links, undefined
 
 
 def partial_correlation(
@@ -18,29 +18,61 @@ def partial_correlation(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Correlation:
-    """Pearson's r of the parts of task ``[E]`` and grounding ``[E]`` that no linear function of covariates explains.
+    """One partial correlation between a task column ``[E]`` and a grounding column: see ``partial_correlations``."""
+    columns = np.asarray(grounding, dtype=np.float64)[:, None]
+    return partial_correlations(task, columns, covariates, groups, resamples, permutations, seed)[0]
+
+
+def partial_correlations(
+    task: np.ndarray,
+    groundings: np.ndarray,
+    covariates: np.ndarray,
+    groups: np.ndarray,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> list[Correlation]:
+    """Pearson's r of the parts of task ``[E]`` and groundings ``[E, S]`` that no linear function of covariates explains.
 
     covariates: ``[E, K]``; constant and redundant ones do no harm. groups: E labels (images) that are resampled
     whole; covariates are fitted anew in every resample. p permutes the residuals (Kennedy 1995). Raises BadInput as
-    ``correlate`` does; undefined cases are returned, with a reason.
+    ``correlations`` does; undefined cases are returned, with a reason.
     """
-    task, grounding = check_columns(task, grounding, groups)
+    task, groundings = check_columns(task, groundings, groups)
     covariates = np.asarray(covariates, dtype=np.float64)
     if covariates.ndim != 2 or len(covariates) != len(task):
         raise BadInput(f"covariates {covariates.shape} do not fit {len(task)} examples; accepted: [E, K]")
     if not np.isfinite(covariates).all():
         raise BadInput("covariates hold numbers that are not finite")
+    columns = np.column_stack([task, groundings])
+    left = _residuals(columns, covariates) if len(task) else columns
+    reasons = [
+        undefined("pearson", task, groundings[:, number])
+        or _explained("task score", task, left[:, 0])
+        or _explained("grounding", groundings[:, number], left[:, 1 + number])
+        for number in range(groundings.shape[1])
+    ]
+    return estimate_links(
+        lambda number: partial_statistic(task, groundings[:, number], covariates, groups),
+        (left[:, 0], left[:, 1:]),
+        reasons,
+        groups,
+        resamples,
+        permutations,
+        seed,
+    )
+
+
+def partial_statistic(
+    task: np.ndarray, grounding: np.ndarray, covariates: np.ndarray, groups: np.ndarray
+) -> Statistic:
+    """A partial correlation of columns ``[E]`` that both vary, ready to be resampled."""
     columns = np.column_stack([task, grounding, covariates])
-    residuals = _residuals(columns) if len(task) else columns
-    reason = undefined("pearson", task, grounding) or _explained(columns, residuals)
-    if reason:
-        return Correlation(None, None, None, len(task), len(set(np.asarray(groups).tolist())), reason)
     spread = columns.std(0)
     whitened = (columns - columns.mean(0)) / np.where(spread > 0, spread, 1.0)
     whitened = np.column_stack([np.ones(len(task)), whitened])
     products = (whitened[:, :, None] * whitened[:, None, :]).reshape(len(task), -1)
-    estimate = bootstrap_sums(_from_products, products, groups, resamples, seed)
-    return Correlation(**vars(estimate), p=permutation_p(residuals[:, 0], residuals[:, 1], permutations, seed))
+    return Statistic.of_sums(_from_products, products, groups)
 
 
 def _from_products(sums: np.ndarray) -> np.ndarray:
@@ -56,15 +88,14 @@ def _from_products(sums: np.ndarray) -> np.ndarray:
     return r.clip(-1, 1)
 
 
-def _residuals(columns: np.ndarray) -> np.ndarray:
-    """What a least-squares fit of the covariates (columns from 2 on) and a constant leaves of columns 0 and 1."""
-    given = np.column_stack([np.ones(len(columns)), columns[:, 2:]])
+def _residuals(columns: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+    """What a least-squares fit of the covariates and a constant leaves of the columns ``[E, C]``."""
+    given = np.column_stack([np.ones(len(columns)), covariates])
     given = given / np.abs(given).max(0).clip(min=1e-300)
-    return columns[:, :2] - given @ np.linalg.lstsq(given, columns[:, :2], rcond=None)[0]
+    return columns - given @ np.linalg.lstsq(given, columns, rcond=None)[0]
 
 
-def _explained(columns: np.ndarray, residuals: np.ndarray) -> str | None:
-    for name, column, left in zip(("task score", "grounding"), columns.T, residuals.T, strict=False):
-        if left.var() <= NOISE * column.var():
-            return f"the covariates explain all of the {name} in {len(columns)} examples"
+def _explained(name: str, column: np.ndarray, left: np.ndarray) -> str | None:
+    if left.var() <= NOISE * column.var():
+        return f"the covariates explain all of the {name} in {len(column)} examples"
     return None

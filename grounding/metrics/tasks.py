@@ -72,6 +72,22 @@ def distance_accuracy(
     return {threshold: float((values < threshold).mean()) for threshold in thresholds}
 
 
+def consistency(
+    distances: Sequence[float] | np.ndarray,
+    captions: Sequence[str] | np.ndarray,
+    thresholds: Sequence[float] = SDR_THRESHOLDS,
+) -> dict[float, float]:
+    """Share of captions whose descriptions are all solved: every distance ``[E]`` (pixels) below the threshold.
+
+    captions: E labels; one caption describes the same point in several panoramas (Chen et al., section 6).
+    """
+    values = _some(distances, "distances")
+    if len(values) != len(captions):
+        raise BadInput(f"{len(captions)} captions for {len(values)} distances; accepted: one each")
+    worst = pd.Series(values).groupby(np.asarray(captions)).max()
+    return {threshold: float((worst < threshold).mean()) for threshold in thresholds}
+
+
 def mean_distance(distances: Sequence[float] | np.ndarray) -> float:
     """Mean of distances ``[E]`` (pixels)."""
     return float(_some(distances, "distances").mean())
