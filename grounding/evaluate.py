@@ -14,11 +14,14 @@ import pandas as pd
 import torch
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.evaluation import Evaluation
+from grounding.evaluation import Evaluation, with_phrase_means
 from grounding.examples import Example, Prediction, ReferenceGame
 from grounding.metrics.boxes import MODES
 from grounding.metrics.heatmaps import THRESHOLDS, Threshold, check_threshold, check_tuning_split, choose_threshold
-from grounding.metrics.phrases import Measure, heatmap_curves, phrase_table
+from grounding.metrics.measure import Measure, PhraseItem
+from grounding.metrics.phrases import heatmap_curves, phrase_table
+from grounding.metrics.precision import average_precisions
+from grounding.metrics.sensitivity import SENSITIVITY_THRESHOLDS, sensitivity_table
 from grounding.metrics.tasks import SDR_SIZE, sdr_distances
 from grounding.models.base import Batch, GroundingModel
 from grounding.predictions import Predictions, check_examples, match
@@ -89,28 +92,39 @@ def score(
     threshold: Threshold | float | None = None,
     metrics: Measure | str = "corrected",
     sdr_size: tuple[int, int] = SDR_SIZE,
+    need_answers: bool = True,
+    thresholds: Sequence[float] = SENSITIVITY_THRESHOLDS,
 ) -> Evaluation:
     """Score predictions, matched with examples by id, so in any order.
 
     threshold: of heatmaps, as a share of their maximum (``tune_threshold`` chooses one); ranked boxes need none.
     metrics: arithmetic and truth (``Measure``), or the name of the arithmetic. sdr_size: width and height in
-    pixels of the images that distances are given in. Raises BadInput as ``grounding.predictions.match`` does,
-    and where heatmaps have no threshold.
+    pixels of the images that distances are given in. need_answers: whether a prediction without a task answer is an
+    error; if not, its grounding counts alone. thresholds: others that heatmaps are measured under too, to see what
+    hangs on the choice. Raises BadInput as ``grounding.predictions.match`` does, and where heatmaps have no threshold.
     """
     measure = _as_measure(metrics)
     level = None if threshold is None else check_threshold(threshold)
-    pairs, items = match(examples, predictions)
-    per_phrase = phrase_table(items, level, measure)
-    of_example = per_phrase.groupby("example").agg(
-        mean_iou=("iou", "mean"), region_size=("region_size", "mean"), phrases=("iou", "size")
-    )
+    pairs, items = match(examples, predictions, need_answers)
+    per_phrase = phrase_table(items, level, measure).assign(average_precision=_precisions(items, measure))
     rows = [_example_row(example, prediction, sdr_size) for example, prediction in pairs]
-    per_example = _without_gaps(pd.DataFrame(rows))
-    for name in ("mean_iou", "region_size"):
-        per_example[name] = per_example["id"].map(of_example[name]).astype(float)
-    per_example["phrases"] = per_example["id"].map(of_example["phrases"]).fillna(0).astype(int)
+    per_example = with_phrase_means(_without_gaps(pd.DataFrame(rows)), per_phrase)
+    grid = sorted({*thresholds, *([] if level is None else [level])})
     lost = predictions if isinstance(predictions, Predictions) else Predictions()
-    return Evaluation(per_example, per_phrase, measure, threshold, tuple(lost.skipped), tuple(lost.dropped_phrases))
+    return Evaluation(
+        per_example,
+        per_phrase,
+        measure,
+        threshold,
+        tuple(lost.skipped),
+        tuple(lost.dropped_phrases),
+        sensitivity_table(items, measure, grid),
+    )
+
+
+def _precisions(items: Sequence[PhraseItem], measure: Measure) -> np.ndarray:
+    """Average precision of ranked boxes; the original study knows none, so ``paper`` has NaN."""
+    return average_precisions(items) if measure.mode == "corrected" else np.full(len(items), np.nan)
 
 
 def tune_threshold(
@@ -151,9 +165,19 @@ def evaluate(
     if not parts:
         raise BadInput(f"all {len(examples)} examples were skipped: nothing is left to evaluate")
     per_example = _without_gaps(pd.concat([part.per_example for part in parts], ignore_index=True))
-    per_phrase = pd.concat([part.per_phrase for part in parts], ignore_index=True)
-    lost = tuple(left_out.skipped), tuple(left_out.dropped_phrases)
-    return Evaluation(per_example, per_phrase, parts[0].measure, threshold, *lost)
+    per_phrase, sensitivity = (
+        pd.concat([table for part in parts if len(table := getattr(part, name))] or [getattr(parts[0], name)])
+        for name in ("per_phrase", "sensitivity")
+    )
+    return Evaluation(
+        per_example,
+        per_phrase.reset_index(drop=True),
+        parts[0].measure,
+        threshold,
+        tuple(left_out.skipped),
+        tuple(left_out.dropped_phrases),
+        sensitivity.reset_index(drop=True),
+    )
 
 
 def tune(
@@ -200,19 +224,19 @@ def _without_gaps(per_example: pd.DataFrame) -> pd.DataFrame:
 
 
 def _example_row(example: Example, prediction: Prediction, sdr_size: tuple[int, int]) -> dict[str, object]:
+    answered, task = prediction.answer is not None, example.task
     row: dict[str, object] = {"id": example.id, "split": example.split}
     row |= {f"group_{name}": value for name, value in example.groups.items()}
-    if isinstance(example.task, ReferenceGame):
-        row |= {
-            "task": "game",
-            "answer_index": int(prediction.answer),  # type: ignore[arg-type]
-            "answer_x": np.nan,
-            "answer_y": np.nan,
-        }
-        distance = np.nan
+    row |= {"task": "game" if isinstance(task, ReferenceGame) else "sdr", "answered": answered}
+    row |= {"answer_index": -1, "answer_x": np.nan, "answer_y": np.nan}
+    row |= {"correct": answered and bool(prediction.correct), "score": prediction.score if answered else np.nan}
+    row |= {"distance": np.nan, "caption_id": "", "propagated": False}
+    if isinstance(task, ReferenceGame):
+        row |= {"answer_index": prediction.answer if answered else -1}
     else:
+        row |= {"caption_id": task.caption_id or example.id, "propagated": task.propagated}
+    if answered and not isinstance(task, ReferenceGame):
         x, y = np.asarray(prediction.answer, dtype=np.float64)
-        row |= {"task": "sdr", "answer_index": -1, "answer_x": x, "answer_y": y}
-        distance = sdr_distances(np.array([[x, y]]), np.array([example.task.target_xy]), sdr_size)[0]
-    words = len(example.caption.split())
-    return row | {"correct": bool(prediction.correct), "score": prediction.score, "distance": distance, "words": words}
+        distance = sdr_distances(np.array([[x, y]]), np.array([task.target_xy]), sdr_size)[0]
+        row |= {"answer_x": x, "answer_y": y, "distance": distance}
+    return row | {"words": len(example.caption.split())}

@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
+from grounding import evaluation_text
 from grounding.benchmarks.base import Skipped
+from grounding.figures import (
+    covariates_of,
+    grounding_statistics,
+    groundings_by_setting,
+    joint_statistics,
+    linked_examples,
+    task_columns,
+    task_statistics,
+)
+from grounding.metrics.bars import BARS, success_bars
 from grounding.metrics.heatmaps import Threshold
-from grounding.metrics.intervals import RESAMPLES, Estimate, bootstrap_mean
-from grounding.metrics.joint import PERMUTATIONS, Correlation, joint_view
-from grounding.metrics.partial import partial_correlation
-from grounding.metrics.phrases import Measure
-from grounding.metrics.tasks import SDR_THRESHOLDS, nested_weights
+from grounding.metrics.intervals import RESAMPLES, Estimate, Statistic, bootstrap
+from grounding.metrics.joint import PERMUTATIONS, Correlation, correlations
+from grounding.metrics.measure import Measure
+from grounding.metrics.partial import partial_correlations
+from grounding.overlap import Overlap
 from grounding.predictions import DROPPED
 
-_GROUNDING_FIGURES = {
-    "mean_iou": "iou",
-    "mean_iou_any": "iou_any",
-    "mean_iou_merged": "iou_merged",
-    "recall@0.5": "hit",
-    "pointing": "pointing",
-}
-COVARIATES = ("phrases", "words", "region_size")
 GROUNDED_AT = 0.5  # mean IoU from which on an example counts as grounded
+SETTINGS_RESAMPLES = 2_000  # resamples, and permutations, where there is a correlation for every setting
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Scored predictions, as tidy tables.
 
-    per_example: id, split, group_* (one a kind of group), task (game | sdr), answer_index (-1 for sdr), answer_x,
-    answer_y (NaN for games), correct, score (higher is better), distance (pixels; NaN for games), words (in its
-    caption); over its phrases (NaN without any): mean_iou, region_size (mean share of the image); phrases (how many
-    are scored).
-    per_phrase: see ``grounding.metrics.phrases.phrase_table``; phrases without regions have no row.
+    per_example: id, split, group_* (one a kind of group), task (game | sdr), answered (is there a task answer; if not,
+    what follows is empty), answer_index (-1 for sdr), answer_x, answer_y (NaN for games), correct, score (higher is
+    better), distance (pixels; NaN for games), caption_id, propagated (of sdr), words (in its caption); over its phrases
+    (NaN without any): mean_iou, region_size (mean share of the image); phrases (how many are scored).
+    per_phrase: see ``grounding.metrics.phrases.phrase_table``, with average_precision (of ranked boxes, else NaN);
+    phrases without regions have no row.
+    sensitivity: see ``grounding.metrics.sensitivity.sensitivity_table``.
     threshold: that of heatmaps, with the split it was chosen on where it was chosen.
-    skipped, dropped_phrases: see ``Predictions``.
+    skipped, dropped_phrases: see ``Predictions``. overlap: of the images with those that the model was trained on.
     """
 
     per_example: pd.DataFrame
@@ -47,6 +53,14 @@ class Evaluation:
     threshold: Threshold | float | None
     skipped: tuple[Skipped, ...] = ()
     dropped_phrases: tuple[tuple[str, str], ...] = ()
+    sensitivity: pd.DataFrame = field(default_factory=pd.DataFrame)
+    overlap: Overlap | None = None
+
+    def statistics(self) -> dict[str, Statistic]:
+        """The figures of ``summary`` that are defined, as functions of resampled images."""
+        examples = self.per_example
+        found = task_statistics(examples) | grounding_statistics(examples, self.per_phrase, self.sensitivity)
+        return found | joint_statistics(examples)
 
     def summary(
         self, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS, seed: int = 0
@@ -54,71 +68,86 @@ class Evaluation:
         """Figures with 95 % intervals over images (``group_image``), by name.
 
         Games: accuracy, and accuracy_nested where annotations and tangrams are known (resampling tangrams).
-        Spatial description: mean_distance, accuracy@40px, @80px, @120px. Grounding, over phrases: mean_iou,
-        mean_iou_any, mean_iou_merged, recall@0.5, pointing. Over examples with phrases, against mean_iou:
-        pearson, spearman (task score) and point_biserial (task success), as ``Correlation``, and pearson_partial:
-        given the number of phrases, the words of the caption and the size of the regions.
+        Spatial description: mean_distance, accuracy@40px, @80px, @120px, also of the examples that are not propagated
+        (_main) and those that are (_propagated), and consistency@40px, ... (resampling captions).
+        Grounding, over phrases: mean_iou, mean_iou_any, mean_iou_merged, and the share of IoU of at least 0.5 as
+        recall@1, recall_any@1, recall_merged@1, for ranked boxes also @5, @10 and @all, and average_precision; pointing.
+        Over examples with phrases, against mean_iou: pearson, spearman (task score) and point_biserial (task success),
+        as ``Correlation``, and pearson_partial: given the number of phrases, the words of the caption and the size of
+        the regions.
         """
-        examples, phrases = self.per_example, self.per_phrase
-        figures = _game_figures if (examples["task"] == "game").all() else _distance_figures
-        estimates = figures(examples, resamples, seed)
-        images = phrases["example"].map(dict(zip(examples["id"], examples["group_image"], strict=True)))
-        for name, column in _GROUNDING_FIGURES.items():
-            estimates[name] = bootstrap_mean(phrases[column], images, resamples=resamples, seed=seed)
-        return estimates | self._joint("mean_iou", resamples, permutations, seed)
+        found = task_statistics(self.per_example)
+        found |= grounding_statistics(self.per_example, self.per_phrase, self.sensitivity)
+        examples = linked_examples(self.per_example)
+        groundings = examples[["mean_iou"]].to_numpy(np.float64)
+        linked = _correlations(examples, groundings, resamples, permutations, seed)
+        return bootstrap(found, resamples, seed) | {kind: values[0] for kind, values in linked.items()}
 
-    def joint_table(self, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS, seed: int = 0) -> pd.DataFrame:
+    def joint_table(
+        self, resamples: int = SETTINGS_RESAMPLES, permutations: int = SETTINGS_RESAMPLES, seed: int = 0
+    ) -> pd.DataFrame:
         """Every correlation of ``summary`` under every way to measure grounding, since results hang on it.
 
-        Columns: grounding (mean_iou, mean_iou_any, ..., pointing: means over an example's phrases), correlation,
-        value, low, high, n, groups, reason, p.
+        Columns: grounding (mean_iou, recall, pointing: means over an example's phrases); protocol, boxes and threshold
+        as in ``sensitivity`` ('' and NaN for pointing); correlation, value, low, high, n, groups, reason, p.
         """
-        rows = []
-        for measure in _GROUNDING_FIGURES:
-            found = self._joint(measure, resamples, permutations, seed)
-            rows += [{"grounding": measure, "correlation": kind, **asdict(value)} for kind, value in found.items()]
+        examples = linked_examples(self.per_example)
+        settings, groundings = groundings_by_setting(examples, self.sensitivity)
+        pointing = examples["id"].map(self.per_phrase.groupby("example")["pointing"].mean()).to_numpy(np.float64)
+        settings.loc[len(settings)] = ["pointing", "", "", np.nan]
+        groundings = np.column_stack([groundings, pointing])
+        found = _correlations(examples, groundings, resamples, permutations, seed)
+        rows = [
+            {**setting, "correlation": kind, **asdict(values[number])}
+            for number, setting in enumerate(settings.to_dict("records"))
+            for kind, values in found.items()
+        ]
         return pd.DataFrame(rows)
 
     def quadrants(self, threshold: float = GROUNDED_AT) -> pd.DataFrame:
         """How many examples solve the task or not (``correct``) and are grounded or not: four rows.
 
-        Columns: correct, grounded (mean IoU of at least ``threshold``), count, share. Examples without phrases are out.
+        Columns: correct, grounded (mean IoU of at least ``threshold``), count, share. Examples without phrases, or
+        without an answer, are out.
         """
-        examples = self.per_example[self.per_example["phrases"] > 0]
+        examples = linked_examples(self.per_example)
         grounded = examples["mean_iou"] >= threshold
         sides = [(correct, ground) for correct in (True, False) for ground in (True, False)]
         counts = [int(((examples["correct"] == correct) & (grounded == ground)).sum()) for correct, ground in sides]
         table = pd.DataFrame(sides, columns=["correct", "grounded"])
         return table.assign(count=counts, share=np.array(counts) / max(len(examples), 1))
 
-    def _joint(self, measure: str, resamples: int, permutations: int, seed: int) -> dict[str, Correlation]:
-        """Correlations of the task with one way to measure grounding, over the examples that have phrases."""
-        examples = self.per_example[self.per_example["phrases"] > 0]
-        of_example = self.per_phrase.groupby("example")[_GROUNDING_FIGURES[measure]].mean()
-        grounding = examples["id"].map(of_example).to_numpy(np.float64)
-        score, success = (examples[name].to_numpy(np.float64) for name in ("score", "correct"))
-        groups, covariates = examples["group_image"].to_numpy(), examples[list(COVARIATES)].to_numpy(np.float64)
-        settings = (groups, resamples, permutations, seed)
-        partial = partial_correlation(score, grounding, covariates, *settings)
-        return joint_view(score, success, grounding, *settings) | {"pearson_partial": partial}
+    def bars(self, bars: int = BARS) -> pd.DataFrame:
+        """Task success by mean IoU, as in the study's bar chart: see ``success_bars``."""
+        examples = linked_examples(self.per_example)
+        return success_bars(examples["mean_iou"].to_numpy(), examples["correct"].to_numpy(), bars)
+
+    def restricted(self, examples: set[str], phrases: set[tuple[str, str]]) -> Evaluation:
+        """The same over some examples and some (example id, phrase id) only; means over phrases are taken anew."""
+
+        def kept(table: pd.DataFrame) -> pd.DataFrame:
+            inside = [pair in phrases for pair in zip(table["example"], table["phrase"], strict=True)]
+            return table[inside & table["example"].isin(examples)].reset_index(drop=True)
+
+        per_phrase = kept(self.per_phrase)
+        of_example = self.per_example[self.per_example["id"].isin(examples)].reset_index(drop=True)
+        of_example = with_phrase_means(of_example, per_phrase)
+        return replace(self, per_example=of_example, per_phrase=per_phrase, sensitivity=kept(self.sensitivity))
 
     def to_markdown(self, summary: Mapping[str, Estimate] | None = None) -> str:
         """The summary as a Markdown table (figure, value, 95 % interval, p, n, groups, note), and what was left out."""
-        summary = self.summary() if summary is None else summary
-        lines = ["| figure | value | 95 % interval | p | n | groups | note |", "|---|---|---|---|---|---|---|"]
-        for name, figure in summary.items():
-            p = figure.p if isinstance(figure, Correlation) else None
-            interval = "" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"
-            cells = (name, _number(figure.value), interval, _number(p, 4), str(figure.n), str(figure.groups))
-            lines.append(f"| {' | '.join(cells)} | {figure.reason or ''} |")
-        lines += ["", _quadrants_told(self.quadrants())]
-        lines += ["", f"Metrics: {self.measure.mode}. {_told(self.threshold)}"]
+        lines = evaluation_text.figure_lines(self.summary() if summary is None else summary)
+        lines += ["", evaluation_text.quadrants_told(self.quadrants(), GROUNDED_AT)]
+        lines += ["", f"Metrics: {self.measure.mode}. {evaluation_text.threshold_told(self.threshold)}"]
+        lines += [] if self.overlap is None else [self.overlap.told()]
+        unanswered = int((~self.per_example["answered"]).sum())
+        lines += [f"{unanswered} examples have no task answer: their grounding counts alone"] if unanswered else []
         lines += [f"skipped {skip.id}: {skip.reason}" for skip in self.skipped]
         lines += [f"phrase {phrase} of {example} {DROPPED}" for example, phrase in self.dropped_phrases]
         return "\n".join(lines) + "\n"
 
     def to_json(self, summary: Mapping[str, Estimate] | None = None) -> dict[str, object]:
-        """The same for machines: metrics, threshold, figures by name, quadrants, skipped, dropped_phrases."""
+        """The same for machines: metrics, threshold, figures by name, quadrants, overlap, skipped, dropped_phrases."""
         summary = self.summary() if summary is None else summary
         chosen = isinstance(self.threshold, Threshold)
         return {
@@ -126,46 +155,27 @@ class Evaluation:
             "threshold": asdict(self.threshold) if chosen else self.threshold,  # type: ignore[arg-type]
             "figures": {name: asdict(figure) for name, figure in summary.items()},
             "quadrants": self.quadrants().to_dict("records"),
+            "overlap": None if self.overlap is None else asdict(self.overlap),
+            "unanswered": int((~self.per_example["answered"]).sum()),
             "skipped": [asdict(skip) for skip in self.skipped],
             "dropped_phrases": [{"example": example, "phrase": phrase} for example, phrase in self.dropped_phrases],
         }
 
 
-def _quadrants_told(quadrants: pd.DataFrame) -> str:
-    def told(correct: bool, grounded: bool, count: int) -> str:
-        return f"{'right' if correct else 'wrong'} and {'grounded' if grounded else 'not'}: {count}"
-
-    parts = [told(*row) for row in zip(*(quadrants[name] for name in ("correct", "grounded", "count")), strict=True)]
-    return f"Task and grounding (mean IoU of at least {GROUNDED_AT:g}): {', '.join(parts)}."
-
-
-def _told(threshold: Threshold | float | None) -> str:
-    if threshold is None:
-        return "Ranked boxes: no threshold."
-    if isinstance(threshold, Threshold):
-        best = {"iou": "mean IoU", "recall": "recall@0.5"}[threshold.criterion]
-        return f"Threshold of heatmaps: {threshold.value:g}, of the best {best} on {threshold.split}."
-    return f"Threshold of heatmaps: {threshold:g}."
+def with_phrase_means(per_example: pd.DataFrame, per_phrase: pd.DataFrame) -> pd.DataFrame:
+    """The examples with mean_iou, region_size (NaN without phrases) and phrases, as ``per_phrase`` has them."""
+    of_example = per_phrase.groupby("example").agg(
+        mean_iou=("iou", "mean"), region_size=("region_size", "mean"), phrases=("iou", "size")
+    )
+    found = {name: per_example["id"].map(of_example[name]).astype(float) for name in of_example}
+    return per_example.assign(**{**found, "phrases": found["phrases"].fillna(0).astype(int)})
 
 
-def _game_figures(examples: pd.DataFrame, resamples: int, seed: int) -> dict[str, Estimate]:
-    correct, images = examples["correct"], examples["group_image"]
-    figures = {"accuracy": bootstrap_mean(correct, images, resamples=resamples, seed=seed)}
-    nesting = [f"group_{name}" for name in ("annotation", "tangram")]
-    if all(name in examples and (examples[name] != "").all() for name in nesting):
-        annotations, tangrams = (examples[name].to_numpy() for name in nesting)
-        weights = nested_weights(annotations, tangrams)
-        figures["accuracy_nested"] = bootstrap_mean(correct, tangrams, weights, resamples, seed)
-    return figures
-
-
-def _distance_figures(examples: pd.DataFrame, resamples: int, seed: int) -> dict[str, Estimate]:
-    distances, images = examples["distance"], examples["group_image"]
-    figures = {"mean_distance": bootstrap_mean(distances, images, resamples=resamples, seed=seed)}
-    for limit in SDR_THRESHOLDS:
-        figures[f"accuracy@{limit}px"] = bootstrap_mean(distances < limit, images, resamples=resamples, seed=seed)
-    return figures
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _correlations(
+    examples: pd.DataFrame, groundings: np.ndarray, resamples: int, permutations: int, seed: int
+) -> dict[str, list[Correlation]]:
+    """Every kind of correlation of the task with each column of grounding ``[E, S]``."""
+    settings = (examples["group_image"].to_numpy(), resamples, permutations, seed)
+    found = {kind: correlations(kind, task, groundings, *settings) for kind, task in task_columns(examples).items()}
+    score, covariates = examples["score"].to_numpy(np.float64), covariates_of(examples)
+    return found | {"pearson_partial": partial_correlations(score, groundings, covariates, *settings)}

@@ -123,14 +123,14 @@ class PhrasePrediction:
 class Prediction:
     """A model's answer to one example.
 
-    answer: chosen candidate (game) or ``(x, y)`` relative (spatial description).
+    answer: chosen candidate (game) or ``(x, y)`` relative (spatial description); None where there is none.
     score: how well the answer fits the truth, oriented so that higher is better for every model.
     canvas_size: height and width in pixels of what the model saw, a game's candidates stacked; the ``paper`` metrics
     need it.
     """
 
     example_id: str
-    answer: int | Point
+    answer: int | Point | None
     score: float
     correct: bool
     phrases: tuple[PhrasePrediction, ...]

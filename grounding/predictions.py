@@ -10,7 +10,7 @@ import numpy as np
 from grounding.benchmarks.base import Skipped
 from grounding.errors import BadInput
 from grounding.examples import Example, Phrase, PhrasePrediction, Prediction, ReferenceGame
-from grounding.metrics.phrases import PhraseItem
+from grounding.metrics.measure import PhraseItem
 
 DROPPED = "has no tokens, or not all of them within the token limit"
 
@@ -35,12 +35,12 @@ class Predictions(list[Prediction]):
 
 
 def match(
-    examples: Sequence[Example], predictions: Sequence[Prediction]
+    examples: Sequence[Example], predictions: Sequence[Prediction], need_answers: bool = True
 ) -> tuple[list[tuple[Example, Prediction]], list[PhraseItem]]:
     """Pair examples with predictions, and phrases that have regions with theirs, by id, in the examples' order.
 
     Raises BadInput, naming the example, for anything missing, unknown, given twice, not finite, or of the wrong
-    shape; and as ``check_examples`` does.
+    shape or format; and as ``check_examples`` does. need_answers: whether a task answer that is None is missing.
     """
     check_examples(examples)
     known = predictions if isinstance(predictions, Predictions) else Predictions()
@@ -54,7 +54,10 @@ def match(
     for example in wanted:
         prediction = by_id[example.id]
         where = f"prediction for example {example.id!r}"
-        _check_answer(example, prediction, where)
+        if prediction.answer is not None:
+            _check_answer(example, prediction, where)
+        elif need_answers:
+            raise BadInput(f"{where}: no task answer; accepted: one each, unless grounding alone is evaluated")
         phrases = [phrase for phrase in example.phrases if (example.id, phrase.id) not in dropped]
         given = [phrase.phrase_id for phrase in prediction.phrases]
         _check_ids(where, "phrase", [phrase.id for phrase in phrases], given)
@@ -139,12 +142,32 @@ def _check_boxes(boxes: np.ndarray, image_index: np.ndarray | None, n_images: in
         raise BadInput(f"{where}: boxes have shape {boxes.shape}; accepted: [K, 4]")
     if not np.isfinite(boxes).all():
         raise BadInput(f"{where}: boxes hold {int((~np.isfinite(boxes)).sum())} numbers that are not finite")
-    if (boxes[:, 2:] < boxes[:, :2]).any():
-        bad = boxes[(boxes[:, 2:] < boxes[:, :2]).any(1)][0]
-        raise BadInput(f"{where}: box {tuple(bad.tolist())} ends before it begins; accepted: xyxy, relative")
+    check_box_format(boxes, n_images, where)
     index = np.asarray(image_index if image_index is not None else ())
     if index.shape != (len(boxes),) or ((index < 0) | (index >= n_images)).any():
         raise BadInput(
             f"{where}: image_index is {index.tolist()[:5]} for {len(boxes)} boxes; accepted: one of "
             f"0..{n_images - 1} a box"
+        )
+
+
+def check_box_format(boxes: np.ndarray, n_images: int, where: str) -> None:
+    """BadInput, with a hint, unless boxes ``[K, 4]`` can be xyxy, relative to one of ``n_images`` stacked candidates.
+
+    A box may reach out of its candidate, even over all the others, but not farther than that.
+    """
+    far = [2.0, n_images + 1.0, 2.0, n_images + 1.0]
+    outside = ((boxes > far) | (boxes < [1 - value for value in far])).any(1)
+    if outside.any():
+        box = tuple(np.round(boxes[outside][0], 3).tolist())
+        raise BadInput(
+            f"{where}: box {box} is far outside of 0..1; it looks like pixels: divide by the image's width and height; "
+            "accepted: xyxy, relative"
+        )
+    reversed_ = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    if reversed_.any():
+        box = tuple(np.round(boxes[reversed_][0], 3).tolist())
+        raise BadInput(
+            f"{where}: box {box} ends before it begins; it looks like (x, y, width, height) or (centre x, centre y, "
+            "width, height): convert with torchvision.ops.box_convert; accepted: xyxy, relative"
         )

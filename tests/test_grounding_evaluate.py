@@ -78,8 +78,8 @@ def test_games_by_hand_for_both_kinds_of_grounding(as_heatmap):
     assert summary["accuracy"].value == 0.5
     assert (summary["accuracy"].n, summary["accuracy"].groups) == (40, 20)
     assert summary["mean_iou"].value == pytest.approx((5 * 0.3 + 15 * 0.8 + 20 * 0.2) / 40)
-    assert summary["recall@0.5"].value == pytest.approx(15 / 40)
-    assert (summary["recall@0.5"].n, summary["recall@0.5"].groups) == (80, 20)
+    assert summary["recall@1"].value == pytest.approx(15 / 40)
+    assert (summary["recall@1"].n, summary["recall@1"].groups) == (80, 20)
     assert summary["pointing"].value == 1
     for name in ("pearson", "spearman", "point_biserial"):
         assert isinstance(summary[name], Correlation)
@@ -100,12 +100,14 @@ def test_quadrants_covariates_and_every_way_to_measure_grounding():
     assert counts.sum() == 40
     assert evaluation.quadrants(0.9)["share"].tolist() == [0, 0.5, 0, 0.5]
     assert table["words"].tolist() == [len(example.caption.split()) for example in examples]
-    joint = evaluation.joint_table(**FAST).set_index(["grounding", "correlation"])
+    table_of_all = evaluation.joint_table(**FAST)
+    joint = table_of_all[table_of_all["boxes"].isin(("", "1")) & table_of_all["protocol"].isin(("", "all"))]
+    joint = joint.set_index(["grounding", "correlation"])
     summary = evaluation.summary(**FAST)
     for kind in ("pearson", "spearman", "point_biserial", "pearson_partial"):
         assert joint.loc[("mean_iou", kind), "value"] == pytest.approx(summary[kind].value, nan_ok=True)
     hits = evaluation.per_phrase.groupby("example")["hit"].mean()[table["id"]].to_numpy(float)
-    assert joint.loc[("recall@0.5", "pearson"), "value"] == pytest.approx(np.corrcoef(hits, table["score"])[0, 1])
+    assert joint.loc[("recall", "pearson"), "value"] == pytest.approx(np.corrcoef(hits, table["score"])[0, 1])
     assert "grounding is 1 in all examples" in joint.loc[("pointing", "pearson"), "reason"]
 
 

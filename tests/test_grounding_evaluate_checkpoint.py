@@ -47,7 +47,7 @@ def test_it_is_evaluation_of_that_model_on_those_examples(ckpt, tmp_path):
     assert len(pd.read_csv(tmp_path / "out" / "phrases.csv")) == len(found.per_phrase)
     told = (tmp_path / "out" / "summary.md").read_text()
     assert told.startswith("| figure |")
-    assert "Metrics: corrected. Threshold of heatmaps: 0.4, of the best recall@0.5 on tune." in told
+    assert "Metrics: corrected. Threshold of heatmaps: 0.4, of the best recall@1 on tune." in told
 
 
 def test_a_threshold_that_is_given_counts(ckpt):

@@ -44,13 +44,9 @@ def partial_correlations(
         raise BadInput(f"covariates {covariates.shape} do not fit {len(task)} examples; accepted: [E, K]")
     if not np.isfinite(covariates).all():
         raise BadInput("covariates hold numbers that are not finite")
-    columns = np.column_stack([task, groundings])
-    left = _residuals(columns, covariates) if len(task) else columns
+    left = _residuals(np.column_stack([task, groundings]), covariates)
     reasons = [
-        undefined("pearson", task, groundings[:, number])
-        or _explained("task score", task, left[:, 0])
-        or _explained("grounding", groundings[:, number], left[:, 1 + number])
-        for number in range(groundings.shape[1])
+        undefined("pearson", task, grounding) or explained(task, grounding, covariates) for grounding in groundings.T
     ]
     return estimate_links(
         lambda number: partial_statistic(task, groundings[:, number], covariates, groups),
@@ -88,14 +84,20 @@ def _from_products(sums: np.ndarray) -> np.ndarray:
     return r.clip(-1, 1)
 
 
+def explained(task: np.ndarray, grounding: np.ndarray, covariates: np.ndarray) -> str | None:
+    """Why nothing of the columns ``[E]`` is left to correlate, given covariates ``[E, K]``; None where something is."""
+    columns = np.column_stack([task, grounding])
+    left = _residuals(columns, covariates)
+    for name, column, rest in zip(("task score", "grounding"), columns.T, left.T, strict=True):
+        if rest.var() <= NOISE * column.var():
+            return f"the covariates explain all of the {name} in {len(task)} examples"
+    return None
+
+
 def _residuals(columns: np.ndarray, covariates: np.ndarray) -> np.ndarray:
     """What a least-squares fit of the covariates and a constant leaves of the columns ``[E, C]``."""
+    if not len(columns):
+        return columns
     given = np.column_stack([np.ones(len(columns)), covariates])
     given = given / np.abs(given).max(0).clip(min=1e-300)
     return columns - given @ np.linalg.lstsq(given, columns, rcond=None)[0]
-
-
-def _explained(name: str, column: np.ndarray, left: np.ndarray) -> str | None:
-    if left.var() <= NOISE * column.var():
-        return f"the covariates explain all of the {name} in {len(column)} examples"
-    return None

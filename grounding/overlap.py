@@ -1,0 +1,126 @@
+"""Do the images of an evaluation also occur in training? By content, since names differ between benchmarks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grounding.benchmarks import Benchmark, benchmark_class, open_benchmark
+from grounding.errors import BadInput
+from grounding.examples import Example, ImageSource
+
+LISTED = 10  # examples that are named
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Images of the evaluated examples that are among those that a checkpoint was trained on.
+
+    trained_on: benchmark and split, in words; '' where the checkpoint does not tell. images: different ones evaluated.
+    shared: how many of them are training images; None where that is not known, ``reason`` says why. examples: ids (the
+    first few) with a shared image. same_split: the evaluated split is the one of training.
+    """
+
+    trained_on: str
+    images: int
+    shared: int | None
+    examples: tuple[str, ...] = ()
+    same_split: bool = False
+    reason: str | None = None
+
+    def told(self) -> str:
+        """In a sentence; what spoils a result begins with WARNING."""
+        if self.same_split:
+            return f"WARNING: evaluated on the split that the checkpoint was trained on ({self.trained_on})."
+        if self.shared is None:
+            return f"Images shared with training: unknown ({self.reason})."
+        warning = "WARNING: " if self.shared else ""
+        named = f", in {', '.join(self.examples)}" if self.examples else ""
+        note = f" ({self.reason})" if self.reason else ""
+        return f"{warning}Images shared with training ({self.trained_on}): {self.shared} of {self.images}{named}{note}."
+
+
+def training_overlap(
+    info: Mapping[str, Any], benchmark: Benchmark, examples: Sequence[Example], root: Path | str | None = None
+) -> Overlap:
+    """Overlap of evaluated ``examples`` with the training split that a checkpoint's ``info`` names.
+
+    root: of the training benchmark's files; by default the one that is stored, or the evaluated benchmark's where both
+    are the same. Files are read only where a training image has the same size in bytes. Generated benchmarks are not
+    generated again: each of their splits draws its own images.
+    """
+    split = examples[0].split
+    images = len({_identity(image) for example in examples for image in example.images})
+    settings = info.get("training", {}).get("settings", {})
+    if not {"benchmark", "train_split"} <= set(settings):
+        return Overlap("", images, None, reason="the checkpoint does not name its training split")
+    name, train_split = settings["benchmark"], settings["train_split"]
+    trained_on = f"{name} {train_split}"
+    try:
+        generated = not benchmark_class(name).needs_root
+        place = None if generated else root or (benchmark.root if name == benchmark.name else None) or settings["root"]
+        training = open_benchmark(name, place, settings["data_seed"], **settings["benchmark_options"])
+        alike = name == benchmark.name and train_split == split
+        if alike and dict(training.identity()) == dict(benchmark.identity()):
+            return Overlap(trained_on, images, images, same_split=True)
+        if generated and not benchmark.needs_root:
+            return Overlap(trained_on, images, 0, reason="generated: each split draws its own")
+        trained = training.load(train_split, settings.get("limit_train"), skip_bad=True)
+    except BadInput as error:
+        return Overlap(trained_on, images, None, reason=str(error))
+    found = shared_images(trained, examples)
+    ids = tuple(example.id for example in examples if any(_identity(image) in found for image in example.images))
+    return Overlap(trained_on, images, len(found), ids[:LISTED])
+
+
+def shared_images(trained: Iterable[Example], evaluated: Iterable[Example]) -> set[object]:
+    """Which images of ``evaluated`` (as ``_identity`` has them) have the content of one of ``trained``."""
+    by_size: dict[int, set[object]] = defaultdict(set)
+    for image in {_identity(i): i for example in trained for i in example.images}.values():
+        by_size[_size(image)].add(_identity(image))
+    found: set[object] = set()
+    digests: dict[int, set[str]] = {}
+    for identity, image in {_identity(i): i for example in evaluated for i in example.images}.items():
+        size = _size(image)
+        if identity in by_size.get(size, ()):
+            found.add(identity)
+        elif isinstance(image, (str, Path)) and size in by_size:
+            if size not in digests:
+                digests[size] = {_digest(other) for other in by_size[size] if isinstance(other, Path)}
+            if _digest(Path(image)) in digests[size]:
+                found.add(identity)
+    return found
+
+
+def _identity(image: ImageSource) -> object:
+    """Equal only for equal content: a file's resolved path, an array's hash, what is drawn itself."""
+    if isinstance(image, (str, Path)):
+        return Path(image).resolve()
+    if isinstance(image, np.ndarray):
+        return hashlib.sha256(f"{image.shape} {image.dtype}".encode() + image.tobytes()).hexdigest()
+    try:
+        hash(image)
+    except TypeError:
+        return _identity(image.render())
+    return image
+
+
+def _size(image: ImageSource) -> int:
+    """Bytes of a file (-1 where there is none); -2 for all others."""
+    if not isinstance(image, (str, Path)):
+        return -2
+    path = Path(image)
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        return f"missing {path}"
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
