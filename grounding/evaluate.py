@@ -153,13 +153,19 @@ def evaluate(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
     skip_bad: bool = False,
+    keep: Callable[[Sequence[Example], Predictions], None] | None = None,
 ) -> Evaluation:
-    """``predict`` and ``score`` batch by batch: the same tables, in memory that does not grow with heatmaps."""
+    """``predict`` and ``score`` batch by batch: the same tables, in memory that does not grow with heatmaps.
+
+    keep: called with the examples and predictions of each batch (to export them).
+    """
     check_examples(examples)
     parts, left_out = [], Predictions()
     for chunk, predictions in predict_batches(model, examples, batch_size, device, progress, skip_bad):
         if predictions:
             parts.append(score(chunk, predictions, threshold, metrics, sdr_size))
+        if keep is not None:
+            keep(chunk, predictions)
         predictions.clear()
         left_out.add(predictions)
     if not parts:

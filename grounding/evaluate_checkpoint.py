@@ -1,18 +1,35 @@
-"""``evaluate_checkpoint``: a checkpoint by name on a benchmark by name; the function behind ``probe evaluate``."""
+"""Checkpoints, or predictions of any program, by name on a benchmark by name: the functions behind ``probe evaluate``."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from grounding.benchmarks import open_benchmark
+import pandas as pd
+
+from grounding.benchmarks import Benchmark, open_benchmark
 from grounding.checkpoint import Loading, load_checkpoint
+from grounding.comparison import differences, differences_told
 from grounding.errors import BadInput
-from grounding.evaluate import Evaluation, evaluate
-from grounding.metrics.heatmaps import Threshold
+from grounding.evaluate import Evaluation, evaluate, score, tune
+from grounding.evaluation_files import check_folder, write_evaluation, write_table
+from grounding.metrics.heatmaps import Threshold, check_threshold, check_tuning_split
+from grounding.models.base import GroundingModel
+from grounding.overlap import training_overlap
+from grounding.predictions_export import PredictionWriter
+from grounding.predictions_import import read_predictions
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Evaluations by checkpoint, and the paired differences of their figures (``grounding.comparison``)."""
+
+    evaluations: Mapping[str, Evaluation]
+    differences: pd.DataFrame
 
 
 def evaluate_checkpoint(
@@ -26,39 +43,124 @@ def evaluate_checkpoint(
     out: Path | str | None = None,
     metrics: str = "corrected",
     threshold: float | None = None,
+    tune_split: str | None = None,
+    export: Path | str | None = None,
+    train_root: Path | str | None = None,
     batch_size: int = 16,
     device: str = "cpu",
     data_seed: int = 0,
     skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     **loading: Unpack[Loading],
 ) -> Evaluation:
-    """Task performance and phrase grounding of a checkpoint on a split of a benchmark.
+    """Task performance and phrase grounding of a checkpoint on a split of a benchmark, also one it never saw.
 
-    threshold: of heatmaps; by default the one that was tuned when the checkpoint was made. out: folder for
-    ``examples.csv``, ``phrases.csv``, ``joint.csv`` (correlations under every way to measure grounding),
-    ``summary.json`` and ``summary.md``. options: of the benchmark. progress: called with (examples done, all of them).
+    threshold: of heatmaps; by default the one that was tuned when the checkpoint was made. tune_split: choose it on
+    this split of the benchmark instead (no test split). out: folder for tables and summary, see
+    ``grounding.evaluation_files``. export: file for the predictions (``grounding.predictions_export``). train_root:
+    files of the benchmark that the checkpoint was trained on, where they moved: images that are in both are counted
+    (``Evaluation.overlap``). options: of the benchmark. progress: called with (examples done, all of them).
     loading: tokenizer, weights and config, as ``Loading`` says. The examples that the benchmark left out are among
     those skipped. Raises BadInput for whatever is unknown or cannot be read.
     """
-    if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise BadInput(f"out {str(out)!r} is not a folder")
+    check_folder(out)
+    if threshold is not None and tune_split is not None:
+        raise BadInput(f"threshold {threshold} and tune_split {tune_split!r} exclude each other; accepted: one of them")
+    if threshold is not None:
+        check_threshold(threshold)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
+    level: Threshold | float | None = threshold if threshold is not None else stored_threshold(checkpoint.info)
+    if tune_split is not None:
+        level = _tuned(checkpoint.model, source, tune_split, limit, metrics, batch_size, device, skip_bad)
     examples = source.load(split, limit, skip_bad)
+    skipped = tuple(source.skipped)
+    writer = None if export is None else PredictionWriter(level)
     evaluation = evaluate(
         checkpoint.model,
         examples,
-        threshold if threshold is not None else stored_threshold(checkpoint.info),
+        level,
         metrics,
         batch_size=batch_size,
         device=device,
         progress=None if progress is None else lambda done: progress(done, len(examples)),
         skip_bad=skip_bad,
+        keep=None if writer is None else writer.add,
     )
+    overlap = training_overlap(checkpoint.info, source, examples, train_root)
+    evaluation = replace(evaluation, skipped=(*skipped, *evaluation.skipped), overlap=overlap)
+    if writer is not None:
+        writer.write(export)  # type: ignore[arg-type]
+    if out is not None:
+        write_evaluation(evaluation, out)
+    return evaluation
+
+
+def evaluate_checkpoints(
+    ckpts: Sequence[str | Path],
+    benchmark: str,
+    split: str = "dev",
+    *,
+    out: Path | str | None = None,
+    export: Path | str | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Comparison:
+    """``evaluate_checkpoint`` for each of several, and every figure's paired difference over the same images.
+
+    out: a folder in it for each checkpoint, and ``differences`` (CSV, Parquet, Markdown). Checkpoints go by the last
+    part of their paths; raises BadInput where two share it, and for an export, which takes one checkpoint.
+    """
+    names = [Path(ckpt).name for ckpt in ckpts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput(f"checkpoints are named {', '.join(names)}; accepted: different names, {twice[0]!r} comes twice")
+    if export is not None:
+        raise BadInput(f"export {str(export)!r} of {len(names)} checkpoints; accepted: one checkpoint")
+    check_folder(out)
+    evaluations = {}
+    for place, (name, ckpt) in enumerate(zip(names, ckpts, strict=True)):
+        folder = None if out is None else Path(out) / name
+
+        def tell(done: int, total: int, place: int = place) -> None:
+            if progress is not None:
+                progress(place * total + done, len(names) * total)
+
+        evaluations[name] = evaluate_checkpoint(ckpt, benchmark, split, out=folder, progress=tell, **options)
+    found = Comparison(evaluations, differences(evaluations))
+    if out is not None:
+        write_table(found.differences, Path(out) / "differences")
+        (Path(out) / "differences.md").write_text(differences_told(found.differences), encoding="utf-8")
+    return found
+
+
+def evaluate_predictions(
+    predictions: str | Path,
+    benchmark: str,
+    split: str = "dev",
+    *,
+    root: Path | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    out: Path | str | None = None,
+    metrics: str = "corrected",
+    need_answers: bool = True,
+    data_seed: int = 0,
+    skip_bad: bool = False,
+) -> Evaluation:
+    """The same of predictions in a file (``grounding.predictions_export`` tells its form), without a model.
+
+    need_answers: whether an example without a task answer is an error; if not, its grounding counts alone. Heatmaps
+    are measured at the threshold they were stored at, and at no other. For the rest see ``evaluate_checkpoint``.
+    """
+    check_folder(out)
+    source = open_benchmark(benchmark, root, data_seed, **(options or {}))
+    examples = source.load(split, limit, skip_bad)
+    given, threshold = read_predictions(predictions, examples)
+    evaluation = score(examples, given, threshold, metrics, need_answers=need_answers, thresholds=())
     evaluation = replace(evaluation, skipped=(*source.skipped, *evaluation.skipped))
     if out is not None:
-        _write(evaluation, Path(out))
+        write_evaluation(evaluation, out)
     return evaluation
 
 
@@ -67,11 +169,19 @@ def stored_threshold(info: Mapping[str, Any]) -> Threshold | None:
     return Threshold(**info["threshold"]) if info.get("threshold") else None
 
 
-def _write(evaluation: Evaluation, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    evaluation.per_example.to_csv(out / "examples.csv", index=False)
-    evaluation.per_phrase.to_csv(out / "phrases.csv", index=False)
-    evaluation.joint_table().to_csv(out / "joint.csv", index=False)
-    summary = evaluation.summary()
-    (out / "summary.json").write_text(json.dumps(evaluation.to_json(summary), indent=1) + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(evaluation.to_markdown(summary), encoding="utf-8")
+def _tuned(
+    model: GroundingModel,
+    source: Benchmark,
+    split: str,
+    limit: int | None,
+    metrics: str,
+    batch_size: int,
+    device: str,
+    skip_bad: bool,
+) -> Threshold | None:
+    """The threshold that is best on a split; None for a model that predicts boxes."""
+    check_tuning_split(split)
+    if model.predicts != "heatmap":
+        return None
+    examples = source.load(split, limit, skip_bad)
+    return tune(model, examples, metrics=metrics, batch_size=batch_size, device=device, skip_bad=skip_bad)
