@@ -126,8 +126,9 @@ class Evaluation:
         """The same over some examples and some (example id, phrase id) only; means over phrases are taken anew."""
 
         def kept(table: pd.DataFrame) -> pd.DataFrame:
-            inside = [pair in phrases for pair in zip(table["example"], table["phrase"], strict=True)]
-            return table[inside & table["example"].isin(examples)].reset_index(drop=True)
+            pairs = zip(table["example"], table["phrase"], strict=True)
+            inside = [pair[0] in examples and pair in phrases for pair in pairs]
+            return table[np.array(inside, dtype=bool)].reset_index(drop=True)
 
         per_phrase = kept(self.per_phrase)
         of_example = self.per_example[self.per_example["id"].isin(examples)].reset_index(drop=True)

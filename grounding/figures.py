@@ -118,7 +118,7 @@ def groundings_by_setting(examples: pd.DataFrame, sensitivity: pd.DataFrame) -> 
     """
     kept = sensitivity[sensitivity["example"].isin(set(examples["id"]))]
     numbers = kept.groupby(list(SETTING), sort=False, dropna=False).ngroup().to_numpy()
-    rows = kept["example"].map({name: row for row, name in enumerate(examples["id"])}).to_numpy()
+    rows = kept["example"].map({name: row for row, name in enumerate(examples["id"])}).to_numpy(np.int64)
     settings = kept[list(SETTING)].drop_duplicates()
     count = np.zeros((len(examples), len(settings)))
     np.add.at(count, (rows, numbers), 1.0)

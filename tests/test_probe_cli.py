@@ -55,12 +55,17 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     result = json.loads(out)
     assert result["figures"]["accuracy"]["n"] == 24
     assert result == json.loads((tmp_path / "evaluation" / "summary.json").read_text())
+    tables = {"examples", "phrases", "settings", "joint", "bars"}
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {
-        "examples.csv",
-        "joint.csv",
-        "phrases.csv",
+        *(f"{table}.{kind}" for table in tables for kind in ("csv", "parquet")),
         "summary.json",
         "summary.md",
+        "figures",
+    }
+    assert {path.name for path in (tmp_path / "evaluation" / "figures").iterdir()} == {
+        f"{chart}.{kind}"
+        for chart in ("task-and-grounding", "success-bars", "correlations")
+        for kind in ("png", "svg")
     }
     folder = tmp_path / "run"
     views = ["--views", "phrase, region,attention"]
@@ -183,7 +188,8 @@ def test_skip_bad_goes_on_and_lists_what_was_left_out(monkeypatch, capsys, check
     ("words", "message"),
     [
         (["bogus"], "No such command 'bogus'; help: probe --help"),
-        (["evaluate", "--benchmark", "mini-game"], "Missing option '--ckpt'; help: probe evaluate --help"),
+        (["evaluate", "--ckpt", "x"], "Missing option '--benchmark'; help: probe evaluate --help"),
+        (["evaluate", "--benchmark", "mini-game"], "accepted: either --ckpt, once or several times, or --predictions"),
         (["extract", "--bogus"], "No such option: --bogus (Possible options: --out); help: probe extract --help"),
         (["sweep"], "Missing argument 'run'; help: probe sweep --help"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,6 @@ from probe.cli.options import (
     BatchSize,
     BenchmarkName,
     BenchmarkOptions,
-    Checkpoint,
     ChosenWeights,
     DataSeed,
     Device,
@@ -29,21 +28,48 @@ from probe.cli.options import (
     show,
 )
 
+if TYPE_CHECKING:
+    from grounding.evaluate_checkpoint import Comparison
+    from grounding.evaluation import Evaluation
+
 NAME = "evaluate"
 EPILOG = "Example: probe evaluate --ckpt vilt-aligner-grounded --benchmark mini-game --split dev --limit 200"
 
 
 def command(
-    ckpt: Checkpoint,
     benchmark: BenchmarkName,
+    ckpt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ckpt",
+            help="Checkpoint folder or file, or a bundled one (vilt-aligner-grounded, ...); repeat it to compare several.",
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Evaluate the predictions in this file, of any program, instead of a checkpoint.")
+    ] = None,
     split: Split = "dev",
     root: Root = None,
     option: BenchmarkOptions = None,
     limit: Limit = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for tables (CSV) and summary (JSON, Markdown).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables (CSV, Parquet), summary (JSON, Markdown) and charts.")
+    ] = None,
     metrics: Annotated[str, typer.Option(help="corrected, or paper (the originals' arithmetic).")] = "corrected",
     threshold: Annotated[
         float | None, typer.Option(help="Of heatmaps, as a share of their maximum; default: the checkpoint's own.")
+    ] = None,
+    tune_split: Annotated[
+        str | None, typer.Option(help="Choose the threshold of heatmaps on this split instead; never a test split.")
+    ] = None,
+    export_predictions: Annotated[
+        Path | None, typer.Option(help="File for the predictions, as COCO results (what --predictions reads).")
+    ] = None,
+    grounding_only: Annotated[
+        bool, typer.Option("--grounding-only", help="With --predictions: examples may lack a task answer.")
+    ] = False,
+    train_root: Annotated[
+        Path | None, typer.Option(help="Files of the benchmark the checkpoint learned from, to count shared images.")
     ] = None,
     batch_size: BatchSize = 16,
     device: Device = "auto",
@@ -55,25 +81,72 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Task performance, phrase grounding and their correlation, with 95 % intervals over images."""
-    from grounding.evaluate_checkpoint import evaluate_checkpoint
+    from grounding import evaluate_checkpoint as run
 
+    data = {"root": root, "options": parse_pairs(option, "--option"), "limit": limit, "out": out, "metrics": metrics}
+    data |= {"data_seed": data_seed, "skip_bad": skip_bad}
+    of_model = {"threshold": threshold, "tune_split": tune_split, "export": export_predictions}
+    of_model |= {"train_root": train_root, **loading(tokenizer, weights, config)}
+    _check_sources(ckpt, predictions, grounding_only, of_model)
+    if predictions is not None:
+        read = run.evaluate_predictions(predictions, benchmark, split, need_answers=not grounding_only, **data)
+        _show_one(read, out, as_json)
+        return
+    of_model |= {"device": choose_device(device), "batch_size": batch_size}
+    names = ckpt or []
     with progress_bar("evaluating", as_json) as progress:
-        evaluation = evaluate_checkpoint(
-            ckpt,
-            benchmark,
-            split,
-            root=root,
-            options=parse_pairs(option, "--option"),
-            limit=limit,
-            out=out,
-            metrics=metrics,
-            threshold=threshold,
-            batch_size=batch_size,
-            device=choose_device(device),
-            data_seed=data_seed,
-            skip_bad=skip_bad,
-            progress=progress,
-            **loading(tokenizer, weights, config),
-        )
+        if len(names) == 1:
+            one = run.evaluate_checkpoint(names[0], benchmark, split, progress=progress, **data, **of_model)
+        else:
+            several = run.evaluate_checkpoints(names, benchmark, split, progress=progress, **data, **of_model)
+    if len(names) == 1:
+        _show_one(one, out, as_json)
+    else:
+        _show_several(several, out, as_json)
+
+
+def _check_sources(ckpt: list[str] | None, predictions: Path | None, grounding_only: bool, given: dict) -> None:
+    """BadInput unless there is one source, with options that it takes."""
+    from grounding.errors import BadInput
+
+    if bool(ckpt) == (predictions is not None):
+        raise BadInput("accepted: either --ckpt, once or several times, or --predictions")
+    if predictions is not None:
+        for name, value in given.items():
+            if value is not None and value != {}:
+                raise BadInput(f"--{name.replace('_', '-')} {value} goes with --ckpt, not with --predictions")
+    elif grounding_only:
+        raise BadInput("--grounding-only goes with --predictions: a checkpoint always answers the task")
+
+
+def _show_one(evaluation: Evaluation, out: Path | None, as_json: bool) -> None:
     summary = evaluation.summary()
+    if out is not None:
+        _draw(evaluation, out)
     show(evaluation.to_json(summary), as_json, evaluation.to_markdown(summary))
+
+
+def _show_several(comparison: Comparison, out: Path | None, as_json: bool) -> None:
+    from grounding.comparison import differences_told
+
+    found: dict[str, Any] = {}
+    texts = []
+    for name, evaluation in comparison.evaluations.items():
+        summary = evaluation.summary()
+        found[name] = evaluation.to_json(summary)
+        texts.append(f"{name}\n\n{evaluation.to_markdown(summary)}")
+        if out is not None:
+            _draw(evaluation, out / name)
+    table = comparison.differences.astype(object).where(comparison.differences.notna(), None)
+    result = {"checkpoints": found, "differences": table.to_dict("records")}
+    show(result, as_json, "\n".join([*texts, differences_told(comparison.differences)]))
+
+
+def _draw(evaluation: Evaluation, out: Path) -> None:
+    """Charts of the tables that were written to ``out``, beside them."""
+    import pandas as pd
+
+    from visualize.evaluation import draw_evaluation
+
+    joint = pd.read_parquet(out / "joint.parquet")
+    draw_evaluation(evaluation.per_example, joint, evaluation.bars(), out / "figures")
