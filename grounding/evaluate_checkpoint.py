@@ -1,4 +1,4 @@
-"""Checkpoints, or predictions of any program, by name on a benchmark by name: the functions behind ``probe evaluate``."""
+"""Checkpoints, or any program's predictions, by name on a benchmark by name: what is behind ``probe evaluate``."""
 
 from __future__ import annotations
 

@@ -100,9 +100,7 @@ def _is_right(example: Example | None, answer: Any) -> bool:
     return np.shape(answer) == (2,) and sdr_distance(answer, example.task.target_xy) < SDR_THRESHOLD
 
 
-def _phrase(
-    name: str, found: Sequence[tuple[_Image, Record, str]], count: int, threshold: float
-) -> PhrasePrediction:
+def _phrase(name: str, found: Sequence[tuple[_Image, Record, str]], count: int, threshold: float) -> PhrasePrediction:
     if any("segmentation" in record for _, record, _ in found):
         return PhrasePrediction(name, heatmap=_heatmap(found, count, threshold))
     scores = np.array([float(_field(record, "score", (int, float), where)) for _, record, where in found])

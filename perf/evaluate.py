@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--heatmaps", type=int, default=2000)
-    parser.add_argument("--in-turn", type=int, default=64, help="heatmaps that are also evaluated threshold by threshold")
+    parser.add_argument(
+        "--in-turn", type=int, default=64, help="heatmaps that are also evaluated threshold by threshold"
+    )
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -22,7 +22,9 @@ def test_a_paired_difference_equals_a_naive_loop():
     labels, draws = np.unique(groups), np.random.default_rng(5)
     drawn = []
     for _ in range(200):
-        rows = np.concatenate([np.flatnonzero(groups == labels[g]) for g in draws.integers(len(labels), size=len(labels))])
+        rows = np.concatenate(
+            [np.flatnonzero(groups == labels[g]) for g in draws.integers(len(labels), size=len(labels))]
+        )
         drawn.append(first[rows].mean() - second[rows].mean())
     assert found.value == pytest.approx(first.mean() - second.mean())
     np.testing.assert_allclose((found.low, found.high), np.quantile(drawn, [0.025, 0.975]))

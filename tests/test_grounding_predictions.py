@@ -77,7 +77,10 @@ NAN = float("nan")
         ([prediction(answer=1)], "correct is True, but the answer is 1 and the target 0"),
         ([prediction(boxes=BOX * NAN, image_index=HERE)], "example 'e0', phrase 'p0': boxes hold 4 numbers"),
         ([prediction(boxes=BOX[:, :3], image_index=HERE)], r"boxes have shape \(1, 3\)"),
-        ([prediction(boxes=BOX[:, ::-1], image_index=HERE)], "ends before it begins; it looks like .x, y, width, height.*accepted: xyxy"),
+        (
+            [prediction(boxes=BOX[:, ::-1], image_index=HERE)],
+            "ends before it begins; it looks like .x, y, width, height.*accepted: xyxy",
+        ),
         ([prediction(boxes=BOX, image_index=HERE + 2)], r"image_index is \[2\] for 1 boxes"),
         ([prediction(boxes=BOX)], r"image_index is \[\] for 1 boxes"),
         ([prediction(heatmap=np.full((2, 3, 3), NAN))], "example 'e0', phrase 'p0': heatmap holds 18 numbers"),

@@ -76,7 +76,10 @@ def test_what_is_read_back_has_the_same_figures(tmp_path, kind, metrics):
 def test_ties_without_scores_keep_their_rank_and_empty_phrases_stay(tmp_path):
     example = game(0)
     boxes = np.array([[0.4, 0.5, 0.9, 1.0], [0.1, 0.2, 0.5, 0.6]])
-    given = [PhrasePrediction("p0", boxes, np.array([1, 1])), PhrasePrediction("p1", np.zeros((0, 4)), np.zeros(0, int))]
+    given = [
+        PhrasePrediction("p0", boxes, np.array([1, 1])),
+        PhrasePrediction("p1", np.zeros((0, 4)), np.zeros(0, int)),
+    ]
     back, _ = round_trip(tmp_path / "p.json", [example], Predictions([answered(example, given, None)]))
     np.testing.assert_allclose(back[0].phrases[0].boxes, boxes)
     assert back[0].phrases[1].boxes.shape == (0, 4)

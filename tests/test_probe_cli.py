@@ -63,9 +63,7 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
         "figures",
     }
     assert {path.name for path in (tmp_path / "evaluation" / "figures").iterdir()} == {
-        f"{chart}.{kind}"
-        for chart in ("task-and-grounding", "success-bars", "correlations")
-        for kind in ("png", "svg")
+        f"{chart}.{kind}" for chart in ("task-and-grounding", "success-bars", "correlations") for kind in ("png", "svg")
     }
     folder = tmp_path / "run"
     views = ["--views", "phrase, region,attention"]

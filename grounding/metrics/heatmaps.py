@@ -114,8 +114,10 @@ def _count_binned(heatmaps: Tensor, index: Tensor, coverage: Tensor, levels: Ten
 
 def _from_top(passed: Tensor, weights: Tensor, levels: int) -> Tensor:
     """Sum of the weights ``[..., cells]`` of cells that pass level 0..T-1 -> ``[..., T]``."""
-    bins = torch.zeros(*weights.shape[:-1], levels + 1, dtype=torch.float64, device=weights.device)
-    bins.scatter_add_(-1, passed, weights)
+    rows = torch.arange(passed[..., 0].numel(), device=passed.device)[:, None] * (levels + 1)
+    places = (passed.flatten(0, -2) + rows).flatten()
+    bins = torch.bincount(places, weights.flatten(), minlength=rows.numel() * (levels + 1))
+    bins = bins.view(*passed.shape[:-1], levels + 1)
     return bins.flip(-1).cumsum(-1).flip(-1)[..., 1:]
 
 

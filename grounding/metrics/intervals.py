@@ -68,9 +68,7 @@ class Statistic:
         return cls(labels, lambda counts: statistic(counts @ sums), len(columns), len(labels))
 
     @classmethod
-    def of_weights(
-        cls, statistic: Callable[[np.ndarray], np.ndarray], groups: Sequence[str] | np.ndarray
-    ) -> Statistic:
+    def of_weights(cls, statistic: Callable[[np.ndarray], np.ndarray], groups: Sequence[str] | np.ndarray) -> Statistic:
         """From weights float64 ``[R, E]``: how often the group of each value was drawn. groups: E labels."""
         codes, labels = _encode(groups, len(groups))
         return cls(labels, lambda counts: statistic(counts[:, codes]), len(codes), len(codes))

@@ -159,9 +159,7 @@ def permutation_p(x: np.ndarray, y: np.ndarray, permutations: int = PERMUTATIONS
     return float(permutation_ps(x, np.asarray(y)[:, None], permutations, seed)[0])
 
 
-def permutation_ps(
-    x: np.ndarray, ys: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
-) -> np.ndarray:
+def permutation_ps(x: np.ndarray, ys: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0) -> np.ndarray:
     """Two-sided p ``[S]`` of Pearson's r: (1 + #{|r*| >= |r|}) / (1 + permutations).
 
     The count includes the observed pairing (Phipson and Smyth 2010), so p is never 0. x: ``[E]``, which is permuted;

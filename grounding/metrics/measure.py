@@ -49,7 +49,7 @@ class Measure:
             )
 
     def canvas_of(self, item: PhraseItem) -> tuple[int, int]:
-        """Canvas that a phrase is measured on (blocks of phrases are of one); (0, 0) where none matters. Raises BadInput."""
+        """Canvas that a phrase is measured on (each block is of one); (0, 0) where none matters. Raises BadInput."""
         if self.mode != "paper":
             return 0, 0
         size = self.canvas_size or item.canvas_size

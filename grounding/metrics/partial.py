@@ -32,7 +32,7 @@ def partial_correlations(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> list[Correlation]:
-    """Pearson's r of the parts of task ``[E]`` and groundings ``[E, S]`` that no linear function of covariates explains.
+    """Pearson's r of the parts of task ``[E]`` and groundings ``[E, S]`` that the covariates do not explain linearly.
 
     covariates: ``[E, K]``; constant and redundant ones do no harm. groups: E labels (images) that are resampled
     whole; covariates are fitted anew in every resample. p permutes the residuals (Kennedy 1995). Raises BadInput as
@@ -59,9 +59,7 @@ def partial_correlations(
     )
 
 
-def partial_statistic(
-    task: np.ndarray, grounding: np.ndarray, covariates: np.ndarray, groups: np.ndarray
-) -> Statistic:
+def partial_statistic(task: np.ndarray, grounding: np.ndarray, covariates: np.ndarray, groups: np.ndarray) -> Statistic:
     """A partial correlation of columns ``[E]`` that both vary, ready to be resampled."""
     columns = np.column_stack([task, grounding, covariates])
     spread = columns.std(0)

@@ -69,8 +69,6 @@ def _of_heatmaps(
     ]
 
 
-def _part(
-    numbers: Sequence[int], iou: torch.Tensor, protocol: str, boxes: str, threshold: float
-) -> pd.DataFrame:
+def _part(numbers: Sequence[int], iou: torch.Tensor, protocol: str, boxes: str, threshold: float) -> pd.DataFrame:
     setting = {"protocol": protocol, "boxes": boxes, "threshold": threshold}
     return pd.DataFrame({"number": numbers, **setting, "iou": iou.numpy()})

@@ -42,11 +42,12 @@ def command(
         list[str] | None,
         typer.Option(
             "--ckpt",
-            help="Checkpoint folder or file, or a bundled one (vilt-aligner-grounded, ...); repeat it to compare several.",
+            help="Checkpoint folder or file, or a bundled one (mdetr-grounded, ...); repeat it to compare.",
         ),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Evaluate the predictions in this file, of any program, instead of a checkpoint.")
+        Path | None,
+        typer.Option(help="Evaluate the predictions in this file, of any program, instead of a checkpoint."),
     ] = None,
     split: Split = "dev",
     root: Root = None,
@@ -83,9 +84,15 @@ def command(
     """Task performance, phrase grounding and their correlation, with 95 % intervals over images."""
     from grounding import evaluate_checkpoint as run
 
-    data = {"root": root, "options": parse_pairs(option, "--option"), "limit": limit, "out": out, "metrics": metrics}
+    data: dict[str, Any] = {
+        "root": root,
+        "options": parse_pairs(option, "--option"),
+        "limit": limit,
+        "out": out,
+        "metrics": metrics,
+    }
     data |= {"data_seed": data_seed, "skip_bad": skip_bad}
-    of_model = {"threshold": threshold, "tune_split": tune_split, "export": export_predictions}
+    of_model: dict[str, Any] = {"threshold": threshold, "tune_split": tune_split, "export": export_predictions}
     of_model |= {"train_root": train_root, **loading(tokenizer, weights, config)}
     _check_sources(ckpt, predictions, grounding_only, of_model)
     if predictions is not None:

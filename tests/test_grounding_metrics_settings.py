@@ -1,0 +1,166 @@
+"""Every protocol, rank and threshold; precision and recall of boxes; the study's bars; all against plain loops."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_grounding_evaluate import answer_game, linked_games, make_game
+
+from grounding.errors import BadInput
+from grounding.evaluate import score
+from grounding.metrics.bars import success_bars
+from grounding.metrics.boxes import best_of, pad_boxes, ranked_ious
+from grounding.metrics.joint import correlate, correlations
+from grounding.metrics.precision import average_precision, precision_recall, right_boxes
+from grounding.metrics.tasks import consistency, distance_accuracy, mean_distance
+
+FAST = {"resamples": 200, "permutations": 200}
+HALF = [0.0, 0.0, 0.5, 1.0]
+
+
+def test_recall_at_every_rank_by_hand():
+    """The right box comes first in e0, second in e1; a wrong one of another candidate never counts."""
+    examples = [make_game(n, phrases=1) for n in range(2)]
+    answers = [answer_game(e, True, 0.8) for e in examples]
+    boxes = answers[1].phrases[0]
+    boxes.boxes[[0, 1]] = boxes.boxes[[1, 0]]
+    boxes.image_index[[0, 1]] = boxes.image_index[[1, 0]]
+    evaluation = score(examples, answers)
+    summary = evaluation.summary(**FAST)
+    for protocol in ("", "_any", "_merged"):
+        found = [summary[f"recall{protocol}@{k}"].value for k in ("1", "5", "10", "all")]
+        assert found == [0.5, 1.0, 1.0, 1.0]
+    assert summary["average_precision"].value == pytest.approx(0.75)
+    assert set(evaluation.sensitivity["boxes"]) == {"1", "5", "10", "all"}
+    assert evaluation.sensitivity["threshold"].isna().all()
+
+
+def test_correlations_are_there_under_every_threshold_and_differ():
+    examples, answers = linked_games(as_heatmap=True)
+    for n, answer in enumerate(answers):  # a faint floor in half of them: low thresholds cannot tell
+        for phrase in answer.phrases:
+            phrase.heatmap[:] = np.maximum(phrase.heatmap, 0.15 * phrase.heatmap.max() * (n % 2))
+    evaluation = score(examples, answers, 0.5)
+    joint = evaluation.joint_table(**FAST)
+    pearson = joint[(joint["correlation"] == "pearson") & (joint["grounding"] == "mean_iou")]
+    assert sorted(set(pearson["threshold"])) == [0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7]
+    assert pearson.groupby("threshold")["protocol"].apply(set).map(len).eq(3).all()
+    of = pearson[pearson["protocol"] == "all"].set_index("threshold")["value"]
+    assert of[0.5] == pytest.approx(evaluation.summary(**FAST)["pearson"].value)
+    assert of[0.1] < of[0.5] - 0.1
+    own = score(examples, answers, 0.1).per_example
+    assert of[0.1] == pytest.approx(np.corrcoef(own["mean_iou"], own["score"])[0, 1])
+
+
+def test_correlations_together_equal_each_alone():
+    rng = np.random.default_rng(0)
+    task, groundings, groups = rng.random(40), rng.random((40, 3)), np.arange(40) // 2
+    groundings[:, 1] = 0.5
+    together = correlations("spearman", task, groundings, groups, **FAST)
+    for number in (0, 2):
+        alone = correlate("spearman", task, groundings[:, number], groups, **FAST)
+        assert (together[number].value, together[number].low, together[number].high) == (
+            alone.value, alone.low, alone.high,
+        )  # fmt: skip
+    assert together[1].value is None
+    assert "0.5 in all" in together[1].reason
+
+
+def test_each_truth_box_is_found_once():
+    truth = pad_boxes([np.array([HALF, [0.5, 0.0, 1.0, 1.0]]), np.array([HALF])])
+    predicted = np.array([[HALF, HALF, [0.5, 0.0, 1.0, 1.0]], [[0.6, 0.0, 1.0, 1.0], HALF, HALF]])
+    right = right_boxes(predicted, truth, [2, 1])
+    assert right.tolist() == [[True, False, True], [False, True, False]]
+    assert average_precision(right, [2, 1]).tolist() == pytest.approx([(1 + 2 / 3) / 2, 1 / 2])
+    other = np.array([[True, False, False], [False, True, False]])
+    assert right_boxes(predicted, truth, [2, 1], other).tolist() == [[False, True, True], [False, False, True]]
+    precision, recall, level = precision_recall(right, [[0.9, 0.8, 0.8], [0.7, 0.6, np.nan]], [2, 1])
+    assert level.tolist() == [0.9, 0.8, 0.7, 0.6]
+    assert precision.tolist() == pytest.approx([1, 2 / 3, 2 / 4, 3 / 5])
+    assert recall.tolist() == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1])
+    with pytest.raises(BadInput, match="of 0 truth boxes"):
+        precision_recall(right, np.zeros((2, 3)), [0, 0])
+
+
+def test_precision_does_not_hang_on_the_order_of_phrases_truth_boxes_or_on_scale():
+    rng = np.random.default_rng(2)
+    predicted, boxes = (np.sort(rng.random((30, n, 2, 2)), axis=-2).reshape(30, n, 4) for n in (8, 3))
+    right = right_boxes(predicted, boxes, [3] * 30)
+    order = rng.permutation(30)
+    assert torch.equal(right_boxes(predicted[order], boxes[order], [3] * 30), right[order])
+    assert torch.equal(right_boxes(predicted, boxes[:, ::-1].copy(), [3] * 30), right)
+    assert torch.equal(right_boxes(predicted * 3, boxes * 3, [3] * 30), right)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_equals_cpu():
+    rng = np.random.default_rng(3)
+    predicted, boxes = (np.sort(rng.random((30, n, 2, 2)), axis=-2).reshape(30, n, 4) for n in (8, 3))
+    on_gpu = torch.as_tensor(predicted).cuda()
+    for protocol in ("any", "merged", "all"):
+        torch.testing.assert_close(ranked_ious(on_gpu, boxes, protocol).cpu(), ranked_ious(predicted, boxes, protocol))
+    assert torch.equal(right_boxes(on_gpu, boxes, [3] * 30).cpu(), right_boxes(predicted, boxes, [3] * 30))
+
+
+def test_bars_by_hand_and_bad_input():
+    table = success_bars([0.0, 0.1, 0.9, 1.0], [0, 1, 1, 0], bars=2)
+    assert table["n"].tolist() == [2, 2]
+    assert table["success"].tolist() == [0.5, 0.5]
+    assert success_bars([0.0, 1.0], [1, 1], bars=4)["success"].isna().tolist() == [False, True, True, False]
+    with pytest.raises(BadInput, match="below 0"):
+        success_bars([-0.1], [1])
+    with pytest.raises(BadInput, match="bars 0"):
+        success_bars([0.1], [1], 0)
+
+
+def test_consistency_by_hand():
+    assert consistency([10, 90, 30], ["a", "a", "b"]) == {40: 0.5, 80: 0.5, 120: 1.0}
+    with pytest.raises(BadInput, match="1 captions for 2 distances"):
+        consistency([1, 2], ["a"])
+
+
+def test_bars_and_image_means_equal_the_recorded_numbers(shared_data):
+    recorded = np.load(shared_data / "reference" / "C_boxes.npz")
+    names = list(json.loads((shared_data / "reference" / "C_boxes.json").read_text())["correlations"])
+    solved = recorded["task_dist"] < 80
+    for row, expected in zip(recorded["corr_x"], recorded["bar_values"], strict=True):
+        np.testing.assert_allclose(success_bars(row, solved)["success"].fillna(0), expected, atol=1e-9)
+    truth = pad_boxes(np.split(recorded["gt_boxes"], np.cumsum(recorded["gt_counts"])[:-1]))
+    for protocol in ("merged", "any", "all"):
+        ious = ranked_ious(recorded["pred_boxes"], truth, protocol, "paper", recorded["image_hw"])
+        for k in ("1", "5", "10", "all"):
+            if f"IOU@{k} ({protocol})" not in names:
+                continue
+            best = best_of(ious, None if k == "all" else int(k)).numpy()
+            for name, values in ((f"IOU@{k}", best), (f"recall@{k}", (best >= 0.5).astype(float))):
+                means = pd.Series(values).groupby(recorded["image_number"]).mean()
+                np.testing.assert_allclose(means, recorded["corr_x"][names.index(f"{name} ({protocol})")], atol=1e-6)
+
+
+def test_distances_of_each_part_and_split_equal_the_recorded_numbers(shared_data):
+    recorded = np.load(shared_data / "reference" / "C_sdr.npz")
+    summary = json.loads((shared_data / "reference" / "C_sdr.json").read_text())
+    cells, targets = recorded["heat_pred_rowcol"], recorded["heat_target_rowcol"]
+    np.testing.assert_allclose(cells[:, ::-1] / [464, 100], recorded["heat_pred_center"], atol=1e-7)
+    on_grid = np.hypot(*(8.0 * (cells - targets)).T)
+    np.testing.assert_allclose(on_grid, recorded["heat_distance_px"], atol=1e-4)
+    every_other = np.arange(12) % 2 == 0
+    tune, distance = recorded["split_is_tune"], recorded["distance_px"]
+    captions, propagated = recorded["caption_id"], recorded["is_propagated"]
+    cases = [
+        (summary["eval_sdr"], distance, captions, propagated),
+        (summary["eval_sdr_heatmaps"], on_grid, captions[:12], every_other),
+        (summary["touchdown_evaluator"]["tune"], distance[tune], captions[tune], propagated[tune]),
+        (summary["touchdown_evaluator"]["dev"], distance[~tune], captions[~tune], propagated[~tune]),
+    ]
+    for expected, distances, ids, moved in cases:
+        for limit, share in consistency(distances, ids).items():
+            assert share == pytest.approx(expected[f"consistency@{limit}px"], abs=1e-12)
+        for part, kept in (("", moved | True), (" (main)", ~moved), (" (propagated)", moved)):
+            assert mean_distance(distances[kept]) == pytest.approx(expected[f"mean distance{part}"], abs=1e-4)
+            for limit, share in distance_accuracy(distances[kept]).items():
+                assert share == pytest.approx(expected[f"accuracy@{limit}px{part}"], abs=1e-12)
