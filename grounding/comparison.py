@@ -57,7 +57,8 @@ def differences_told(table: pd.DataFrame) -> str:
     lines = ["| first | second | figure | first | second | difference | 95 % interval | n |", "|" + "---|" * 8]
     for row in table.to_dict("records"):
         known = not pd.isna(row["low"])
-        estimate = Estimate(row["difference"], *((row["low"], row["high"]) if known else (None, None)), 0, 0)
+        low, high = (row["low"], row["high"]) if known else (None, None)
+        estimate = Estimate(row["difference"], low, high, row["n"], row["groups"])
         apart = known and (row["low"] > 0 or row["high"] < 0)
         told = f"**{number(row['difference'])}**" if apart else number(row["difference"])
         values = (number(row["value_first"]), number(row["value_second"]), told, interval(estimate), str(row["n"]))

@@ -71,7 +71,7 @@ class Evaluation:
         Spatial description: mean_distance, accuracy@40px, @80px, @120px, also of the examples that are not propagated
         (_main) and those that are (_propagated), and consistency@40px, ... (resampling captions).
         Grounding, over phrases: mean_iou, mean_iou_any, mean_iou_merged, and the share with an IoU of 0.5 or more as
-        recall@1, recall_any@1, recall_merged@1, for ranked boxes also @5, @10 and @all, and average_precision; pointing.
+        recall@1, recall_any@1, recall_merged@1, of ranked boxes also @5, @10, @all, and average_precision; pointing.
         Over examples with phrases, against mean_iou: pearson, spearman (task score) and point_biserial (task success),
         as ``Correlation``, and pearson_partial: given the number of phrases, the words of the caption and the size of
         the regions.

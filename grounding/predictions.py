@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def _check_ids(where: str, kind: str, wanted: list[str], given: list[str]) -> No
 def _check_answer(example: Example, prediction: Prediction, where: str) -> None:
     if not np.isfinite(prediction.score):
         raise BadInput(f"{where}: score {prediction.score} is not finite")
-    answer = prediction.answer
+    answer: Any = prediction.answer
     if not isinstance(example.task, ReferenceGame):
         if np.shape(answer) != (2,) or not np.isfinite(answer).all():
             raise BadInput(f"{where}: answer {answer!r} is not a point; accepted: (x, y), finite, relative")

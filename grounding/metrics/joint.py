@@ -127,7 +127,7 @@ def estimate_links(
     """
     defined = [number for number, reason in enumerate(reasons) if reason is None]
     estimates = bootstrap({str(number): statistic(number) for number in defined}, resamples, seed)
-    chances = permutation_ps(permuted[0], permuted[1][:, defined], permutations, seed) if defined else []
+    chances = permutation_ps(permuted[0], permuted[1][:, defined], permutations, seed) if defined else np.zeros(0)
     p = dict(zip(defined, chances, strict=True))
     count = len(set(np.asarray(groups).tolist()))
     return [
