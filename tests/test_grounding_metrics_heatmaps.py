@@ -10,6 +10,7 @@ from grounding.metrics.boxes import PROTOCOLS, as_boxes, hits
 from grounding.metrics.heatmaps import (
     THRESHOLDS,
     Threshold,
+    _levels_below,
     by_protocol,
     check_threshold,
     check_tuning_split,
@@ -200,3 +201,12 @@ def test_paper_polygons_equal_the_recorded_numbers(shared_data):
     ious = torch.cat(recorded_curves(recorded, recorded["heatmaps"], coverages))
     np.testing.assert_allclose(ious, recorded["iou_by_threshold"].T, rtol=0, atol=1e-6)
     assert choose_threshold(ious, "tangram_val").value == 0.22
+
+
+def test_levels_below_a_value_are_those_that_a_search_finds():
+    levels = torch.tensor(THRESHOLDS)
+    above, below = (torch.nextafter(levels, torch.tensor(limit)).clamp(0, 1) for limit in (2.0, -1.0))
+    values = torch.cat([levels, above, below, torch.rand(5000, generator=torch.Generator().manual_seed(0)), levels[:1]])
+    assert torch.equal(_levels_below(values, levels), torch.bucketize(values, levels))
+    near = torch.tensor([0.5, 0.5001, 0.5002, 0.5003])  # several in one bin
+    assert torch.equal(_levels_below(values, near), torch.bucketize(values, near))

@@ -27,6 +27,7 @@ from grounding.metrics.boxes import hits, merged_boxes
 
 THRESHOLDS = tuple(step / 100 for step in range(100))
 CRITERIA = ("recall", "iou")
+_BINS = 1024  # narrower than thresholds are apart
 
 
 @dataclass(frozen=True)
@@ -103,21 +104,34 @@ def _count_binned(heatmaps: Tensor, index: Tensor, coverage: Tensor, levels: Ten
     rows = torch.arange(len(heatmaps), device=heatmaps.device)
     relative = heatmaps / heatmaps.amax((1, 2, 3), keepdim=True)
     order = levels.argsort()
-    passed = torch.bucketize(relative, levels[order])  # number of levels below the value: 0..T
-    all_cells = passed.flatten(1)[:, None]
-    cells = _from_top(all_cells, torch.ones_like(all_cells, dtype=torch.float64), len(levels))
+    passed = _levels_below(relative, levels[order])
+    cells = _from_top(passed.flatten(1)[:, None], None, len(levels))
     own = passed[rows, index].flatten(1)[:, None].expand_as(coverage)
     shared = _from_top(own, coverage, len(levels))
     back = order.argsort()
     return cells[..., back], shared[..., back]
 
 
-def _from_top(passed: Tensor, weights: Tensor, levels: int) -> Tensor:
-    """Sum of the weights ``[..., cells]`` of cells that pass level 0..T-1 -> ``[..., T]``."""
+def _levels_below(values: Tensor, levels: Tensor) -> Tensor:
+    """How many of the ascending ``levels`` are below each value of 0..1, int64: what ``torch.bucketize`` gives.
+
+    A table of narrow bins says it up to one level, and a comparison with that one settles it: no search.
+    """
+    edges = torch.arange(_BINS + 1, dtype=levels.dtype, device=levels.device) / _BINS
+    least = torch.bucketize(edges, levels)  # of the bin's lower edge
+    if int(least.diff().max()) > 1 or not bool((levels[0] >= 0) & (levels[-1] < 1)):
+        return torch.bucketize(values, levels)
+    below = least[(values * _BINS).to(torch.int32)]  # a power of two: the product is exact
+    padded = torch.cat([levels, levels.new_tensor([torch.inf])])
+    return below.add_(padded[below] < values)
+
+
+def _from_top(passed: Tensor, weights: Tensor | None, levels: int) -> Tensor:
+    """Sum of the weights ``[..., cells]`` (1 each for None) of cells that pass level 0..T-1 -> float64 ``[..., T]``."""
     rows = torch.arange(passed[..., 0].numel(), device=passed.device)[:, None] * (levels + 1)
     places = (passed.flatten(0, -2) + rows).flatten()
-    bins = torch.bincount(places, weights.flatten(), minlength=rows.numel() * (levels + 1))
-    bins = bins.view(*passed.shape[:-1], levels + 1)
+    bins = torch.bincount(places, None if weights is None else weights.flatten(), rows.numel() * (levels + 1))
+    bins = bins.view(*passed.shape[:-1], levels + 1).to(torch.float64)
     return bins.flip(-1).cumsum(-1).flip(-1)[..., 1:]
 
 
