@@ -68,7 +68,7 @@ def test_the_training_split_is_read_and_compared(tmp_path):
     assert same.told() == "WARNING: evaluated on the split that the checkpoint was trained on (kilogram dev)."
 
 
-def test_what_cannot_be_known_is_said_not_guessed(tmp_path):
+def test_what_cannot_be_known_is_said_not_guessed(tmp_path, monkeypatch):
     source = open_benchmark("mini-game")
     dev = source.load("dev", 2)
     assert training_overlap({}, source, dev).reason == "the checkpoint does not name its training split"
@@ -77,5 +77,10 @@ def test_what_cannot_be_known_is_said_not_guessed(tmp_path):
     assert "is not a folder" in gone.told()
     generated = training_overlap(trained_on("mini-game", "train"), source, dev)
     assert (generated.shared, generated.reason) == (0, "generated: each split draws its own")
+    tangrams = open_benchmark("kilogram", write_kilogram(tmp_path / "kilogram"), candidates=2)
+    pictures = tangrams.load("dev", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(source), "load", lambda *args, **options: pytest.fail("training games are drawn"))
+        assert training_overlap(trained_on("mini-game", "train"), tangrams, pictures).shared == 0
     assert training_overlap(trained_on("mini-game", "dev"), source, dev).same_split
     assert not training_overlap(trained_on("mini-game", "dev", seed=1), source, dev).same_split
