@@ -30,12 +30,12 @@ class AttentionTaps(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
         """Attend. query ``[B, N, D]``, key and value ``[B, M, D]`` -> ``[B, N, D]``."""
-        query = self.query(self._split(query))
-        key = self.key(self._split(key))
-        bias = self.bias(bias)
-        attended = functional.scaled_dot_product_attention(
-            query, key, self._split(value), attn_mask=bias, dropout_p=dropout
-        )
+        return self.attend(self._split(query), self._split(key), self._split(value), bias, dropout)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+        """The same for heads that are split: ``[B, heads, N, d]``, ``[B, heads, M, d]`` twice -> ``[B, N, D]``."""
+        query, key, bias = self.query(query), self.key(key), self.bias(bias)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def _split(self, states: Tensor) -> Tensor:

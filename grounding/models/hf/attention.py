@@ -14,33 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from grounding.errors import BadInput
-from grounding.models.attention import attention_weights
+from grounding.models.attention import AttentionTaps, attention_weights
 
 TAPPED = "tapped"
-
-
-class HeadTaps(nn.Module):
-    """Scaled dot-product attention of heads that are split already, between identity modules, the places for hooks.
-
-    query: ``[B, heads, N, d]``, scaled so that sqrt(d) remains to divide by; key: ``[B, heads, M, d]``; bias: additive,
-    broadcastable to ``[B, heads, N, M]`` (-inf where a key is masked), or None; output: ``[B, heads, N, d]``.
-    """
-
-    def __init__(self, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Identity()
-        self.key = nn.Identity()
-        self.bias = nn.Identity()
-        self.output = nn.Identity()
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
-        """Attend: ``[B, heads, N, d]``, ``[B, heads, M, d]`` twice -> ``[B, heads, N, d]``."""
-        query, key, bias = self.query(query), self.key(key), self.bias(bias)
-        return self.output(functional.scaled_dot_product_attention(query, key, value, bias, dropout))
 
 
 def register() -> None:
@@ -86,7 +64,7 @@ def tapped_attention(
         bias = additive(allowed[None, None], query.dtype)
     if scaling is not None and not math.isclose(scaling * math.sqrt(query.shape[-1]), 1.0):
         query = query * (scaling * math.sqrt(query.shape[-1]))
-    return taps(query, key, value, bias, dropout).transpose(1, 2).contiguous(), None
+    return taps.attend(query, key, value, bias, dropout).unflatten(-1, (taps.heads, -1)), None
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -100,7 +78,7 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def attach_taps(module: nn.Module) -> None:
     """Give an attention module that looks its function up the taps that ``tapped_attention`` finds."""
-    module.add_module("taps", HeadTaps(_heads(module)))
+    module.add_module("taps", AttentionTaps(_heads(module)))
 
 
 def tap_projections(module: nn.Module) -> None:
@@ -108,21 +86,21 @@ def tap_projections(module: nn.Module) -> None:
 
     ViLT's and the text encoder of BLIP's do. The module keeps its weights; what it computes is the same, fused.
     """
-    module.add_module("taps", HeadTaps(_heads(module)))
+    module.add_module("taps", AttentionTaps(_heads(module)))
     module.forward = partial(_attend_projected, module)  # type: ignore[method-assign]
 
 
 def tap_fused(module: nn.Module) -> None:
     """The same for an attention module of BLIP's image encoder (``qkv`` and ``projection``)."""
-    module.add_module("taps", HeadTaps(_heads(module)))
+    module.add_module("taps", AttentionTaps(_heads(module)))
     module.forward = partial(_attend_fused, module)  # type: ignore[method-assign]
 
 
 def _attend_fused(module: Any, hidden_states: Tensor, **others: Any) -> tuple[Tensor, None]:
     parts = module.qkv(hidden_states).chunk(3, dim=-1)
     query, key, value = (part.unflatten(-1, (module.taps.heads, -1)).transpose(1, 2) for part in parts)
-    attended = module.taps(query, key, value, None, module.dropout.p if module.training else 0.0)
-    return module.projection(attended.transpose(1, 2).flatten(2)), None
+    attended = module.taps.attend(query, key, value, None, module.dropout.p if module.training else 0.0)
+    return module.projection(attended), None
 
 
 def _attend_projected(
@@ -144,8 +122,7 @@ def _attend_projected(
         )
     )  # fmt: skip
     dropout = module.dropout.p if module.training else 0.0
-    attended = module.taps(query, key, value, additive(mask, query.dtype), dropout)
-    return attended.transpose(1, 2).flatten(2), None
+    return module.taps.attend(query, key, value, additive(mask, query.dtype), dropout), None
 
 
 def _heads(module: nn.Module) -> int:

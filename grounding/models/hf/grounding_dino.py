@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grounding.models.attention import AttentionTaps
 from grounding.models.base import Batch, Site, TokenLayout
-from grounding.models.hf.attention import HeadTaps, attach_taps
+from grounding.models.hf.attention import attach_taps
 from grounding.models.hf.base import crossed, first, image_only
 from grounding.models.hf.boxes import NOTHING, BoxModel, BoxOutput
 
@@ -111,7 +112,7 @@ def tap_fusion(module: Any) -> None:
 
     Images fill their squares, so that no key is masked.
     """
-    module.add_module("taps", HeadTaps(module.num_heads))
+    module.add_module("taps", AttentionTaps(module.num_heads))
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
