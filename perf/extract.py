@@ -139,7 +139,7 @@ def _extract(model: GroundingModel, examples: list[Example], preprocess: Any, op
     with tempfile.TemporaryDirectory(dir=options.out) as folder:
         extract(
             model, examples, Path(folder) / "run", identity={}, views=VIEWS, batch_size=options.batch_size,
-            precision=options.precision, device=options.device, threshold=0.5,
+            precision=options.precision, dtype=options.dtype, device=options.device, threshold=0.5,
         )  # fmt: skip
 
 
@@ -170,6 +170,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--precision", default="fp32", choices=list(PRECISIONS))
+    parser.add_argument("--dtype", default="float16", help="of storage; random weights at full size overflow float16")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--memory", action="store_true", help="measure memory too (some minutes)")
