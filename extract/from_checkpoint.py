@@ -45,26 +45,17 @@ def extract_checkpoint(
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
     examples = source.load(split, limit, skip_bad)
-    threshold = stored_threshold(checkpoint.info)
+    threshold, part = stored_threshold(checkpoint.info), {"split": split, "limit": limit}
     return extract(
         checkpoint.model,
         examples,
         out,
-        identity={
-            "checkpoint": checkpoint.content,
-            "benchmark": dict(source.identity()),
-            "split": split,
-            "limit": limit,
-        },
+        identity={"checkpoint": checkpoint.content, "benchmark": dict(source.identity()), **part},
         source={
             "checkpoint": str(checkpoint.path.resolve()),
             "loading": {name: str(value) if isinstance(value, Path) else value for name, value in loading.items()},
-            "benchmark": benchmark,
-            "root": str(Path(root).resolve()) if root is not None else None,
-            "options": dict(options or {}),
-            "data_seed": data_seed,
-            "split": split,
-            "limit": limit,
+            **_benchmark_source(benchmark, root, options, data_seed),
+            **part,
             "skip_bad": skip_bad,
         },
         sites=sites,
@@ -80,6 +71,13 @@ def extract_checkpoint(
         seed=seed,
         progress=progress,
     )
+
+
+def _benchmark_source(
+    benchmark: str, root: Path | str | None, options: Mapping[str, Any] | None, data_seed: int
+) -> dict[str, Any]:
+    place = str(Path(root).resolve()) if root is not None else None
+    return {"benchmark": benchmark, "root": place, "options": dict(options or {}), "data_seed": data_seed}
 
 
 def examples_of(run: Run, root: Path | str | None = None) -> dict[str, Example]:

@@ -24,6 +24,8 @@ from grounding.errors import BadInput
 from grounding.examples import Example
 from grounding.models.base import GroundingModel
 
+_NAMED, _LONGEST = 3, 80  # differences that an error names, and characters of a value
+
 
 def run_identity(
     given: Mapping[str, Any], model: GroundingModel, examples: Sequence[Example], **settings: Any
@@ -63,7 +65,7 @@ def made_with(batch_size: int, device: torch.device) -> dict[str, Any]:
 def check_folder(out: Path, manifest: Mapping[str, Any]) -> bool:
     """Does ``out`` hold the run of ``manifest`` already, or a part of it?
 
-    Raises BadInput naming every difference, with both values, where it holds another run, one of other views or
+    Raises BadInput naming the first differences, with both values, where it holds another run, one of other views or
     sites, or something that is no run; warns where only ``made_with`` differs, since the bytes may.
     """
     if out.exists() and not out.is_dir():
@@ -76,10 +78,10 @@ def check_folder(out: Path, manifest: Mapping[str, Any]) -> bool:
     found = differences(there["identity"], manifest["identity"])
     found += differences(_contents(there), _contents(manifest))
     if found:
-        raise BadInput(f"out {str(out)!r} holds another run: {'; '.join(found)}; choose another folder")
+        raise BadInput(f"out {str(out)!r} holds another run: {_told(found)}; choose another folder")
     changed = differences(there["made_with"], manifest["made_with"])
     if changed:
-        warnings.warn(f"{out}: resumed with other means, bytes may differ: {'; '.join(changed)}", stacklevel=3)
+        warnings.warn(f"{out}: resumed with other means, bytes may differ: {_told(changed)}", stacklevel=3)
     return True
 
 
@@ -99,8 +101,18 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found.append(f"{prefix}{key} is {before!r} there and {after!r} here")
+            found.append(f"{prefix}{key} is {_short(before)} there and {_short(after)} here")
     return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
+def _told(found: Sequence[str]) -> str:
+    more = f" (and {len(found) - _NAMED} more)" if len(found) > _NAMED else ""
+    return "; ".join(found[:_NAMED]) + more
 
 
 def command_line() -> list[str]:

@@ -72,15 +72,10 @@ def extract(
     site_views = choose_views(chosen, views)
     model.to(device if device is not None else model.device).eval()
     means = made_with(batch_size, model.device)
-    whole = run_identity(identity, model, examples, **options.identity())
-    manifest: dict[str, Any] = {
-        **_description(model, chosen, site_views, whole),
-        "shards": -(-len(examples) // shard_size),
-        "made_with": means,
-        "source": dict(source or {}),
-        "skipped_on_load": [{"id": name, "reason": reason} for name, reason in skipped_on_load],
-        "command": list(command) if command is not None else command_line(),
-    }
+    manifest = _description(model, chosen, site_views, run_identity(identity, model, examples, **options.identity()))
+    manifest |= {"shards": -(-len(examples) // shard_size), "made_with": means, "source": dict(source or {})}
+    manifest["skipped_on_load"] = [{"id": name, "reason": reason} for name, reason in skipped_on_load]
+    manifest["command"] = list(command or command_line())
     resumed = check_folder(out, manifest)
     if resumed and read_manifest(out)["complete"] and _all_complete(out, manifest["shards"]):
         return Run.open(out)

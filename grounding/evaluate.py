@@ -230,7 +230,8 @@ def _without_gaps(per_example: pd.DataFrame) -> pd.DataFrame:
 
 
 def _example_row(example: Example, prediction: Prediction, sdr_size: tuple[int, int]) -> dict[str, object]:
-    answered, task = prediction.answer is not None, example.task
+    task = example.task
+    answered = example.has_task and prediction.answer is not None
     row: dict[str, object] = {"id": example.id, "split": example.split}
     row |= {f"group_{name}": value for name, value in example.groups.items()}
     row |= {"task": "game" if isinstance(task, ReferenceGame) else "sdr", "answered": answered}

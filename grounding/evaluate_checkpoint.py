@@ -64,10 +64,7 @@ def evaluate_checkpoint(
     those skipped. Raises BadInput for whatever is unknown or cannot be read.
     """
     check_folder(out)
-    if threshold is not None and tune_split is not None:
-        raise BadInput(f"threshold {threshold} and tune_split {tune_split!r} exclude each other; accepted: one of them")
-    if threshold is not None:
-        check_threshold(threshold)
+    _check_thresholds(threshold, tune_split)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
     level: Threshold | float | None = threshold if threshold is not None else stored_threshold(checkpoint.info)
@@ -169,6 +166,15 @@ def stored_threshold(info: Mapping[str, Any]) -> Threshold | None:
     return Threshold(**info["threshold"]) if info.get("threshold") else None
 
 
+def _check_thresholds(threshold: float | None, tune_split: str | None) -> None:
+    if threshold is not None and tune_split is not None:
+        raise BadInput(f"threshold {threshold} and tune_split {tune_split!r} exclude each other; accepted: one of them")
+    if threshold is not None:
+        check_threshold(threshold)
+    if tune_split is not None:
+        check_tuning_split(tune_split)
+
+
 def _tuned(
     model: GroundingModel,
     source: Benchmark,
@@ -179,9 +185,8 @@ def _tuned(
     device: str,
     skip_bad: bool,
 ) -> Threshold | None:
-    """The threshold that is best on a split; None for a model that predicts boxes."""
-    check_tuning_split(split)
+    """The threshold of the best mean IoU on a split, as fine-tuning does it; None for a model with boxes."""
     if model.predicts != "heatmap":
         return None
     examples = source.load(split, limit, skip_bad)
-    return tune(model, examples, metrics=metrics, batch_size=batch_size, device=device, skip_bad=skip_bad)
+    return tune(model, examples, "iou", metrics, batch_size=batch_size, device=device, skip_bad=skip_bad)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,10 +37,11 @@ SETTINGS_RESAMPLES = 2_000  # resamples, and permutations, where there is a corr
 class Evaluation:
     """Scored predictions, as tidy tables.
 
-    per_example: id, split, group_* (one a kind of group), task (game | sdr), answered (is there a task answer; if not,
-    what follows is empty), answer_index (-1 for sdr), answer_x, answer_y (NaN for games), correct, score (higher is
-    better), distance (pixels; NaN for games), caption_id, propagated (of sdr), words (in its caption); over its phrases
-    (NaN without any): mean_iou, region_size (mean share of the image); phrases (how many are scored).
+    per_example: id, split, group_* (one a kind of group), task (game | sdr), answered (is there a task, with more than
+    one candidate, and an answer to it; if not, what follows is empty), answer_index (-1 for sdr), answer_x, answer_y
+    (NaN for games), correct, score (higher is better), distance (pixels; NaN for games), caption_id, propagated (of
+    sdr), words (in its caption); over its phrases (NaN without any): mean_iou, region_size (mean share of the image);
+    phrases (how many are scored).
     per_phrase: see ``grounding.metrics.phrases.phrase_table``, with average_precision (of ranked boxes, else NaN);
     phrases without regions have no row.
     sensitivity: see ``grounding.metrics.sensitivity.sensitivity_table``.
@@ -55,6 +57,7 @@ class Evaluation:
     dropped_phrases: tuple[tuple[str, str], ...] = ()
     sensitivity: pd.DataFrame = field(default_factory=pd.DataFrame)
     overlap: Overlap | None = None
+    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # resampling takes long: once
 
     def statistics(self) -> dict[str, Statistic]:
         """The figures of ``summary`` that are defined, as functions of resampled images."""
@@ -76,12 +79,21 @@ class Evaluation:
         as ``Correlation``, and pearson_partial: given the number of phrases, the words of the caption and the size of
         the regions.
         """
+        settings = (resamples, permutations, seed)
+        return dict(self._once("summary", settings, lambda: self._summary(*settings)))
+
+    def _summary(self, resamples: int, permutations: int, seed: int) -> dict[str, Estimate]:
         found = task_statistics(self.per_example)
         found |= grounding_statistics(self.per_example, self.per_phrase, self.sensitivity)
         examples = linked_examples(self.per_example)
         groundings = examples[["mean_iou"]].to_numpy(np.float64)
         linked = _correlations(examples, groundings, resamples, permutations, seed)
         return bootstrap(found, resamples, seed) | {kind: values[0] for kind, values in linked.items()}
+
+    def _once(self, name: str, settings: tuple[int, ...], make: Callable[[], Any]) -> Any:
+        if (name, settings) not in self._known:
+            self._known[name, settings] = make()
+        return self._known[name, settings]
 
     def joint_table(
         self, resamples: int = SETTINGS_RESAMPLES, permutations: int = SETTINGS_RESAMPLES, seed: int = 0
@@ -91,6 +103,10 @@ class Evaluation:
         Columns: grounding (mean_iou, recall, pointing: means over an example's phrases); protocol, boxes and threshold
         as in ``sensitivity`` ('' and NaN for pointing); correlation, value, low, high, n, groups, reason, p.
         """
+        settings = (resamples, permutations, seed)
+        return self._once("joint", settings, lambda: self._joint_table(*settings)).copy()
+
+    def _joint_table(self, resamples: int, permutations: int, seed: int) -> pd.DataFrame:
         examples = linked_examples(self.per_example)
         settings, groundings = groundings_by_setting(examples, self.sensitivity)
         pointing = examples["id"].map(self.per_phrase.groupby("example")["pointing"].mean()).to_numpy(np.float64)
@@ -142,7 +158,9 @@ class Evaluation:
         lines += ["", f"Metrics: {self.measure.mode}. {evaluation_text.threshold_told(self.threshold)}"]
         lines += [] if self.overlap is None else [self.overlap.told()]
         unanswered = int((~self.per_example["answered"]).sum())
-        lines += [f"{unanswered} examples have no task answer: their grounding counts alone"] if unanswered else []
+        lines += (
+            [f"{unanswered} examples have no task, or no answer: their grounding counts alone"] if unanswered else []
+        )
         lines += [f"skipped {skip.id}: {skip.reason}" for skip in self.skipped]
         lines += [f"phrase {phrase} of {example} {DROPPED}" for example, phrase in self.dropped_phrases]
         return "\n".join(lines) + "\n"

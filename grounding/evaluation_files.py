@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from grounding.errors import BadInput
 from grounding.evaluation import Evaluation
-from grounding.metrics.intervals import Estimate
 
 
 def check_folder(out: Path | str | None) -> None:
@@ -19,14 +17,14 @@ def check_folder(out: Path | str | None) -> None:
         raise BadInput(f"out {str(out)!r} is not a folder")
 
 
-def write_evaluation(evaluation: Evaluation, out: Path | str, summary: Mapping[str, Estimate] | None = None) -> None:
+def write_evaluation(evaluation: Evaluation, out: Path | str) -> None:
     """Write ``examples``, ``phrases``, ``settings`` (IoU of each phrase under every protocol, rank and threshold),
     ``joint`` (correlations under each of them) and ``bars`` as ``.csv`` and ``.parquet``, and ``summary.json`` and
     ``.md``.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    summary = evaluation.summary() if summary is None else summary
+    summary = evaluation.summary()
     tables = {
         "examples": evaluation.per_example,
         "phrases": evaluation.per_phrase,

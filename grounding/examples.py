@@ -98,6 +98,11 @@ class Example:
     groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def has_task(self) -> bool:
+        """Whether there is something to solve: a game of one candidate only shows a picture."""
+        return not isinstance(self.task, ReferenceGame) or len(self.images) > 1
+
+    @property
     def target_index(self) -> int:
         """The image that the caption is about."""
         return self.task.target_index if isinstance(self.task, ReferenceGame) else 0

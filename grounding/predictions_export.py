@@ -126,9 +126,9 @@ def _box_records(phrase: PhrasePrediction, size: tuple[float, float]) -> list[tu
     return [(candidate, {"bbox": box, "score": score}) for candidate, box, score in rows]
 
 
-def _image_size(prediction: Prediction, count: int) -> tuple[float, float]:
+def _image_size(prediction: Prediction, count: int) -> tuple[int, int]:
     """Height and width of each candidate as the model saw it; 1 and 1 where that is not known."""
     if prediction.canvas_size is None:
         return 1, 1
     height, width = prediction.canvas_size
-    return height / count, width
+    return height // count, width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,11 @@ def tiny(model_type: str, **changes: Any) -> Any:
     return model
 
 
-def check_certificate(model: HfModel, known: tuple[str, ...] = ()) -> None:
-    """Every self-check passes, but those that the model itself explains."""
+def certificate(model: HfModel) -> dict[str, int]:
+    """How many self-checks ended in which way; the details of those that failed are printed."""
     checks = run_self_checks(model)
-    assert len(checks) == 8, checks
-    assert {check.name: check.detail for check in checks if check.status == "failed"} == {}
-    assert tuple(check.name for check in checks if check.status == "known") == known
+    print(*(check for check in checks if check.status == "failed"), sep="\n")
+    return dict(Counter(check.status for check in checks))
 
 
 def pixels_of(model: Any, example: Any) -> Tensor:

@@ -23,6 +23,10 @@ def test_another_run_is_refused_with_both_values(run, tmp_path):
     before = contents(out)
     with pytest.raises(BadInput, match=r"holds another run: split is 'dev' there and 'test' here; choose"):
         run_tiny(out, identity=IDENTITY | {"split": "test"})
+    other = {"checkpoint": "x" * 500, "split": "test", "limit": 1, "benchmark": {"name": "other", "seed": 3}}
+    with pytest.raises(BadInput, match=r"x \.\.\. here; .* \(and \d more\); choose") as many:
+        run_tiny(out, identity=other)
+    assert len(str(many.value)) < 600
     with pytest.raises(BadInput, match=r"benchmark.seed is 0 there and 3 here"):
         run_tiny(out, identity=IDENTITY | {"benchmark": {"name": "tiny", "seed": 3}})
     with pytest.raises(BadInput, match=r"dtype is 'float16' there and 'float32' here"):

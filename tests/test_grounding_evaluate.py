@@ -111,6 +111,44 @@ def test_quadrants_covariates_and_every_way_to_measure_grounding():
     assert "grounding is 1 in all examples" in joint.loc[("pointing", "pearson"), "reason"]
 
 
+def test_one_candidate_is_nothing_to_solve():
+    examples, answers = linked_games(20)
+    alone = [
+        replace(
+            example,
+            images=example.images[:1],
+            task=ReferenceGame(0),
+            phrases=tuple(replace(phrase, image_index=0) for phrase in example.phrases),
+        )
+        for example in examples
+    ]
+    given = []
+    for answer in answers:
+        phrases = tuple(replace(phrase, image_index=phrase.image_index * 0) for phrase in answer.phrases)
+        given.append(replace(answer, answer=0, correct=True, phrases=phrases))
+    evaluation = score(alone, given)
+    summary = evaluation.summary(**FAST)
+    assert "accuracy" not in summary
+    assert summary["mean_iou"].n == 40
+    for kind in ("pearson", "spearman", "point_biserial", "pearson_partial"):
+        assert summary[kind].value is None
+        assert summary[kind].reason == "0 examples: a correlation needs 3 or more"
+    assert evaluation.joint_table(**FAST)["value"].isna().all()
+    assert evaluation.quadrants()["count"].sum() == 0
+    assert "20 examples have no task, or no answer: their grounding counts alone" in evaluation.to_markdown(summary)
+
+
+def test_resampling_is_done_once(monkeypatch):
+    examples, answers = linked_games(20)
+    evaluation = score(examples, answers)
+    first, joint = evaluation.summary(**FAST), evaluation.joint_table(**FAST)
+    first.clear()
+    joint["value"] = 0.0
+    monkeypatch.setattr("grounding.evaluation.bootstrap", lambda *args: pytest.fail("resampled again"))
+    assert len(evaluation.summary(**FAST)) > 10
+    assert evaluation.joint_table(**FAST)["value"].notna().any()
+
+
 def test_no_link_is_found_where_none_is():
     rng = np.random.default_rng(0)
     examples = [make_game(number) for number in range(60)]

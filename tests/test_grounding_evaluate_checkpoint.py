@@ -14,7 +14,7 @@ from extract.from_checkpoint import examples_of, extract_checkpoint
 from grounding.benchmarks.miniature import MiniatureGame
 from grounding.checkpoint import save_checkpoint
 from grounding.errors import BadInput
-from grounding.evaluate import evaluate
+from grounding.evaluate import evaluate, tune
 from grounding.evaluate_checkpoint import evaluate_checkpoint, stored_threshold
 from grounding.metrics.heatmaps import Threshold
 from grounding.metrics.phrases import Measure
@@ -54,6 +54,18 @@ def test_a_threshold_that_is_given_counts(ckpt):
     tuned, given = (evaluate_checkpoint(ckpt, "mini-game", limit=3, threshold=t) for t in (None, 0.0))
     assert given.threshold == 0.0
     assert (given.per_phrase["iou"] != tuned.per_phrase["iou"]).any()
+
+
+def test_a_threshold_is_tuned_on_the_split_that_is_named(ckpt):
+    found = evaluate_checkpoint(ckpt, "mini-game", limit=5, tune_split="tune")
+    expected = tune(small_vilt(max_text=60), MiniatureGame().load("tune", 5), "iou")
+    assert found.threshold == expected
+    assert found.threshold.split == "tune"
+    assert set(found.per_example["split"]) == {"dev"}
+    with pytest.raises(BadInput, match="split 'test' is a test split"):
+        evaluate_checkpoint(ckpt, "mini-game", limit=5, tune_split="test")
+    with pytest.raises(BadInput, match=r"threshold 0\.3 and tune_split 'tune' exclude each other"):
+        evaluate_checkpoint(ckpt, "mini-game", limit=5, tune_split="tune", threshold=0.3)
 
 
 def test_the_seed_of_the_data_is_the_benchmarks(ckpt):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from grounding.errors import BadInput
-from grounding.metrics.intervals import bootstrap_mean, bootstrap_sums, bootstrap_weights
+from grounding.metrics.intervals import Statistic, bootstrap, bootstrap_mean, bootstrap_weights
 
 
 def naive_interval(values, groups, resamples, seed):
@@ -74,14 +74,16 @@ def test_few_groups_are_reported_not_invented():
 
 
 def test_undefined_statistics_are_reported():
-    nowhere = bootstrap_sums(lambda sums: np.full(len(sums), np.nan), np.ones((4, 1)), [1, 2, 3, 4], resamples=9)
+    nowhere = bootstrap(
+        {"": Statistic.of_sums(lambda sums: np.full(len(sums), np.nan), np.ones((4, 1)), [1, 2, 3, 4])}, resamples=9
+    )[""]
     assert nowhere.value is None
     assert nowhere.reason == "undefined for these values"
 
     def drawn_once(sums):  # the first value: so in the sample, and in 42 % of the resamples
         return np.where(sums[:, 0] == 1, 1.0, np.nan)
 
-    rarely = bootstrap_sums(drawn_once, np.eye(4)[:, :1], [1, 2, 3, 4], resamples=400)
+    rarely = bootstrap({"": Statistic.of_sums(drawn_once, np.eye(4)[:, :1], [1, 2, 3, 4])}, resamples=400)[""]
     assert (rarely.value, rarely.low, rarely.high) == (1.0, None, None)
     assert "most resamples" in rarely.reason
 

@@ -3,9 +3,13 @@ import pytest
 
 from grounding.errors import BadInput
 from grounding.metrics.joint import correlate
-from grounding.metrics.partial import partial_correlation
+from grounding.metrics.partial import partial_correlations
 
 FAST = {"resamples": 400, "permutations": 400}
+
+
+def partial_correlation(task, grounding, covariates, groups, **settings):
+    return partial_correlations(task, grounding[:, None], covariates, groups, **settings)[0]
 
 
 def confounded(n=400, direct=0.0, seed=0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,9 @@ def test_a_missing_answer_is_an_error_unless_grounding_alone_counts(tmp_path):
     assert "accuracy" not in summary
     assert summary["mean_iou"].value == pytest.approx(1.0)
     assert "0 examples" in summary["pearson"].reason
-    assert "1 examples have no task answer" in evaluation.to_markdown(summary)
+    alone = replace(example, images=example.images[:1], task=ReferenceGame(0), phrases=())
+    assert not score([alone], [replace(back[0], phrases=())]).per_example["answered"].any()
+    assert "1 examples have no task, or no answer" in evaluation.to_markdown(summary)
     assert evaluation.joint_table(50, 50)["value"].isna().all()
 
 

@@ -227,7 +227,7 @@ class KiloGram(Benchmark):
                 drawing = read_drawing(self._drawing_path(tangram))
                 records = field(self._records[tangram], "annotations", list, where)
             except BadInput as error:
-                faults.append(Fault(f"{self.name}/{split}/{tangram}", str(error)))
+                faults.append(Fault(f"{self.name}/{split}/{tangram}", f"{error}{_lost_with(self._records[tangram])}"))
                 continue
             for number, record in enumerate(records):
                 image_id = f"{tangram}/{number}"
@@ -290,6 +290,12 @@ def _example(benchmark: str, split: str, annotation: Annotation, game: Game[Anno
             "tangram": annotation.tangram,
         },
     )
+
+
+def _lost_with(record: object) -> str:
+    """How many annotations a fault of their tangram takes with it, in words."""
+    annotations = record.get("annotations") if isinstance(record, dict) else None
+    return f"; its {len(annotations)} annotations are left out" if isinstance(annotations, list) else ""
 
 
 def _parts(drawing: Drawing, names: dict[str, object], where: str) -> list[Part]:

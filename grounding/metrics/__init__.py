@@ -7,8 +7,8 @@ study's, pixel by pixel). Nothing here opens images or runs models.
 
 from grounding.metrics.boxes import HIT_IOU, PROTOCOLS, best_of, pad_boxes, ranked_ious, recall_at
 from grounding.metrics.heatmaps import THRESHOLDS, Threshold, choose_threshold, pointing, region_boxes, threshold_ious
-from grounding.metrics.intervals import Estimate, bootstrap_mean, bootstrap_sums, bootstrap_weights
-from grounding.metrics.joint import Correlation, correlate, joint_view
+from grounding.metrics.intervals import Estimate, bootstrap_mean, bootstrap_weights
+from grounding.metrics.joint import Correlation, correlate, correlations
 from grounding.metrics.phrases import Measure, PhraseItem, heatmap_curves, phrase_table
 from grounding.metrics.tasks import distance_accuracy, game_accuracy, mean_distance, nested_accuracy, sdr_distances
 
@@ -23,14 +23,13 @@ __all__ = [
     "Threshold",
     "best_of",
     "bootstrap_mean",
-    "bootstrap_sums",
     "bootstrap_weights",
     "choose_threshold",
     "correlate",
+    "correlations",
     "distance_accuracy",
     "game_accuracy",
     "heatmap_curves",
-    "joint_view",
     "mean_distance",
     "nested_accuracy",
     "pad_boxes",

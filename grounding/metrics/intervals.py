@@ -135,18 +135,6 @@ def paired_difference(
     return bootstrap({"difference": both}, resamples, seed, level)["difference"]
 
 
-def bootstrap_sums(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    columns: np.ndarray,
-    groups: Sequence[str] | np.ndarray,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Estimate:
-    """Estimate of a statistic of weighted sums (means, ratios, correlations from moments): ``Statistic.of_sums``."""
-    return bootstrap({"": Statistic.of_sums(statistic, columns, groups)}, resamples, seed, level)[""]
-
-
 def bootstrap_weights(
     statistic: Callable[[np.ndarray], np.ndarray],
     groups: Sequence[str] | np.ndarray,

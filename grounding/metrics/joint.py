@@ -74,7 +74,11 @@ def correlations(
     groups: E labels (images) that are resampled whole. Raises BadInput for lengths that differ, values that
     are not finite, an unknown kind; undefined cases are returned, with a reason.
     """
-    task, groundings = check_kind(kind, task, groundings, groups)
+    if kind not in CORRELATIONS:
+        raise unknown_choice("correlation", kind, CORRELATIONS)
+    task, groundings = check_columns(task, groundings, groups)
+    if kind == "point_biserial" and not np.isin(task, (0, 1)).all():
+        raise BadInput("point_biserial takes task success, 0 or 1, got other values")
     reasons = [undefined(kind, task, grounding) for grounding in groundings.T]
     if kind == "spearman":
         permuted = rankdata(task), rankdata(groundings, axis=0) if len(task) else groundings
@@ -89,18 +93,6 @@ def correlations(
         permutations,
         seed,
     )
-
-
-def check_kind(
-    kind: str, task: np.ndarray, groundings: np.ndarray, groups: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The columns as float64; raises BadInput as ``correlations`` does."""
-    if kind not in CORRELATIONS:
-        raise unknown_choice("correlation", kind, CORRELATIONS)
-    task, groundings = check_columns(task, groundings, groups)
-    if kind == "point_biserial" and not np.isin(task, (0, 1)).all():
-        raise BadInput("point_biserial takes task success, 0 or 1, got other values")
-    return task, groundings
 
 
 def correlation_statistic(kind: str, task: np.ndarray, grounding: np.ndarray, groups: np.ndarray) -> Statistic:
@@ -136,22 +128,6 @@ def estimate_links(
         else Correlation(None, None, None, len(groups), count, reason)
         for number, reason in enumerate(reasons)
     ]
-
-
-def joint_view(
-    score: np.ndarray,
-    success: np.ndarray,
-    grounding: np.ndarray,
-    groups: np.ndarray,
-    resamples: int = RESAMPLES,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
-) -> dict[str, Correlation]:
-    """Pearson and Spearman of task score with grounding, point-biserial of task success with it; all ``[E]``."""
-    columns = {"pearson": score, "spearman": score, "point_biserial": success}
-    return {
-        kind: correlate(kind, task, grounding, groups, resamples, permutations, seed) for kind, task in columns.items()
-    }
 
 
 def permutation_p(x: np.ndarray, y: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0) -> float:

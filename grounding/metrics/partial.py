@@ -9,20 +9,6 @@ from grounding.metrics.intervals import RESAMPLES, Statistic
 from grounding.metrics.joint import NOISE, PERMUTATIONS, Correlation, check_columns, estimate_links, undefined
 
 
-def partial_correlation(
-    task: np.ndarray,
-    grounding: np.ndarray,
-    covariates: np.ndarray,
-    groups: np.ndarray,
-    resamples: int = RESAMPLES,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
-) -> Correlation:
-    """One partial correlation between a task column ``[E]`` and a grounding column: see ``partial_correlations``."""
-    columns = np.asarray(grounding, dtype=np.float64)[:, None]
-    return partial_correlations(task, columns, covariates, groups, resamples, permutations, seed)[0]
-
-
 def partial_correlations(
     task: np.ndarray,
     groundings: np.ndarray,

@@ -131,6 +131,7 @@ def _polygons_on_canvas(item: PhraseItem) -> list[Region]:
 
 
 def stacked_heatmaps(items: Sequence[PhraseItem]) -> Tensor:
+    """The heatmaps of P phrases, which are of one shape: float32 ``[P, N, h, w]``."""
     return torch.as_tensor(np.stack([np.asarray(item.prediction.heatmap, np.float32) for item in items]))
 
 

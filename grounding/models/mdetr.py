@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -23,6 +23,7 @@ from grounding.models.answers import answer, canvas_boxes_to_candidates, target_
 from grounding.models.backbone import Backbone
 from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site, TokenLayout
 from grounding.models.inputs import Preprocessor
+from grounding.models.layouts import first, image_only, text_only
 from grounding.models.mdetr_transformer import MdetrTransformer, sine_positions
 from grounding.models.resizing import detr_size
 from grounding.models.text import CaptionTokenizer
@@ -253,19 +254,19 @@ class Mdetr(GroundingModel):
 
     def sites(self) -> list[Site]:
         """Image features, text layers, the joint encoder and the decoder's queries."""
-        config, first = self.config, "mdetr.transformer"
+        config, root = self.config, "mdetr.transformer"
 
         def joint(name: str, path: str, stage: str, layer: int, attention: str | None = None) -> Site:
             streams = ("text", "image")
             return Site(name, path, stage, layer, streams, config.width, _joint, attention_path=attention)
 
         def text(k: int) -> Site:
-            path = f"{first}.text_encoder.encoder.layer.{k}"
-            width, take = config.text_width, _first_output
-            return Site(f"text.{k}", path, "text", k, ("text",), width, _text_only, take, region_partner="backbone")
+            path = f"{root}.text_encoder.encoder.layer.{k}"
+            width = config.text_width
+            return Site(f"text.{k}", path, "text", k, ("text",), width, text_only, first, region_partner="backbone")
 
         def queries(k: int, memory: str) -> Site:
-            path = f"{first}.decoder.layers.{k}"
+            path = f"{root}.decoder.layers.{k}"
             return Site(
                 f"decoder.{k}", path, "decoder", k, ("query",), config.width, self._queries, phrase_partner=memory,
                 attention_path=f"{path}.cross_attn_image",
@@ -273,16 +274,16 @@ class Mdetr(GroundingModel):
 
         sites = [
             Site(
-                "backbone", "mdetr.input_proj", "backbone", 0, ("image",), config.width, _image_only,
+                "backbone", "mdetr.input_proj", "backbone", 0, ("image",), config.width, image_only,
                 _feature_map_tokens, phrase_partner="embedding",
             )
         ]  # fmt: skip
         sites += [text(k) for k in range(config.text_layers)]
-        sites.append(joint("embedding", f"{first}.joint_input", "embedding", 0))
-        layers = [f"{first}.encoder.layers.{k}" for k in range(config.encoder_layers)]
+        sites.append(joint("embedding", f"{root}.joint_input", "embedding", 0))
+        layers = [f"{root}.encoder.layers.{k}" for k in range(config.encoder_layers)]
         sites += [joint(f"encoder.{k}", path, "encoder", k, f"{path}.self_attn") for k, path in enumerate(layers)]
         if config.pre_norm:
-            sites.append(joint("norm", f"{first}.encoder.norm", "norm", config.encoder_layers))
+            sites.append(joint("norm", f"{root}.encoder.norm", "norm", config.encoder_layers))
         memory = sites[-1].name
         return sites + [queries(k, memory) for k in range(config.decoder_layers)]
 
@@ -320,18 +321,6 @@ def _phrase_scores(token_logits: Tensor, tokens: Tensor, example: Tensor) -> Ten
 
 def _feature_map_tokens(output: Tensor) -> Tensor:
     return output.flatten(2).transpose(1, 2)
-
-
-def _first_output(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _image_only(batch: Batch) -> TokenLayout:
-    return TokenLayout(image=slice(0, batch.grid[0] * batch.grid[1]))
-
-
-def _text_only(batch: Batch) -> TokenLayout:
-    return TokenLayout(text=slice(0, batch.input_ids.shape[1]))
 
 
 def _joint(batch: Batch) -> TokenLayout:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from grounding.released.strict import POSITIONS, LoadReport, Weights
 
 WEIGHTS = "model.safetensors"
 NUMBERS = "the numbers 0, 1, 2, ..., which the model makes itself"
+ANOTHER = "another name there, or the same weight as another here; transformers knows which"
+UNUSED = "not in the file: fresh values, which transformers says that nothing uses"
 LEFT_OUT = "not in the model, or under another name there; transformers says so"
 
 
@@ -72,8 +75,18 @@ def load_hugging_face(stored: Stored, tokenizer: CaptionTokenizer | None) -> tup
         fits = adapter(config.model_type).architecture
         raise BadInput(f"{stored.path} does not fit {fits}: {'; '.join(problems[:3])}{more}")
     ignored = {name: NUMBERS if name.endswith(POSITIONS) else LEFT_OUT for name in names if name not in own}
-    report = LoadReport(loaded=tuple(own), renamed={}, ignored=ignored, missing={})
+    renamed, missing = _not_by_name(network, set(names))
+    loaded = tuple(name for name in own if name not in missing)
+    report = LoadReport(loaded, renamed, ignored, missing)
     return build_adapted(config, tokenizer, network), report
+
+
+def _not_by_name(network: Any, names: Container[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Weights of the network that the files lack by name: those that came otherwise, and those that did not come."""
+    optional = [re.compile(pattern) for pattern in network._keys_to_ignore_on_load_missing or ()]
+    lacking = [name for name in network.state_dict() if name not in names]
+    fresh = {name for name in lacking if any(pattern.search(name) for pattern in optional)}
+    return {name: ANOTHER for name in lacking if name not in fresh}, dict.fromkeys(sorted(fresh), UNUSED)
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

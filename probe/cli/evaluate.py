@@ -36,42 +36,53 @@ NAME = "evaluate"
 EPILOG = "Example: probe evaluate --ckpt vilt-aligner-grounded --benchmark mini-game --split dev --limit 200"
 
 
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ckpt",
+        help="Checkpoint folder or file, or a bundled one (mdetr-grounded, ...); repeat it to compare.",
+    ),
+]
+PredictionsFile = Annotated[
+    Path | None,
+    typer.Option(help="Evaluate the predictions in this file, of any program, instead of a checkpoint."),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for tables (CSV, Parquet), summary (JSON, Markdown) and charts.")
+]
+Metrics = Annotated[str, typer.Option(help="corrected, or paper (the originals' arithmetic).")]
+HeatmapThreshold = Annotated[
+    float | None, typer.Option(help="Of heatmaps, as a share of their maximum; default: the checkpoint's own.")
+]
+TuneSplit = Annotated[
+    str | None, typer.Option(help="Choose the threshold of heatmaps on this split instead; never a test split.")
+]
+ExportFile = Annotated[
+    Path | None, typer.Option(help="File for the predictions, as COCO results (what --predictions reads).")
+]
+GroundingOnly = Annotated[
+    bool, typer.Option("--grounding-only", help="With --predictions: examples may lack a task answer.")
+]
+TrainRoot = Annotated[
+    Path | None, typer.Option(help="Files of the benchmark the checkpoint learned from, to count shared images.")
+]
+
+
 def command(
     benchmark: BenchmarkName,
-    ckpt: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ckpt",
-            help="Checkpoint folder or file, or a bundled one (mdetr-grounded, ...); repeat it to compare.",
-        ),
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(help="Evaluate the predictions in this file, of any program, instead of a checkpoint."),
-    ] = None,
+    ckpt: Checkpoints = None,
+    predictions: PredictionsFile = None,
     split: Split = "dev",
     root: Root = None,
     option: BenchmarkOptions = None,
     limit: Limit = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for tables (CSV, Parquet), summary (JSON, Markdown) and charts.")
-    ] = None,
-    metrics: Annotated[str, typer.Option(help="corrected, or paper (the originals' arithmetic).")] = "corrected",
-    threshold: Annotated[
-        float | None, typer.Option(help="Of heatmaps, as a share of their maximum; default: the checkpoint's own.")
-    ] = None,
-    tune_split: Annotated[
-        str | None, typer.Option(help="Choose the threshold of heatmaps on this split instead; never a test split.")
-    ] = None,
-    export_predictions: Annotated[
-        Path | None, typer.Option(help="File for the predictions, as COCO results (what --predictions reads).")
-    ] = None,
-    grounding_only: Annotated[
-        bool, typer.Option("--grounding-only", help="With --predictions: examples may lack a task answer.")
-    ] = False,
-    train_root: Annotated[
-        Path | None, typer.Option(help="Files of the benchmark the checkpoint learned from, to count shared images.")
-    ] = None,
+    out: Out = None,
+    metrics: Metrics = "corrected",
+    threshold: HeatmapThreshold = None,
+    tune_split: TuneSplit = None,
+    export_predictions: ExportFile = None,
+    grounding_only: GroundingOnly = False,
+    train_root: TrainRoot = None,
     batch_size: BatchSize = 16,
     device: Device = "auto",
     tokenizer: Tokenizer = None,
@@ -151,9 +162,6 @@ def _show_several(comparison: Comparison, out: Path | None, as_json: bool) -> No
 
 def _draw(evaluation: Evaluation, out: Path) -> None:
     """Charts of the tables that were written to ``out``, beside them."""
-    import pandas as pd
-
     from visualize.evaluation import draw_evaluation
 
-    joint = pd.read_parquet(out / "joint.parquet")
-    draw_evaluation(evaluation.per_example, joint, evaluation.bars(), out / "figures")
+    draw_evaluation(evaluation.per_example, evaluation.joint_table(), evaluation.bars(), out / "figures")

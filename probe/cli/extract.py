@@ -43,20 +43,21 @@ EPILOG = (
 )
 
 
+Out = Annotated[Path, typer.Option(help="Folder of the run; one that holds a part of it is completed.")]
+Views = Annotated[str, typer.Option(help="Comma-separated: phrase, region, attention, tokens.")]
+Sites = Annotated[str | None, typer.Option(help=f"Comma-separated, block.* for a stage; default all ({SITES}).")]
+
+
 def command(
     ckpt: Checkpoint,
     benchmark: BenchmarkName,
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that holds a part of it is completed.")],
+    out: Out,
     split: Split = "dev",
     root: Root = None,
     option: BenchmarkOptions = None,
     limit: Limit = None,
-    views: Annotated[
-        str, typer.Option(help="Comma-separated: phrase, region, attention, tokens.")
-    ] = "phrase,region,attention",
-    sites: Annotated[
-        str | None, typer.Option(help=f"Comma-separated, block.* for a stage; default all ({SITES}).")
-    ] = None,
+    views: Views = "phrase,region,attention",
+    sites: Sites = None,
     batch_size: BatchSize = 16,
     dtype: Annotated[str, typer.Option(help="Of storage: float16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="Of computing: fp32, bf16 or fp16.")] = "fp32",

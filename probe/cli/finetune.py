@@ -30,6 +30,21 @@ EPILOG = (
 )
 
 
+ChangedSizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="Field of the model's configuration to change; with --init, position_grid alone."
+    ),
+]
+TrainedTokenizer = Annotated[
+    str | None, typer.Option(help="Tokenizer file, folder or name; without one, it is trained on the captions.")
+]
+LearnGrounding = Annotated[
+    bool, typer.Option("--grounding/--no-grounding", help="Learn phrase grounding from annotated regions.")
+]
+Losses = Annotated[str, typer.Option(help="corrected, or paper (with the originals' defects; docs/differences.md).")]
+
+
 def command(
     model: Annotated[str, typer.Option(help="vilt-aligner or mdetr.")],
     benchmark: BenchmarkName,
@@ -38,23 +53,12 @@ def command(
     option: BenchmarkOptions = None,
     train_split: Annotated[str, typer.Option(help=f"Split to learn from ({SPLITS}).")] = "train",
     size: Annotated[str, typer.Option(help="miniature or base (the released sizes).")] = "miniature",
-    config: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Field of the model's configuration to change; with --init, position_grid alone."
-        ),
-    ] = None,
+    config: ChangedSizes = None,
     init: Annotated[str | None, typer.Option(help="Checkpoint to start from, instead of fresh weights.")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Tokenizer file, folder or name; without one, it is trained on the captions.")
-    ] = None,
+    tokenizer: TrainedTokenizer = None,
     task: Annotated[bool, typer.Option("--task/--no-task", help="Learn the task.")] = True,
-    grounding: Annotated[
-        bool, typer.Option("--grounding/--no-grounding", help="Learn phrase grounding from annotated regions.")
-    ] = True,
-    losses: Annotated[
-        str, typer.Option(help="corrected, or paper (with the originals' defects; docs/differences.md).")
-    ] = "corrected",
+    grounding: LearnGrounding = True,
+    losses: Losses = "corrected",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate (AdamW, cosine decay).")] = 5e-4,

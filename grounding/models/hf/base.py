@@ -17,6 +17,7 @@ from grounding.models.base import Batch, GroundingModel, Site, TokenLayout
 from grounding.models.hf.attention import TAPPED, attach_taps, register
 from grounding.models.hf.config import HfConfig
 from grounding.models.hf.images import Candidates, SquarePreprocessor
+from grounding.models.layouts import first, image_only, text_only
 from grounding.models.text import CaptionTokenizer
 
 
@@ -165,21 +166,6 @@ class HfModel(GroundingModel):
             return query[candidates.own], candidates.own_keys(key, image), placed
 
         return to_attention
-
-
-def first(output: Any) -> Tensor:
-    """The states of a module that gives them alone or before other things."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def image_only(batch: Batch) -> TokenLayout:
-    """The image tokens of all candidates and nothing else."""
-    return TokenLayout(image=slice(0, batch.grid[0] * batch.grid[1]))
-
-
-def text_only(batch: Batch) -> TokenLayout:
-    """The caption's tokens and nothing else."""
-    return TokenLayout(text=slice(0, batch.input_ids.shape[1]))
 
 
 def text_then_image(batch: Batch) -> TokenLayout:

@@ -7,6 +7,7 @@ models are trained to compare).
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -74,13 +75,13 @@ class DualEncoder(HeatmapModel):
         """What is added to the scaled similarity."""
         return 0.0
 
+    @abstractmethod
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids ``[R, T]`` -> text embeddings ``[R, D]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel values ``[M, 3, S, S]`` -> image embeddings ``[M, D]``, and those of patches ``[M, cells, D]``."""
-        raise NotImplementedError
 
 
 class Clip(DualEncoder):

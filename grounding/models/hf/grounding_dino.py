@@ -14,8 +14,9 @@ from torch import Tensor
 from grounding.models.attention import AttentionTaps
 from grounding.models.base import Batch, Site, TokenLayout
 from grounding.models.hf.attention import attach_taps
-from grounding.models.hf.base import crossed, first, image_only
+from grounding.models.hf.base import crossed
 from grounding.models.hf.boxes import NOTHING, BoxModel, BoxOutput
+from grounding.models.layouts import first, image_only
 
 
 class GroundingDino(BoxModel):
