@@ -13,11 +13,14 @@ from torch import Tensor
 
 from extract import views
 from extract.plan import Plan, Pooling
+from extract.store import BFLOAT16
+from extract.transfer import Arriving, Transfer
 from grounding.errors import BadInput, unknown_choice
 from grounding.models.base import Batch, Site, TokenLayout
 
+_PEAKS = "peaks"
 VIEWS = ("phrase", "region", "attention", "tokens")
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
+DTYPES = {"float16": torch.float16, "float32": torch.float32, BFLOAT16: torch.bfloat16}
 
 
 def offered_views(site: Site) -> tuple[str, ...]:
@@ -45,37 +48,41 @@ def choose_views(sites: Sequence[Site], wanted: Sequence[str]) -> dict[str, tupl
 
 @dataclass
 class Rows:
-    """Rows of one batch: (site, view) -> ``[rows, channels]`` in storage dtype, possibly still on their way.
+    """Rows of one batch: (site, view) -> ``[rows, channels]`` in storage dtype, still on their way to the host.
 
-    tokens: site -> number of real tokens of each example. peaks: for each of ``values``, a bound
-    of its magnitudes before they were stored; NaN or infinite where a value is.
+    tokens: site -> number of real tokens of each example. Beside the rows, under ``_PEAKS``, comes for each of them a
+    bound of its magnitudes before they were stored; NaN or infinite where a value is.
     """
 
-    values: dict[tuple[str, str], Tensor]
+    values: Arriving
     tokens: dict[str, list[int]]
-    peaks: Tensor
-    arrived: Any = None
 
     def arrays(self) -> dict[tuple[str, str], np.ndarray]:
-        """The rows as numpy arrays, waiting for the copy from the device.
+        """The rows as numpy arrays (of bfloat16 the bits, as uint16), waiting for the copy.
 
         Raises BadInput naming site and number of values where some are not finite or do not fit the dtype.
         """
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        arrays = {key: rows.numpy() for key, rows in self.values.items()}
-        for (key, rows), peak in zip(arrays.items(), self.peaks.tolist(), strict=True):
-            if not peak <= float(np.finfo(rows.dtype).max):
-                _refuse(*key, rows, peak)
+        arrived, arrays = self.values.wait(), {}
+        for key, peak in self.peaks().items():
+            rows = arrived[key]
+            if not peak <= torch.finfo(rows.dtype).max:
+                _refuse(key, rows, peak)
+            arrays[key] = (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy()
         return arrays
 
+    def peaks(self) -> dict[tuple[str, str], float]:
+        """The bounds of the rows' magnitudes, waiting for the copy."""
+        arrived = self.values.wait()
+        return dict(zip((key for key in arrived if key != _PEAKS), arrived[_PEAKS].tolist(), strict=True))
 
-def _refuse(site: str, view: str, rows: np.ndarray, peak: float) -> None:
-    lost = int((~np.isfinite(rows)).sum())
+
+def _refuse(key: tuple[str, str], rows: Tensor, peak: float) -> None:
+    site, view = key
+    lost = int((~rows.isfinite()).sum())
     if lost and not math.isfinite(peak):
         raise BadInput(f"site {site!r}: {lost} {view} values are not finite; they are not stored")
     if lost:  # a peak just above the largest value may still be rounded down to it
-        raise BadInput(f"site {site!r}: {lost} {view} values do not fit {rows.dtype}; use --dtype float32")
+        raise BadInput(f"site {site!r}: {lost} {view} values do not fit {_name(rows.dtype)}; use --dtype float32")
 
 
 @dataclass
@@ -91,6 +98,7 @@ class Collector:
     plan: Plan
     site_views: Mapping[str, tuple[str, ...]]
     dtype: torch.dtype = torch.float16
+    transfer: Transfer = field(default_factory=lambda: Transfer(torch.device("cpu")))
     _values: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     _peaks: list[Tensor] = field(default_factory=list)
     _tokens: dict[str, list[int]] = field(default_factory=dict)
@@ -128,13 +136,8 @@ class Collector:
         with _full_precision(self.plan.region_weights):
             self._finish_regions(output)
             self._finish_attention(output)
-        peaks = torch.stack(self._peaks).to("cpu", non_blocking=True)
-        values = {key: rows.to("cpu", non_blocking=True) for key, rows in self._values.items()}
-        arrived = None
-        if self.plan.region_weights.is_cuda:
-            arrived = torch.cuda.Event()
-            arrived.record()
-        return Rows(values, self._tokens, peaks, arrived)
+        values: dict[Any, Tensor] = {_PEAKS: torch.stack(self._peaks), **self._values}
+        return Rows(self.transfer.to_host(values), self._tokens)
 
     def _finish_regions(self, output: Any) -> None:
         if not self._late_states:
@@ -179,6 +182,10 @@ class Collector:
         for view, part in zip(lengths, rows.to(self.dtype).split(list(lengths.values())), strict=True):
             self._values[site.name, view] = part
             self._peaks.append(peak)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return next(name for name, known in DTYPES.items() if known == dtype)
 
 
 def _full_precision(like: Tensor) -> torch.autocast:

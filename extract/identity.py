@@ -43,10 +43,11 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def made_with(batch_size: int, device: torch.device) -> dict[str, Any]:
+def made_with(batch_size: int, compression: str, device: torch.device) -> dict[str, Any]:
     """What equal bytes depend on beside the identity."""
     return {
         "batch_size": batch_size,
+        "compression": compression,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
@@ -62,31 +63,30 @@ def made_with(batch_size: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def check_folder(out: Path, manifest: Mapping[str, Any]) -> bool:
-    """Does ``out`` hold the run of ``manifest`` already, or a part of it?
+def manifest_there(out: Path) -> dict[str, Any] | None:
+    """The manifest of the run in ``out``; None where there is nothing yet.
 
-    Raises BadInput naming the first differences, with both values, where it holds another run, one of other views or
-    sites, or something that is no run; warns where only ``made_with`` differs, since the bytes may.
+    Raises BadInput where ``out`` is a file or holds something that is no run.
     """
     if out.exists() and not out.is_dir():
         raise BadInput(f"out {str(out)!r} is a file; accepted: a folder, new or of this run")
     if not out.exists() or all(path.name.startswith(f"{MANIFEST}.tmp-") for path in out.iterdir()):
-        return False  # another worker may be about to begin the same run
+        return None  # another worker may be about to begin the same run
     if not (out / MANIFEST).is_file():
         raise BadInput(f"out {str(out)!r} holds files that are not a run; accepted: a folder, new or of this run")
-    there = read_manifest(out)
-    found = differences(there["identity"], manifest["identity"])
-    found += differences(_contents(there), _contents(manifest))
-    if found:
+    return read_manifest(out)
+
+
+def same_run(out: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise BadInput naming the first differences, with both values, where ``out`` holds a run of another identity."""
+    if found := differences(there, here):
         raise BadInput(f"out {str(out)!r} holds another run: {_told(found)}; choose another folder")
-    changed = differences(there["made_with"], manifest["made_with"])
-    if changed:
-        warnings.warn(f"{out}: resumed with other means, bytes may differ: {_told(changed)}", stacklevel=3)
-    return True
 
 
-def _contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {"views": manifest["views"], "sites": [site["name"] for site in manifest["sites"]]}
+def same_means(out: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Warn where a run is resumed with another batch size, device or version: its bytes may differ."""
+    if changed := differences(there, here):
+        warnings.warn(f"{out}: resumed with other means, bytes may differ: {_told(changed)}", stacklevel=4)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -67,12 +67,10 @@ _REGION = {
 class ShardTables:
     """Rows of a shard's tables, added batch by batch; row numbers count within the shard.
 
-    threshold: of heatmaps. token_sites: sites whose tokens are stored. examples, phrases, regions, text_offsets: one
-    entry a batch.
+    threshold: of heatmaps. examples, phrases, regions, text_offsets: one entry a batch.
     """
 
     threshold: float | None = None
-    token_sites: list[str] = field(default_factory=list)
     examples: list[Columns] = field(default_factory=list)
     phrases: list[Columns] = field(default_factory=list)
     regions: list[Columns] = field(default_factory=list)
@@ -86,12 +84,10 @@ class ShardTables:
         regions: Regions,
         predictions: Sequence[Prediction],
         points: np.ndarray,
-        tokens: Mapping[str, list[int]],
     ) -> np.ndarray:
         """Add the rows of a batch; returns the heatmaps of its phrases, float16 ``[cells]``, for the caller to store.
 
-        batch: on the CPU. points: float ``[B, 2]``, the answers on the real canvas. tokens: site -> ``[B]`` stored
-        tokens.
+        batch: on the CPU. points: float ``[B, 2]``, the answers on the real canvas.
         """
         first_example, first_phrase = sum(map(length, self.examples)), sum(map(length, self.phrases))
         rows, text_tokens = [], batch.text_mask.sum(1).tolist()
@@ -100,8 +96,7 @@ class ShardTables:
             kept = {phrase.phrase_id for phrase in prediction.phrases}
             lost = (p.id for p in example.phrases if p.id in batch.dropped_phrases and p.id not in kept)
             self.dropped_phrases += [[example.id, phrase_id] for phrase_id in lost]
-        lengths = {f"tokens_{site}": np.array(counts, dtype=np.int64) for site, counts in tokens.items()}
-        self.examples.append(_typed({name: [row[name] for row in rows] for name in _EXAMPLE}, _EXAMPLE) | lengths)
+        self.examples.append(_typed({name: [row[name] for row in rows] for name in _EXAMPLE}, _EXAMPLE))
         self.text_offsets.append(batch.offsets[batch.text_mask].numpy().astype(np.int32))
         items = _phrase_items(batch, predictions)
         heatmaps = [_heatmap(item, grids[b][0]) for b, item in zip(batch.phrase_example.tolist(), items, strict=True)]
@@ -116,9 +111,8 @@ class ShardTables:
 
     def tables(self) -> dict[str, Columns]:
         """The tables ``examples``, ``phrases`` and ``regions``, with the same columns however few rows there are."""
-        lengths = {f"tokens_{site}": "int64" for site in self.token_sites}
         parts = {"examples": self.examples, "phrases": self.phrases, "regions": self.regions}
-        kinds = {"examples": _EXAMPLE | lengths, "phrases": _PHRASE, "regions": _REGION}
+        kinds = {"examples": _EXAMPLE, "phrases": _PHRASE, "regions": _REGION}
         empty = {name: _typed({column: [] for column in columns}, columns) for name, columns in kinds.items()}
         return {name: join_columns([empty[name], *parts[name]]) for name in parts}
 

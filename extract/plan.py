@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -124,10 +124,15 @@ class Plan:
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan with its tensors on ``device`` (the per-example tuples stay)."""
+        return self._map(lambda value: value.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Plan:
+        """The same plan with its tensors in page-locked memory."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Plan:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in values if isinstance(value, Tensor)
-        }
+        moved: dict[str, Any] = {name: function(value) for name, value in values if isinstance(value, Tensor)}
         return replace(self, **moved)
 
     def pooling(self, layout: TokenLayout, tokens: int, wanted: Sequence[str]) -> Pooling:

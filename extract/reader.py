@@ -126,7 +126,8 @@ class Run:
         Raises BadInput where they are not stored.
         """
         self._require(self.site(site), "tokens")
-        offsets = _offsets(self.examples[f"tokens_{site}"])
+        with h5py.File(self.path / VIRTUAL, "r", locking=False) as file:
+            offsets = _offsets(file[f"{site}/tokens_lengths"][:])
         return self._rows("tokens", f"{site}/tokens", np.arange(*self._ragged(offsets, example_row, "example_row")))
 
     def text_offsets(self, example_row: int) -> np.ndarray:
@@ -169,7 +170,7 @@ class Run:
 
     def _rows(self, view: str, name: str, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
         """Rows of a dataset as if its shards were one, read straight from them: float32 ``[n, ...]``."""
-        files = [(shard.file_of(view), shard.files[shard.file_of(view)].rows[name]) for shard in self.shards]
+        files = [(shard.file_with(name), shard.rows_of(name)) for shard in self.shards]
         offsets = _offsets([length for _, length in files])
         wanted = np.arange(offsets[-1]) if rows is None else np.asarray(rows, dtype=np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= offsets[-1]):

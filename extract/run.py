@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
-from extract.claims import STALE, Claims
+from extract.batch_size import find_batch_size
 from extract.collect import choose_views
-from extract.identity import check_folder, command_line, identity_hash, made_with, run_identity
+from extract.folder import RunFolder, Work, contents, views_of
+from extract.identity import (
+    command_line,
+    identity_hash,
+    made_with,
+    manifest_there,
+    run_identity,
+    same_means,
+    same_run,
+)
+from extract.interrupts import Interrupts
 from extract.reader import Run
-from extract.shards import Extractor, Options, attention_heads, extract_shards
-from extract.store import FORMAT, MANIFEST, VIRTUAL, is_complete, read_manifest, read_shards, write_json
-from extract.virtual import build_virtual
+from extract.shards import Extractor, Options, Settings, attention_heads, extract_shards
+from extract.store import FORMAT, read_shards
 from grounding.errors import BadInput, RunFailed
 from grounding.examples import Example
 from grounding.models.base import GroundingModel, Site
 
+_FEW = 4  # sites named one by one
 _POLL = 1.0  # seconds between looks at shards that other processes hold
+_Views = dict[str, tuple[str, ...]]
 
 
 def extract(
@@ -31,129 +43,158 @@ def extract(
     identity: Mapping[str, Any],
     sites: Sequence[str] | None = None,
     views: Sequence[str] = ("phrase", "region", "attention"),
-    batch_size: int = 16,
-    dtype: str = "float16",
-    precision: str = "fp32",
     device: torch.device | str | None = None,
-    shard_size: int = 256,
-    workers: int = 0,
-    threshold: float | None = None,
-    skip_bad: bool = False,
-    seed: int = 0,
+    add: bool = False,
     progress: Callable[[int, int], None] | None = None,
     command: Sequence[str] | None = None,
     source: Mapping[str, Any] | None = None,
     skipped_on_load: Sequence[tuple[str, str]] = (),
+    **settings: Unpack[Settings],
 ) -> Run:
     """Run ``model`` over ``examples`` and keep views of its sites in the folder ``out``; returns the opened run.
 
     identity: JSON facts that the activations depend on and that this function cannot see: the checkpoint's
     content hash, the benchmark's ``identity()``, split and limit. The rest is added. sites: names, or ``block.*``
     for a stage (all for None); partner sites that supply a missing stream come along. views: of ``phrase``,
-    ``region``, ``attention``, ``tokens``; a site gives those it has the streams for. dtype: of storage, float16 or
-    float32. precision: of computing, fp32, bf16 or fp16 (autocast); views are reduced in fp32 whatever it is.
-    device: the model is moved there and put in eval mode. shard_size: examples a file, the unit of resuming.
-    workers: processes that open images. threshold: of heatmaps, for the model's own boxes and IoU (without one,
-    those of heatmap models are NaN). skip_bad: leave out examples whose images cannot be read, and list them in the
-    manifest. seed: of the extra boxes. progress: called with (examples done, all of them). command: how the run
+    ``region``, ``attention``, ``tokens``; a site gives those it has the streams for. device: the model is moved there
+    and put in eval mode. add: what the finished run in ``out`` lacks of these views of these sites is added to it, and
+    nothing that it has is computed again. progress: called with (examples done, all of them). command: how the run
     was started, for the manifest. source: JSON facts that find the examples again (not part of the identity).
-    skipped_on_load: (id, reason) of examples that the benchmark left out, listed with those left out here.
+    skipped_on_load: (id, reason) of examples that the benchmark left out, listed with those left out here. settings: as
+    ``extract.shards.Settings`` says; ``batch_size="auto"`` takes the fastest, or that of the run that is resumed.
 
     A folder that holds a part of the same run is resumed at its missing shards, and may be shared by several
-    processes. Stopped by an error or Ctrl-C, it keeps its complete shards, or is removed if there is none.
+    processes; one that holds all that is asked for is opened. Ctrl-C stops after the current shard, a second one at
+    once. Stopped by either or by an error, the folder keeps its complete shards, or is removed if there is none.
     Raises BadInput for impossible arguments, another run in ``out``, an example that cannot be read, values that
-    are not finite or do not fit ``dtype``; RunFailed where the disk fails or is full.
+    are not finite or do not fit the storage; RunFailed where the disk fails or is full; KeyboardInterrupt.
     """
     out = Path(out)
-    options = Options(batch_size, dtype, precision, shard_size, workers, threshold, skip_bad, seed)
     if not len(examples):
         raise BadInput("there are no examples to extract")
-    chosen = _with_partners(model, model.choose_sites(sites))
-    site_views = choose_views(chosen, views)
+    there = manifest_there(out)
+    automatic = settings.get("batch_size") == "auto"
+    if automatic:
+        settings["batch_size"] = 1 if there is None else there["made_with"]["batch_size"]
+    options = Options(**settings)  # type: ignore[arg-type]
     model.to(device if device is not None else model.device).eval()
-    means = made_with(batch_size, model.device)
-    manifest = _description(model, chosen, site_views, run_identity(identity, model, examples, **options.identity()))
-    manifest |= {"shards": -(-len(examples) // shard_size), "made_with": means, "source": dict(source or {})}
-    manifest["skipped_on_load"] = [{"id": name, "reason": reason} for name, reason in skipped_on_load]
-    manifest["command"] = list(command or command_line())
-    resumed = check_folder(out, manifest)
-    if resumed and read_manifest(out)["complete"] and _all_complete(out, manifest["shards"]):
-        return Run.open(out)
-    extractor = Extractor(model, chosen, site_views, options, means)
-    try:
-        with _Folder(out, manifest, resumed) as folder:
-            _fill(extractor, examples, folder, progress)
-    except OSError as error:
-        raise RunFailed(f"{out}: {error}; complete shards are kept, extract again to go on") from error
+    wanted = choose_views(_with_partners(model, model.choose_sites(sites)), views)
+    facts = run_identity(identity, model, examples, **options.identity())
+    if there is not None:
+        same_run(out, there["identity"], facts)
+    elif automatic:
+        options = replace(options, batch_size=find_batch_size(Extractor(model, wanted, options), examples))
+    means = made_with(options.batch_size, options.compression, model.device)
+    part = {"complete": False, "command": list(command or command_line()), "made_with": means}
+    if there is None:
+        skips = [{"id": name, "reason": reason} for name, reason in skipped_on_load]
+        about = {"identity": facts, "source": dict(source or {}), "skipped_on_load": skips}
+        shards = -(-len(examples) // options.shard_size)
+        works = [_new_run(part | {"sites": _records(model, wanted)}, shards, about)]
+    else:
+        works = _pending(out, there, wanted)
+        if lacking := _lacking(out, there, wanted, add, works):
+            works = [_addition(there, part | {"sites": _records(model, lacking)})]
+        if works:
+            same_means(out, there["made_with"], means)
+    for work in works:
+        extractor = Extractor(model, work.site_views, options, means, work.part)
+        _write(extractor, examples, out, work, progress)
     return Run.open(out)
 
 
-def _description(
-    model: GroundingModel, sites: Sequence[Site], views: Mapping[str, tuple[str, ...]], identity: dict[str, Any]
-) -> dict[str, Any]:
-    """What a manifest says of the contents of a run that has just begun."""
-    return {
+def _pending(out: Path, there: dict[str, Any], wanted: _Views) -> list[Work]:
+    """The parts of the run in ``out`` that are not finished and that hold something wanted; the first in any case."""
+    works = []
+    for number, part in enumerate(there["parts"]):
+        work = Work(there, number, fresh=False)
+        holds = any(set(views) & set(wanted.get(site, ())) for site, views in work.site_views.items())
+        if (number == 0 or holds) and not (part["complete"] and work.is_done(out)):
+            works.append(work)
+    return works
+
+
+def _lacking(out: Path, there: Mapping[str, Any], wanted: _Views, add: bool, pending: Sequence[Work]) -> _Views:
+    """Views that the run in ``out`` neither has nor is being given. Raises BadInput where they cannot be added now."""
+    held = views_of(contents(there["parts"])["sites"])
+    lacking = {site: tuple(view for view in views if view not in held.get(site, ())) for site, views in wanted.items()}
+    lacking = {site: views for site, views in lacking.items() if views}
+    if lacking and not add:
+        raise BadInput(
+            f"out {str(out)!r} holds this run without {_told(lacking)}; add them (--add-view, --add-site), or choose "
+            "another folder"
+        )
+    if lacking and pending:
+        raise BadInput(f"out {str(out)!r} holds an unfinished run; finish it first, then add {_told(lacking)}")
+    return lacking
+
+
+def _told(views: _Views) -> str:
+    """Sites and views in few words."""
+    names = list(dict.fromkeys(view for held in views.values() for view in held))
+    sites = ", ".join(views) if len(views) <= _FEW else f"{len(views)} sites"
+    return f"{', '.join(names)} of {sites}"
+
+
+def _new_run(part: dict[str, Any], shards: int, about: Mapping[str, Any]) -> Work:
+    manifest = {
         "format": FORMAT,
         "complete": False,
-        "views": sorted({view for site in sites for view in views[site.name]}),
-        "sites": [_site_record(model, site, views[site.name]) for site in sites],
-        "identity": identity,
-        "identity_hash": identity_hash(identity),
+        **contents([part]),
+        "identity_hash": identity_hash(about["identity"]),
+        "shards": shards,
+        "made_with": part["made_with"],
+        "command": part["command"],
+        **about,
+        "parts": [part],
     }
+    return Work(manifest, 0, fresh=True)
 
 
-class _Folder:
-    """A run's folder while it is worked on: begins it, and leaves it either finished, resumable or not there."""
+def _addition(there: dict[str, Any], part: dict[str, Any]) -> Work:
+    return Work({**there, "parts": [*there["parts"], part]}, len(there["parts"]), fresh=True)
 
-    def __init__(self, path: Path, manifest: dict[str, Any], resumed: bool):
-        self.path, self.manifest, self.resumed = path, manifest, resumed
-        self.claims = Claims(path)
 
-    def __enter__(self) -> _Folder:
-        self.created = not self.path.exists()
+def _records(model: GroundingModel, views: _Views) -> list[dict[str, Any]]:
+    """What a manifest says of sites and the views that are kept of them."""
+    names = ("name", "stage", "layer", "width", "phrase_partner", "region_partner")
+    records = []
+    for order, site in enumerate(model.sites()):
+        if site.name in views:
+            record = {name: getattr(site, name) for name in names}
+            record |= {"streams": list(site.streams), "views": list(views[site.name])}
+            records.append(record | {"heads": attention_heads(model, site), "order": order})
+    return records
+
+
+def _write(
+    extractor: Extractor,
+    examples: Sequence[Example],
+    out: Path,
+    work: Work,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Do the work, and say what to do about a disk that fails."""
+    with Interrupts() as interrupts:
+        folder = RunFolder(out, work)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            with folder:
+                _fill(extractor, examples, folder, interrupts, progress)
         except OSError as error:
-            raise BadInput(f"out {str(self.path)!r} cannot be made: {error}") from None
-        if not self.resumed:
-            write_json(self.path / MANIFEST, self.manifest, self.claims.token)
-        self.claims.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self.claims.__exit__(kind, error, trace)
-        shards = read_shards(self.path)
-        if shards:
-            self._finish(shards)
-        elif not self.resumed:
-            (self.path / MANIFEST).unlink(missing_ok=True)
-            if self.created and not any(self.path.iterdir()):
-                self.path.rmdir()
-
-    def _finish(self, shards: Sequence[Any]) -> None:
-        build_virtual(self.path, shards, self.claims.token)
-        rows = {name: sum(getattr(shard, name) for shard in shards) for name in ("examples", "phrases", "regions")}
-        self.manifest |= {
-            "complete": len(shards) == self.manifest["shards"],
-            "rows": rows,
-            "skipped": [{"id": skip[0], "reason": skip[1]} for shard in shards for skip in shard.skipped],
-            "dropped_phrases": [pair for shard in shards for pair in shard.dropped_phrases],
-        }
-        write_json(self.path / MANIFEST, self.manifest, self.claims.token)
-        for name in (VIRTUAL, MANIFEST):  # left by workers that were killed
-            for left in self.path.glob(f"{name}.tmp-*"):
-                if time.time() - left.stat().st_mtime > STALE:
-                    left.unlink(missing_ok=True)
+            more = folder.bytes_missing()
+            needed = f", about {more / 1e6:,.0f} MB more are needed" if more else ""
+            raise RunFailed(f"{out}: {error}; complete shards are kept{needed}; extract again to go on") from error
 
 
 def _fill(
     extractor: Extractor,
     examples: Sequence[Example],
-    folder: _Folder,
+    folder: RunFolder,
+    interrupts: Interrupts,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Write the missing shards; those that others hold are waited for, and taken over if their owner is lost."""
-    done = sum(shard.end - shard.begin for shard in read_shards(folder.path))
+    done = folder.done()
 
     def count(more: int) -> None:
         nonlocal done
@@ -162,16 +203,15 @@ def _fill(
             progress(done, len(examples))
 
     count(0)
-    extract_shards(extractor, examples, folder.path, folder.claims, count)
-    while not _all_complete(folder.path, folder.manifest["shards"]):
+    while True:
+        extract_shards(extractor, examples, folder.path, folder.claims, count, lambda: interrupts.asked)
+        if folder.work.is_done(folder.path):
+            break
+        if interrupts.asked:
+            raise KeyboardInterrupt
         time.sleep(_POLL)
-        extract_shards(extractor, examples, folder.path, folder.claims, count)
     if not any(shard.examples for shard in read_shards(folder.path)):
         raise BadInput(f"none of the {len(examples)} examples could be read; see the manifest of {str(folder.path)!r}")
-
-
-def _all_complete(path: Path, shards: int) -> bool:
-    return all(is_complete(path, shard) for shard in range(shards))
 
 
 def _with_partners(model: GroundingModel, chosen: list[Site]) -> list[Site]:
@@ -180,9 +220,3 @@ def _with_partners(model: GroundingModel, chosen: list[Site]) -> list[Site]:
     for site in chosen:
         wanted |= {partner for partner in (site.phrase_partner, site.region_partner) if partner is not None}
     return [site for site in model.sites() if site.name in wanted]
-
-
-def _site_record(model: GroundingModel, site: Site, views: tuple[str, ...]) -> dict[str, Any]:
-    names = ("name", "stage", "layer", "width", "phrase_partner", "region_partner")
-    record = {name: getattr(site, name) for name in names}
-    return record | {"streams": list(site.streams), "views": list(views), "heads": attention_heads(model, site)}

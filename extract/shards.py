@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ from extract.capture import Capture
 from extract.claims import Claims
 from extract.collect import DTYPES, Collector, Rows
 from extract.extra_boxes import EXTRA_BOXES
-from extract.loading import BatchTask, Prepared, ReadyBatch, load_batches, split_shard
+from extract.loading import BatchTask, Prepared, ReadyBatch, load_batches, shard_range, split_shard
 from extract.metadata import ShardTables
-from extract.store import ShardWriter, discard, is_complete
+from extract.store import COMPRESSIONS, TABLES, ShardWriter, check_counts, discard, is_complete
+from extract.tables import Columns
+from extract.transfer import Transfer
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Prediction
 from grounding.metrics.heatmaps import check_threshold
@@ -27,9 +30,30 @@ from grounding.models.base import GroundingModel, Site
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class Settings(TypedDict, total=False):
+    """Settings of an extraction, as keyword arguments.
+
+    batch_size: examples a batch, or "auto". dtype: of storage, float16, bfloat16 or float32. precision: of computing,
+    fp32, bf16 or fp16 (autocast); views are reduced in fp32 whatever it is. shard_size: examples a file, the unit of
+    resuming. workers: processes that open images. threshold: of heatmaps, for the model's own boxes and IoU (without
+    one, those of heatmap models are NaN). skip_bad: leave out examples whose images cannot be read, and list them in
+    the manifest. seed: of the extra boxes. compression: of the views on disk, none, lzf or gzip.
+    """
+
+    batch_size: int | Literal["auto"]
+    dtype: str
+    precision: str
+    shard_size: int
+    workers: int
+    threshold: float | None
+    skip_bad: bool
+    seed: int
+    compression: str
+
+
 @dataclass(frozen=True)
 class Options:
-    """How to extract; see ``extract.run.extract``. Raises BadInput for values that make no sense."""
+    """The values of ``Settings``, with their defaults. Raises BadInput for those that make no sense."""
 
     batch_size: int = 16
     dtype: str = "float16"
@@ -39,6 +63,7 @@ class Options:
     threshold: float | None = None
     skip_bad: bool = False
     seed: int = 0
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("shard_size", 1), ("workers", 0), ("seed", 0)):
@@ -48,6 +73,8 @@ class Options:
             raise unknown_choice("dtype", self.dtype, DTYPES)
         if self.precision not in PRECISIONS:
             raise unknown_choice("precision", self.precision, PRECISIONS)
+        if self.compression not in COMPRESSIONS:
+            raise unknown_choice("compression", self.compression, COMPRESSIONS)
         if self.threshold is not None:
             check_threshold(self.threshold)
 
@@ -60,37 +87,53 @@ class Options:
 
 @dataclass(frozen=True)
 class Forward:
-    """What one batch leaves behind: rows of its views, predictions, answer points ``[B, 2]`` on the real canvas."""
+    """What one batch leaves behind: rows of its views, and what the model answered.
+
+    points: ``[B, 2]``, the answers on the real canvas. Predictions and points are empty for a later part of a run.
+    """
 
     rows: Rows
-    predictions: list[Prediction]
-    points: np.ndarray
+    predictions: list[Prediction] = field(default_factory=list)
+    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 @dataclass(frozen=True)
 class Extractor:
     """A model and the views to keep of its sites, as a function of a batch and as the author of shards.
 
-    site_views: site name -> views (``collect.choose_views``). made_with: for the record of each shard.
+    site_views: site name -> views (``collect.choose_views``). made_with: for the record of each shard. part: 0, or the
+    number of a later addition to a run whose shards have their tables already.
     """
 
     model: GroundingModel
-    sites: Sequence[Site]
     site_views: Mapping[str, tuple[str, ...]]
     options: Options
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    part: int = 0
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """The sites that are read, in the model's order."""
+        return [site for site in self.model.sites() if site.name in self.site_views]
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        """How its rows come to the host."""
+        return Transfer(self.model.device)
 
     def forward(self, ready: ReadyBatch) -> Forward:
         """One pass of the model over a batch, every site reduced on the model's device."""
         device = self.model.device
         batch = ready.batch.to(device, non_blocking=True)
-        collector = Collector(batch, ready.plan.to(device), self.site_views, DTYPES[self.options.dtype])
+        collector = Collector(batch, ready.plan.to(device), self.site_views, DTYPES[self.options.dtype], self.transfer)
         read = [site for site in self.sites if set(self.site_views[site.name]) - {"attention"}]
         attended = [site for site in self.sites if "attention" in self.site_views[site.name]]
         with torch.inference_mode():
             with self._autocast(device), Capture(self.model, read, collector, attended):
                 output = self.model(batch)
             rows = collector.finish(output)
+            if self.part:
+                return Forward(rows)
             predictions = self.model.predict(batch, output)
             return Forward(rows, predictions, output.task_point.float().cpu().numpy())
 
@@ -116,6 +159,7 @@ class OpenShard:
     writer: ShardWriter
     tables: ShardTables
     skipped: list[list[str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
 
     def add(self, prepared: Prepared, result: Forward | None) -> None:
         """Append a batch."""
@@ -123,18 +167,33 @@ class OpenShard:
         if prepared.ready is None or result is None:
             return
         ready = prepared.ready
+        peaks = result.rows.peaks()
         for (site, view), rows in result.rows.arrays().items():
-            self.writer.append(site, view, rows)
-        heatmaps = self.tables.add(
-            ready.batch, ready.plan.grids, ready.regions, result.predictions, result.points, result.rows.tokens
-        )
-        self.writer.append_meta("heatmaps", heatmaps)
+            self.writer.append(site, view, rows, peaks[site, view])
+        for site, lengths in result.rows.tokens.items():
+            self.writer.append_lengths(site, np.array(lengths))
+        sizes = (len(ready.batch), len(ready.batch.phrase_ids), len(ready.regions.example))
+        for name, size in zip(TABLES, sizes, strict=True):
+            self.counts[name] += size
+        if self.writer.part == 0:
+            heatmaps = self.tables.add(ready.batch, ready.plan.grids, ready.regions, result.predictions, result.points)
+            self.writer.append_meta("heatmaps", heatmaps)
 
-    def close(self, task: BatchTask, begin: int, made_with: Mapping[str, Any]) -> None:
-        """Write the tables and give the shard's files their names."""
-        self.writer.append_meta("text_offsets", self.tables.all_text_offsets())
-        notes = {"skipped": self.skipped, "dropped_phrases": self.tables.dropped_phrases}
-        self.writer.commit(begin, task.end, self.tables.tables(), **notes, made_with=dict(made_with))
+    def close(self, examples: range, made_with: Mapping[str, Any]) -> None:
+        """Write the tables and give the shard's files their names.
+
+        Raises BadInput where a later part finds other rows than the shard has.
+        """
+        tables: dict[str, Columns] = {}
+        if self.writer.part == 0:
+            self.writer.append_meta("text_offsets", self.tables.all_text_offsets())
+            tables = self.tables.tables()
+        else:
+            check_counts(self.writer.folder, self.number, self.counts)
+        self.writer.commit(
+            examples.start, examples.stop, self.counts, tables, skipped=self.skipped,
+            dropped_phrases=self.tables.dropped_phrases, made_with=dict(made_with),
+        )  # fmt: skip
 
 
 def extract_shards(
@@ -143,16 +202,17 @@ def extract_shards(
     out: Path,
     claims: Claims,
     progress: Callable[[int], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write every shard of ``out`` that is neither complete nor claimed by another worker.
 
-    progress: called with the number of examples that a batch had. On an error nothing unfinished stays behind.
+    progress: called with the number of examples that a batch had. stopping: True to begin no further shard. On an
+    error nothing unfinished stays behind.
     """
     options = extractor.options
-    tasks = _claimed_tasks(len(examples), options, out, claims)
     batches = load_batches(
-        extractor.model, examples, tasks, skip_bad=options.skip_bad, extra_boxes=EXTRA_BOXES, seed=options.seed,
-        workers=options.workers,
+        extractor.model, examples, _claimed_tasks(extractor, examples, out, claims, stopping),
+        skip_bad=options.skip_bad, extra_boxes=EXTRA_BOXES, seed=options.seed, workers=options.workers,
     )  # fmt: skip
     opened: list[OpenShard] = []
     try:
@@ -160,15 +220,18 @@ def extract_shards(
             for prepared in batches:
                 task = prepared.task
                 if not opened or opened[-1].number != task.shard:
+                    if stopping():  # workers that open images had claimed it already
+                        break
                     opened = [*opened[-1:], _open_shard(extractor, out, claims, task.shard)]
                 shard = opened[-1]
                 result = extractor.forward(prepared.ready) if prepared.ready is not None else None
                 writer.submit(shard.add, prepared, result)
                 if task.last:
-                    writer.submit(shard.close, task, task.shard * options.shard_size, extractor.made_with)
+                    whole = shard_range(task.shard, options.shard_size, len(examples))
+                    writer.submit(shard.close, whole, extractor.made_with)
                     writer.submit(claims.release, task.shard)
                 if progress is not None:
-                    progress(task.end - task.begin)
+                    progress(len(task.examples))
             writer.drain()
     finally:
         for shard in opened:
@@ -185,20 +248,26 @@ def attention_heads(model: GroundingModel, site: Site) -> int | None:
         raise BadInput(f"site {site.name!r}: {site.attention_path!r} is no attention module with taps") from None
 
 
-def _claimed_tasks(count: int, options: Options, out: Path, claims: Claims) -> Iterator[BatchTask]:
+def _claimed_tasks(
+    extractor: Extractor, examples: Sequence[Example], out: Path, claims: Claims, stopping: Callable[[], bool]
+) -> Iterator[BatchTask]:
     """Batches of the shards that this worker could claim, each shard claimed when it is asked for."""
-    for shard in range(-(-count // options.shard_size)):
-        if is_complete(out, shard) or not claims.acquire(shard):
+    options = extractor.options
+    for shard in range(-(-len(examples) // options.shard_size)):
+        if stopping():
+            return
+        if is_complete(out, shard, extractor.part) or not claims.acquire(shard):
             continue
-        if is_complete(out, shard):  # finished by another worker between the two looks
+        if is_complete(out, shard, extractor.part):  # finished by another worker between the two looks
             claims.release(shard)
             continue
-        yield from split_shard(shard, options.shard_size, options.batch_size, count)
+        yield from split_shard(shard, options.shard_size, options.batch_size, examples)
 
 
 def _open_shard(extractor: Extractor, out: Path, claims: Claims, number: int) -> OpenShard:
     options = extractor.options
-    discard(out, number)
-    writer = ShardWriter(out, number, claims.token, extractor.columns(), options.dtype)
-    token_sites = [site for site, view in extractor.columns() if view == "tokens"]
-    return OpenShard(number, writer, ShardTables(options.threshold, token_sites))
+    discard(out, number, extractor.part)
+    writer = ShardWriter(
+        out, number, claims.token, extractor.columns(), options.dtype, extractor.part, options.compression
+    )
+    return OpenShard(number, writer, ShardTables(options.threshold))

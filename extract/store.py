@@ -6,30 +6,35 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from extract.tables import Columns, length, write_table
+from extract.tables import Columns, write_table
 from grounding.errors import BadInput
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, VIRTUAL = "manifest.json", "activations.h5"
+META = "meta"  # the file of a shard that holds its tables
+BFLOAT16 = "bfloat16"  # numpy has none: its bits are stored as uint16, with this in the attribute ``dtype``
+TABLES = ("examples", "phrases", "regions")
+COMPRESSIONS = ("none", "lzf", "gzip")
 CHUNK_BYTES = 65536  # small enough to read single rows, large enough that an index of chunks costs nothing
 WRITE_BYTES = 1 << 20  # rows of a dataset wait until they are this many bytes
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a shard. rows: dataset path -> number of rows."""
+    """A file of a shard. rows: dataset path -> number of rows; peaks: -> a bound of its magnitudes."""
 
     view: str
     bytes: int
     sha256: str
     rows: dict[str, int]
+    peaks: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Shard:
     """A complete shard: examples ``begin`` to ``end`` of the list, less those skipped.
 
     examples, phrases, regions: rows of its tables. skipped: (id, reason). dropped_phrases: (example id, phrase id).
-    made_with: batch size, threads, device and versions; equal ones promise equal bytes.
+    made_with: batch size, threads, device and versions; equal ones promise equal bytes. part: 0, or the number of a
+    later addition of views or sites, whose record names only the files that it added.
     """
 
     shard: int
@@ -50,61 +56,106 @@ class Shard:
     dropped_phrases: list[list[str]] = field(default_factory=list)
     made_with: dict[str, Any] = field(default_factory=dict)
     files: dict[str, StoredFile] = field(default_factory=dict)
+    part: int = 0
 
-    def file_of(self, view: str) -> str:
-        """Name of the file that holds a view."""
-        return next(name for name, file in self.files.items() if file.view == view)
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of its tables, by their names."""
+        return {name: getattr(self, name) for name in TABLES}
+
+    @property
+    def meta_file(self) -> str:
+        """Name of the file that holds the tables."""
+        return next(name for name, file in self.files.items() if file.view == META)
+
+    def file_with(self, dataset: str) -> str:
+        """Name of the file that holds a dataset."""
+        return next(name for name, file in self.files.items() if dataset in file.rows)
+
+    def rows_of(self, dataset: str) -> int:
+        """How many rows a dataset has in this shard."""
+        return self.files[self.file_with(dataset)].rows[dataset]
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """Dataset -> the view it belongs to."""
+        return {dataset: file.view for file in self.files.values() for dataset in file.rows}
 
 
 class ShardWriter:
     """Writes one shard under temporary names; only ``commit`` gives its files their names.
 
-    columns: (site, view) -> channels of its rows. token: makes the temporary names this worker's own.
+    columns: (site, view) -> channels of its rows. dtype: float16, float32 or bfloat16. token: makes the temporary names
+    this worker's own. part: 0 for a shard with its tables; else only the views' files are written. compression: one
+    of ``COMPRESSIONS``, of the views.
     """
 
     def __init__(
-        self, folder: Path, shard: int, token: str, columns: Mapping[tuple[str, str], int], dtype: str = "float16"
+        self,
+        folder: Path,
+        shard: int,
+        token: str,
+        columns: Mapping[tuple[str, str], int],
+        dtype: str = "float16",
+        part: int = 0,
+        compression: str = "none",
     ):
-        self.folder, self.shard, self.token = folder, shard, token
+        self.folder, self.shard, self.token, self.part = folder, shard, token, part
+        self.compression = None if compression == "none" else compression
         self._rows: dict[str, dict[str, int]] = {}
+        self._peaks: dict[str, dict[str, float]] = {}
         self._files: dict[str, h5py.File] = {}
         self._waiting: dict[tuple[str, str], list[np.ndarray]] = {}
         try:
             for (site, view), width in columns.items():
                 self._create(view, f"{site}/{view}", (width,), dtype)
-            self._create("meta", "meta/heatmaps", (), "float16")
-            self._create("meta", "meta/text_offsets", (2,), "int32")
+                if view == "tokens":
+                    self._create(view, f"{site}/tokens_lengths", (), "int32")
+            if part == 0:
+                self._create(META, "meta/heatmaps", (), "float16")
+                self._create(META, "meta/text_offsets", (2,), "int32")
         except BaseException:
             self.abort()
             raise
 
-    def append(self, site: str, view: str, rows: np.ndarray) -> None:
-        """Add rows ``[n, channels]`` of a site to a view."""
+    def append(self, site: str, view: str, rows: np.ndarray, peak: float = 0.0) -> None:
+        """Add rows ``[n, channels]`` of a site to a view; peak: a bound of their magnitudes."""
         self._append(view, f"{site}/{view}", rows)
+        peaks = self._peaks[view]
+        peaks[f"{site}/{view}"] = max(peak, peaks.get(f"{site}/{view}", 0.0))
+
+    def append_lengths(self, site: str, lengths: np.ndarray) -> None:
+        """Add how many rows of the view ``tokens`` belong to each of the next examples, int ``[n]``."""
+        self._append("tokens", f"{site}/tokens_lengths", lengths)
 
     def append_meta(self, name: str, rows: np.ndarray) -> None:
         """Add rows to the ragged tables ``heatmaps`` or ``text_offsets``."""
         self._append("meta", f"meta/{name}", rows)
 
-    def commit(self, begin: int, end: int, tables: Mapping[str, Columns], **notes: Any) -> None:
-        """Write the tables, then flush, checksum and rename every file, and last of all the side-car."""
+    def commit(
+        self, begin: int, end: int, counts: Mapping[str, int], tables: Mapping[str, Columns], **notes: Any
+    ) -> None:
+        """Write the tables, then flush, checksum and rename every file, and last of all the side-car.
+
+        counts: rows of the shard's tables, which a later part counts but does not write.
+        """
         try:
             for waiting in list(self._waiting):
                 self._write(*waiting)
             for name, table in tables.items():
-                write_table(self._files["meta"].require_group("meta"), name, table)
+                write_table(self._files[META].require_group("meta"), name, table)
             files = {}
             for view, file in self._files.items():
                 file.close()
                 path = self._temporary(view)
                 _sync(path)
-                rows = self._rows[view]
-                files[f"{self._stem}.{view}.h5"] = StoredFile(view, path.stat().st_size, checksum(path), rows)
+                size, found = path.stat().st_size, checksum(path)
+                files[f"{self._stem}.{view}.h5"] = StoredFile(view, size, found, self._rows[view], self._peaks[view])
             for view in self._files:
                 self._temporary(view).replace(self.folder / f"{self._stem}.{view}.h5")
-            examples, phrases, regions = (length(tables[name]) for name in ("examples", "phrases", "regions"))
-            shard = Shard(self.shard, begin, end, examples, phrases, regions, **notes, files=files)
-            write_json(self.folder / f"{self._stem}.json", asdict(shard), self.token)
+            about = {"shard": self.shard, "begin": begin, "end": end, **counts, "part": self.part, **notes}
+            record = about | {"files": {name: asdict(file) for name, file in files.items()}}
+            write_json(_record(self.folder, self.shard, self.part), record, self.token)
         except BaseException:
             self.abort()
             raise
@@ -117,7 +168,7 @@ class ShardWriter:
 
     @property
     def _stem(self) -> str:
-        return f"shard-{self.shard:05d}"
+        return _record(self.folder, self.shard, self.part).stem
 
     def _temporary(self, view: str) -> Path:
         return self.folder / f"{self._stem}.{view}.h5.tmp-{self.token}"
@@ -126,9 +177,15 @@ class ShardWriter:
         if view not in self._files:
             # one writer, a name nobody else uses: no lock is needed, and not every file system has one
             self._files[view] = h5py.File(self._temporary(view), "x", locking=False, rdcc_nbytes=1 << 20)
-            self._rows[view] = {}
-        chunk = max(1, CHUNK_BYTES // (int(np.prod(shape)) * np.dtype(dtype).itemsize))
-        self._files[view].create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(chunk, *shape))
+            self._rows[view], self._peaks[view] = {}, {}
+        kept = np.dtype("uint16" if dtype == BFLOAT16 else dtype)
+        chunk = max(1, CHUNK_BYTES // (int(np.prod(shape)) * kept.itemsize))
+        compression = None if view == META else self.compression
+        created = self._files[view].create_dataset(
+            name, (0, *shape), kept, maxshape=(None, *shape), chunks=(chunk, *shape), compression=compression
+        )
+        if dtype == BFLOAT16:
+            created.attrs["dtype"] = BFLOAT16
         self._rows[view][name] = 0
 
     def _append(self, view: str, name: str, rows: np.ndarray) -> None:
@@ -149,20 +206,43 @@ class ShardWriter:
         self._rows[view][name] = end
 
 
-def is_complete(folder: Path, shard: int) -> bool:
-    """Is a shard done? Its side-car is written when everything else of it is, and names its files."""
-    path = folder / f"shard-{shard:05d}.json"
-    return path.is_file() and all((folder / name).is_file() for name in _read_shard(path).files)
+def is_complete(folder: Path, shard: int, part: int = 0) -> bool:
+    """Is a part of a shard done? Its side-car is written when everything else of it is, and names its files."""
+    path = _record(folder, shard, part)
+    return path.is_file() and all((folder / name).is_file() for name in _read_record(path).files)
 
 
-def discard(folder: Path, shard: int) -> None:
-    """Make a shard count as not done, so that it is written again: its side-car goes, its files will be replaced."""
-    (folder / f"shard-{shard:05d}.json").unlink(missing_ok=True)
+def discard(folder: Path, shard: int, part: int = 0) -> None:
+    """Make a part of a shard count as not done, so that it is written again: its side-car goes, its files will be
+    replaced."""
+    _record(folder, shard, part).unlink(missing_ok=True)
+
+
+def check_counts(folder: Path, shard: int, counts: Mapping[str, int]) -> None:
+    """Raise BadInput where a later part of a shard has other numbers of rows than its tables."""
+    there = _read_record(_record(folder, shard, 0)).counts
+    if there != dict(counts):
+        raise BadInput(
+            f"shard {shard} of {str(folder)!r} has {there}, but now {dict(counts)} were found: other examples"
+        )
 
 
 def read_shards(folder: Path) -> list[Shard]:
-    """The complete shards of a run, in order. Raises BadInput for a side-car that cannot be read."""
-    return [_read_shard(path) for path in sorted(folder.glob("shard-*.json"))]
+    """The complete shards of a run, in order, each with the files of its later parts.
+
+    Raises BadInput for a side-car that cannot be read.
+    """
+    records = read_records(folder)
+    added: dict[int, dict[str, StoredFile]] = {}
+    for record in records:
+        added.setdefault(record.shard, {}).update(record.files)
+    return [replace(record, files=added[record.shard]) for record in records if record.part == 0]
+
+
+def read_records(folder: Path) -> list[Shard]:
+    """The records of all complete parts of a run's shards, by shard and part; BadInput as for ``read_shards``."""
+    records = [_read_record(path) for path in folder.glob("shard-*.json")]
+    return sorted(records, key=lambda record: (record.shard, record.part))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -201,29 +281,44 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify_run(folder: Path | str) -> list[str]:
-    """What is wrong with a run, a line a fault; empty if nothing is.
+def faults(folder: Path | str) -> dict[tuple[int, int], list[str]]:
+    """What is wrong with a run: (shard, part) -> a line a fault; empty if nothing is.
 
     Every file of every shard is read again and compared with its checksum; missing shards are named.
     Raises BadInput if ``folder`` is not a run.
     """
     folder = Path(folder)
-    manifest, shards = read_manifest(folder), read_shards(folder)
-    present = {shard.shard for shard in shards}
-    faults = [f"shard {k} is missing" for k in range(manifest["shards"]) if k not in present]
-    for shard in shards:
-        for name, stored in shard.files.items():
-            path = folder / name
-            if not path.is_file():
-                faults.append(f"{name} is missing")
-            elif path.stat().st_size != stored.bytes:
-                faults.append(f"{name} has {path.stat().st_size} bytes, {stored.bytes} were written")
-            elif checksum(path) != stored.sha256:
-                faults.append(f"{name} has other bytes than were written")
-    return faults
+    manifest, records = read_manifest(folder), read_records(folder)
+    present = {(record.shard, record.part) for record in records}
+    parts = [number for number, part in enumerate(manifest["parts"]) if part["complete"] or number == 0]
+    wanted = [(shard, part) for shard in range(manifest["shards"]) for part in parts]
+    found = {key: [f"shard {_record(folder, *key).stem[6:]} is missing"] for key in wanted if key not in present}
+    for record in records:
+        wrong = [fault for name, stored in record.files.items() if (fault := _fault(folder / name, stored))]
+        if wrong:
+            found[record.shard, record.part] = wrong
+    return found
 
 
-def _read_shard(path: Path) -> Shard:
+def verify_run(folder: Path | str) -> list[str]:
+    """The lines of ``faults``, in the order of shards."""
+    return [line for _, lines in sorted(faults(folder).items()) for line in lines]
+
+
+def _fault(path: Path, stored: StoredFile) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if path.stat().st_size != stored.bytes:
+        return f"{path.name} has {path.stat().st_size} bytes, {stored.bytes} were written"
+    return f"{path.name} has other bytes than were written" if checksum(path) != stored.sha256 else None
+
+
+def _record(folder: Path, shard: int, part: int) -> Path:
+    """The side-car of a part of a shard."""
+    return folder / (f"shard-{shard:05d}.json" if part == 0 else f"shard-{shard:05d}.part{part}.json")
+
+
+def _read_record(path: Path) -> Shard:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         files = {name: StoredFile(**file) for name, file in values.pop("files").items()}

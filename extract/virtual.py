@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from extract.store import VIRTUAL, Shard, publish
+from extract.store import META, VIRTUAL, Shard, publish
 from extract.tables import Columns, join_columns, read_columns, write_table
 
 
@@ -21,11 +21,8 @@ def build_virtual(folder: Path, shards: Sequence[Shard], token: str) -> None:
     temporary = folder / f"{VIRTUAL}.tmp-{token}"
     try:
         with h5py.File(temporary, "x", locking=False) as file:
-            for name, stored in shards[0].files.items():
-                with h5py.File(folder / name, "r", locking=False) as first:
-                    for path in stored.rows:
-                        if stored.view != "meta" or path == "meta/heatmaps":
-                            _link(file, path, first[path], stored.view, shards)
+            for name in _common(shards):
+                _link(file, folder, name, shards)
             _copy_tables(file, folder, shards)
             file.attrs["shards"] = [shard.shard for shard in shards]
         publish(temporary, folder / VIRTUAL)
@@ -33,20 +30,28 @@ def build_virtual(folder: Path, shards: Sequence[Shard], token: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _link(file: h5py.File, name: str, first: h5py.Dataset, view: str, shards: Sequence[Shard]) -> None:
-    """A dataset whose rows are those of every shard's dataset of that name, in turn; first: that of the first one."""
-    shape, dtype = first.shape[1:], first.dtype
-    lengths = [shard.files[shard.file_of(view)].rows[name] for shard in shards]
+def _common(shards: Sequence[Shard]) -> list[str]:
+    """The datasets to link: those of every shard, since what is being added may be in some only."""
+    linked = [name for name, view in shards[0].datasets.items() if view != META or name == "meta/heatmaps"]
+    return [name for name in linked if all(name in shard.datasets for shard in shards[1:])]
+
+
+def _link(file: h5py.File, folder: Path, name: str, shards: Sequence[Shard]) -> None:
+    """A dataset whose rows are those of every shard's dataset of that name, in turn."""
+    with h5py.File(folder / shards[0].file_with(name), "r", locking=False) as first:
+        shape, dtype, attributes = first[name].shape[1:], first[name].dtype, dict(first[name].attrs)
+    lengths = [shard.rows_of(name) for shard in shards]
     layout = h5py.VirtualLayout((sum(lengths), *shape), dtype)
     begin = 0
     for shard, length in zip(shards, lengths, strict=True):
         if length:
-            layout[begin : begin + length] = h5py.VirtualSource(shard.file_of(view), name, (length, *shape))
+            layout[begin : begin + length] = h5py.VirtualSource(shard.file_with(name), name, (length, *shape))
         begin += length
     if begin:
-        file.create_virtual_dataset(name, layout)
+        linked = file.create_virtual_dataset(name, layout)
     else:
-        file.create_dataset(name, (0, *shape), dtype)
+        linked = file.create_dataset(name, (0, *shape), dtype)
+    linked.attrs.update(attributes)
 
 
 def _copy_tables(file: h5py.File, folder: Path, shards: Sequence[Shard]) -> None:
@@ -54,7 +59,7 @@ def _copy_tables(file: h5py.File, folder: Path, shards: Sequence[Shard]) -> None
     offsets = []
     first_example, first_phrase = 0, 0
     for shard in shards:
-        with h5py.File(folder / shard.file_of("meta"), "r", locking=False) as source:
+        with h5py.File(folder / shard.meta_file, "r", locking=False) as source:
             tables = {name: read_columns(source["meta"][name]) for name in parts}
             offsets.append(source["meta/text_offsets"][:])
         regions = tables["regions"]

@@ -38,6 +38,22 @@ def read_image(
     return pixels
 
 
+def image_shape(source: ImageSource) -> tuple[int, int] | None:
+    """(height, width) of an image as it is stored, without decoding it; None where that is not known cheaply.
+
+    An EXIF turn is not applied, and a file that cannot be opened has no shape: it is for whoever reads it to say so.
+    """
+    if isinstance(source, np.ndarray):
+        return source.shape[0], source.shape[1]
+    if not isinstance(source, (str, Path)):
+        return None
+    try:
+        with Image.open(source) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError):
+        return None
+
+
 def resized(pixels: np.ndarray, height: int, width: int, resample: Image.Resampling) -> np.ndarray:
     """uint8 ``[h, w, 3]`` -> ``[height, width, 3]``, as Pillow does it: smoothed where it shrinks."""
     return np.asarray(Image.fromarray(pixels).resize((width, height), resample))

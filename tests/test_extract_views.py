@@ -70,7 +70,7 @@ def test_phrase_rows_are_the_mean_over_the_phrases_characters():
             expected.append(np.mean(np.concatenate([np.arange(*span) for span in phrase.spans])))
     for site in ("text.0", "block.0", "block.1"):
         np.testing.assert_allclose(rows.arrays()[site, "phrase"][:, 0], expected, rtol=1e-5)
-    assert ("decoder.0", "phrase") not in rows.values
+    assert ("decoder.0", "phrase") not in rows.arrays()
 
 
 def test_region_rows_lie_at_the_centre_of_the_box_in_its_own_candidate():

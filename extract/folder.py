@@ -1,0 +1,153 @@
+"""A run's folder while it is worked on: begun, and left either finished, resumable or as it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extract.claims import STALE, Claims
+from extract.collect import VIEWS
+from extract.store import (
+    MANIFEST,
+    TABLES,
+    VIRTUAL,
+    Shard,
+    is_complete,
+    read_manifest,
+    read_records,
+    read_shards,
+    write_json,
+)
+from extract.virtual import build_virtual
+from grounding.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Work:
+    """A part of a run that is to be written.
+
+    manifest: of the run, as it is or will be there. part: its number, 0 for the run itself. fresh: nothing of it has
+    been written yet.
+    """
+
+    manifest: dict[str, Any]
+    part: int
+    fresh: bool
+
+    @property
+    def site_views(self) -> dict[str, tuple[str, ...]]:
+        """Site -> views of this part."""
+        return views_of(self.manifest["parts"][self.part]["sites"])
+
+    @property
+    def shards(self) -> int:
+        """How many shards the run has."""
+        return int(self.manifest["shards"])
+
+    def is_done(self, folder: Path) -> bool:
+        """Is this part of every shard complete?"""
+        return all(is_complete(folder, shard, self.part) for shard in range(self.shards))
+
+
+def views_of(sites: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Site -> views, of the records in a manifest."""
+    return {site["name"]: tuple(site["views"]) for site in sites}
+
+
+def contents(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``views`` and ``sites`` of a manifest whose parts those are, the sites in the model's order."""
+    merged: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for site in part["sites"]:
+            before = merged.get(site["name"], {}).get("views", [])
+            merged[site["name"]] = {**site, "views": [view for view in VIEWS if view in (*before, *site["views"])]}
+    ordered = sorted(merged.values(), key=lambda site: site["order"])
+    sites = [{name: value for name, value in site.items() if name != "order"} for site in ordered]
+    return {"views": [view for view in VIEWS if any(view in site["views"] for site in sites)], "sites": sites}
+
+
+class RunFolder:
+    """Context manager round the writing of shards: holds the claims, and keeps manifest and ``activations.h5`` true."""
+
+    def __init__(self, path: Path, work: Work):
+        self.path, self.work = path, work
+        self.claims = Claims(path)
+
+    def __enter__(self) -> RunFolder:
+        self.created = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"out {str(self.path)!r} cannot be made: {error}") from None
+        if self.work.fresh:
+            self._write(self.work.manifest)
+        self.claims.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self.claims.__exit__(kind, error, trace)
+        records = read_records(self.path)
+        if any(record.part == self.work.part for record in records):
+            self._settle(records)
+        elif self.work.fresh:
+            self._take_back()
+
+    def done(self) -> int:
+        """Examples of the complete shards."""
+        part = self.work.part
+        return sum(record.end - record.begin for record in read_records(self.path) if record.part == part)
+
+    def bytes_missing(self) -> int | None:
+        """About how many bytes the missing shards will take; None while no shard tells."""
+        sizes = [
+            sum(file.bytes for file in record.files.values())
+            for record in read_records(self.path)
+            if record.part == self.work.part
+        ]
+        return (self.work.shards - len(sizes)) * sum(sizes) // len(sizes) if sizes else None
+
+    def _settle(self, records: Sequence[Shard]) -> None:
+        """Write what the records say; again if another worker finished a shard meanwhile."""
+        while True:
+            shards = read_shards(self.path)
+            build_virtual(self.path, shards, self.claims.token)
+            self._write(self._manifest(shards))
+            found = read_records(self.path)
+            if found == records:
+                break
+            records = found
+        for name in (VIRTUAL, MANIFEST):  # left by workers that were killed
+            for left in self.path.glob(f"{name}.tmp-*"):
+                if time.time() - left.stat().st_mtime > STALE:
+                    left.unlink(missing_ok=True)
+
+    def _manifest(self, shards: Sequence[Shard]) -> dict[str, Any]:
+        manifest = read_manifest(self.path)
+        parts = [dict(part) for part in manifest["parts"]]
+        parts[self.work.part]["complete"] = self.work.is_done(self.path)
+        finished = [part for part in parts if part["complete"]]
+        manifest |= {"parts": parts, "complete": parts[0]["complete"], **contents(finished or parts[:1])}
+        if self.work.part == 0:
+            manifest |= {
+                "rows": {name: sum(getattr(shard, name) for shard in shards) for name in TABLES},
+                "skipped": [{"id": skip[0], "reason": skip[1]} for shard in shards for skip in shard.skipped],
+                "dropped_phrases": [pair for shard in shards for pair in shard.dropped_phrases],
+            }
+        return manifest
+
+    def _take_back(self) -> None:
+        """Leave no trace of work of which no shard was finished."""
+        if self.work.part:
+            manifest = read_manifest(self.path)
+            if len(manifest["parts"]) == self.work.part + 1:  # nobody has begun another addition since
+                self._write({**manifest, "parts": manifest["parts"][:-1]})
+            return
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        if self.created and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def _write(self, manifest: Mapping[str, Any]) -> None:
+        write_json(self.path / MANIFEST, manifest, self.claims.token)
