@@ -136,6 +136,6 @@ def test_other_examples_are_not_mixed_in(some):
     prepare = model.prepare
     model.prepare = lambda examples: prepare(examples[:2])  # as if an example could no longer be read
 
-    with pytest.raises(BadInput, match=r"shard 0 of .* has .*'examples': 4.* now there are .*: other examples"):
+    with pytest.raises(BadInput, match=r"shard 0 of .* has .*4.* now .*3.* were found: other examples"):
         extract(model, games, copy, identity=IDENTITY, batch_size=3, shard_size=4, views=ALL_VIEWS, add=True)
     assert [part["complete"] for part in Run.open(copy).manifest["parts"]] == [True]
