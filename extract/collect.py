@@ -19,6 +19,7 @@ from grounding.errors import BadInput, unknown_choice
 from grounding.models.base import Batch, Site, TokenLayout
 
 _PEAKS = "peaks"
+DEFAULT_VIEWS = ("phrase", "region", "attention")
 VIEWS = ("phrase", "region", "attention", "tokens")
 DTYPES = {"float16": torch.float16, "float32": torch.float32, BFLOAT16: torch.bfloat16}
 

@@ -1,17 +1,35 @@
-"""``extract_checkpoint``: a checkpoint by name on a benchmark by name; the function behind ``probe extract``."""
+"""``extract_checkpoint``: a checkpoint by name on a benchmark by name; the functions behind ``probe extract``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+from extract.estimate import Estimate, estimate
 from extract.reader import Run
 from extract.run import extract
+from extract.shards import Settings
+from extract.store import read_manifest
 from grounding.benchmarks import open_benchmark
-from grounding.checkpoint import Loading, load_checkpoint
+from grounding.checkpoint import Checkpoint, Loading, load_checkpoint
+from grounding.errors import BadInput
 from grounding.evaluate_checkpoint import stored_threshold
 from grounding.examples import Example
+
+
+class CheckpointSettings(Settings, Loading):
+    """Settings of an extraction, and of loading the checkpoint: the keys of both."""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A checkpoint and a split, and the arguments of ``extract`` that tell of them."""
+
+    checkpoint: Checkpoint
+    examples: Sequence[Example]
+    about: dict[str, Any]
 
 
 def extract_checkpoint(
@@ -23,61 +41,78 @@ def extract_checkpoint(
     root: Path | str | None = None,
     options: Mapping[str, Any] | None = None,
     limit: int | None = None,
-    views: Sequence[str] = ("phrase", "region", "attention"),
-    sites: Sequence[str] | None = None,
-    batch_size: int = 16,
-    dtype: str = "float16",
-    precision: str = "fp32",
-    device: str = "cpu",
-    workers: int = 0,
-    seed: int = 0,
     data_seed: int = 0,
-    skip_bad: bool = False,
+    views: Sequence[str] | None = None,
+    sites: Sequence[str] | None = None,
+    device: str = "cpu",
+    add: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    **loading: Unpack[Loading],
+    **settings: Unpack[CheckpointSettings],
 ) -> Run:
     """Store the activations of a checkpoint on a split of a benchmark in the folder ``out``; see ``extract``.
 
-    options: of the benchmark. loading: tokenizer, weights and config, as ``Loading`` says. The manifest notes where
-    everything came from, so that ``examples_of`` finds the examples again. Raises BadInput for whatever is unknown or
-    cannot be read.
+    options: of the benchmark. settings: as ``Settings`` and ``Loading`` say. The manifest notes where everything came
+    from, so that ``continue_run`` and ``examples_of`` find it again. Raises BadInput for whatever is unknown or cannot
+    be read.
     """
-    source = open_benchmark(benchmark, root, data_seed, **(options or {}))
-    checkpoint = load_checkpoint(ckpt, device, **loading)
-    examples = source.load(split, limit, skip_bad)
-    threshold, part = stored_threshold(checkpoint.info), {"split": split, "limit": limit}
+    opened = _open(ckpt, benchmark, split, root, options, limit, data_seed, device, settings)
     return extract(
-        checkpoint.model,
-        examples,
-        out,
-        identity={"checkpoint": checkpoint.content, "benchmark": dict(source.identity()), **part},
-        source={
-            "checkpoint": str(checkpoint.path.resolve()),
-            "loading": {name: str(value) if isinstance(value, Path) else value for name, value in loading.items()},
-            **_benchmark_source(benchmark, root, options, data_seed),
-            **part,
-            "skip_bad": skip_bad,
-        },
-        sites=sites,
-        views=views,
-        batch_size=batch_size,
-        dtype=dtype,
-        precision=precision,
-        device=device,
-        workers=workers,
-        threshold=threshold.value if threshold is not None else None,
-        skip_bad=skip_bad,
-        skipped_on_load=[(item.id, item.reason) for item in source.skipped],
-        seed=seed,
-        progress=progress,
-    )
+        opened.checkpoint.model, opened.examples, out, views=views, sites=sites, device=device, add=add,
+        progress=progress, **opened.about,
+    )  # fmt: skip
 
 
-def _benchmark_source(
-    benchmark: str, root: Path | str | None, options: Mapping[str, Any] | None, data_seed: int
-) -> dict[str, Any]:
-    place = str(Path(root).resolve()) if root is not None else None
-    return {"benchmark": benchmark, "root": place, "options": dict(options or {}), "data_seed": data_seed}
+def estimate_checkpoint(
+    ckpt: str | Path,
+    benchmark: str,
+    split: str,
+    *,
+    root: Path | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    data_seed: int = 0,
+    views: Sequence[str] | None = None,
+    sites: Sequence[str] | None = None,
+    device: str = "cpu",
+    **settings: Unpack[CheckpointSettings],
+) -> Estimate:
+    """What ``extract_checkpoint`` would take with the same arguments, in bytes and time; see ``estimate``."""
+    opened = _open(ckpt, benchmark, split, root, options, limit, data_seed, device, settings)
+    chosen = {name: value for name, value in opened.about.items() if name in Settings.__annotations__}
+    return estimate(opened.checkpoint.model, opened.examples, views=views, sites=sites, device=device, **chosen)
+
+
+def continue_run(
+    out: Path | str,
+    *,
+    add_views: Sequence[str] = (),
+    add_sites: Sequence[str] = (),
+    root: Path | str | None = None,
+    ckpt: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Run:
+    """Go on with the run in ``out`` as its manifest says: finish it or, where views or sites are given, add to it.
+
+    add_views alone come at every site of the run, add_sites alone with every view of it; both together mean those
+    views of those sites. root, ckpt: where the benchmark's files and the checkpoint are now, if they have moved.
+    Raises BadInput as ``extract_checkpoint`` does, and for a run that was not made from a checkpoint by name.
+    """
+    out = Path(out)
+    manifest = read_manifest(out)
+    source, facts = manifest["source"], manifest["identity"]
+    if not source:
+        raise BadInput(f"run {str(out)!r} was not made from a checkpoint by name; extract with the same arguments")
+    settings: dict[str, Any] = {name: facts[name] for name in ("dtype", "precision", "shard_size")}
+    settings |= {name: manifest["made_with"][name] for name in ("batch_size", "compression")}
+    settings |= {"seed": facts["extra_boxes"]["seed"], "skip_bad": source["skip_bad"], "workers": workers}
+    return extract_checkpoint(
+        ckpt or source["checkpoint"], source["benchmark"], source["split"], out, root=root or source["root"],
+        options=source["options"], limit=source["limit"], data_seed=source["data_seed"], views=add_views or None,
+        sites=add_sites or None, device=device, add=bool(add_views or add_sites), progress=progress,
+        **source["loading"], **settings,
+    )  # fmt: skip
 
 
 def examples_of(run: Run, root: Path | str | None = None) -> dict[str, Example]:
@@ -90,3 +125,39 @@ def examples_of(run: Run, root: Path | str | None = None) -> dict[str, Example]:
         return {}
     benchmark = open_benchmark(source["benchmark"], root or source["root"], source["data_seed"], **source["options"])
     return {e.id: e for e in benchmark.load(source["split"], source["limit"], source["skip_bad"])}
+
+
+def _open(
+    ckpt: str | Path,
+    benchmark: str,
+    split: str,
+    root: Path | str | None,
+    options: Mapping[str, Any] | None,
+    limit: int | None,
+    data_seed: int,
+    device: str,
+    settings: CheckpointSettings,
+) -> _Opened:
+    loading: Any = {name: value for name, value in settings.items() if name in Loading.__annotations__}
+    kept = {name: value for name, value in settings.items() if name not in loading}
+    source = open_benchmark(benchmark, root, data_seed, **(options or {}))
+    checkpoint = load_checkpoint(ckpt, device, **loading)
+    skip_bad = bool(kept.get("skip_bad"))
+    examples = source.load(split, limit, skip_bad)
+    threshold, part = stored_threshold(checkpoint.info), {"split": split, "limit": limit}
+    place = str(Path(root).resolve()) if root is not None else None
+    origin = {"benchmark": benchmark, "root": place, "options": dict(options or {}), "data_seed": data_seed}
+    about = {
+        "identity": {"checkpoint": checkpoint.content, "benchmark": dict(source.identity()), **part},
+        "source": {
+            "checkpoint": str(checkpoint.path.resolve()),
+            "loading": {name: str(value) if isinstance(value, Path) else value for name, value in loading.items()},
+            **origin,
+            **part,
+            "skip_bad": skip_bad,
+        },
+        "threshold": threshold.value if threshold is not None else None,
+        "skipped_on_load": [(item.id, item.reason) for item in source.skipped],
+        **kept,
+    }
+    return _Opened(checkpoint, examples, about)

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import torch
 
 from extract.batch_size import find_batch_size
-from extract.collect import choose_views
+from extract.collect import DEFAULT_VIEWS, choose_views, offered_views
 from extract.folder import RunFolder, Work, contents, views_of
 from extract.identity import (
     command_line,
@@ -42,7 +42,7 @@ def extract(
     *,
     identity: Mapping[str, Any],
     sites: Sequence[str] | None = None,
-    views: Sequence[str] = ("phrase", "region", "attention"),
+    views: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     add: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -55,8 +55,9 @@ def extract(
 
     identity: JSON facts that the activations depend on and that this function cannot see: the checkpoint's
     content hash, the benchmark's ``identity()``, split and limit. The rest is added. sites: names, or ``block.*``
-    for a stage (all for None); partner sites that supply a missing stream come along. views: of ``phrase``,
-    ``region``, ``attention``, ``tokens``; a site gives those it has the streams for. device: the model is moved there
+    for a stage; partner sites that supply a missing stream come along. views: of ``phrase``, ``region``,
+    ``attention``, ``tokens``; a site gives those it has the streams for. None stands for all sites and the first three
+    views or, where a run is in ``out``, for those that it has. device: the model is moved there
     and put in eval mode. add: what the finished run in ``out`` lacks of these views of these sites is added to it, and
     nothing that it has is computed again. progress: called with (examples done, all of them). command: how the run
     was started, for the manifest. source: JSON facts that find the examples again (not part of the identity).
@@ -78,7 +79,7 @@ def extract(
         settings["batch_size"] = 1 if there is None else there["made_with"]["batch_size"]
     options = Options(**settings)  # type: ignore[arg-type]
     model.to(device if device is not None else model.device).eval()
-    wanted = choose_views(_with_partners(model, model.choose_sites(sites)), views)
+    wanted = choose(model, sites, views, there, add)
     facts = run_identity(identity, model, examples, **options.identity())
     if there is not None:
         same_run(out, there["identity"], facts)
@@ -101,6 +102,24 @@ def extract(
         extractor = Extractor(model, work.site_views, options, means, work.part)
         _write(extractor, examples, out, work, progress)
     return Run.open(out)
+
+
+def choose(
+    model: GroundingModel,
+    sites: Sequence[str] | None,
+    views: Sequence[str] | None,
+    there: Mapping[str, Any] | None = None,
+    add: bool = False,
+) -> _Views:
+    """Site -> views to extract; there: the manifest of the run that is resumed or added to. See ``extract``."""
+    if there is None or (views is not None and not add):
+        return choose_views(_with_partners(model, model.choose_sites(sites)), views or DEFAULT_VIEWS)
+    held = views_of(contents(there["parts"])["sites"])
+    if views is None and sites is None:
+        return held
+    chosen = _with_partners(model, model.choose_sites(sites if sites is not None else list(held)))
+    offered = {view for site in chosen for view in offered_views(site)}
+    return choose_views(chosen, views or [view for view in there["views"] if view in offered])
 
 
 def _pending(out: Path, there: dict[str, Any], wanted: _Views) -> list[Work]:

@@ -179,7 +179,7 @@ class ShardWriter:
             self._files[view] = h5py.File(self._temporary(view), "x", locking=False, rdcc_nbytes=1 << 20)
             self._rows[view], self._peaks[view] = {}, {}
         kept = np.dtype("uint16" if dtype == BFLOAT16 else dtype)
-        chunk = max(1, CHUNK_BYTES // (int(np.prod(shape)) * kept.itemsize))
+        chunk = rows_a_chunk(int(np.prod(shape)) * kept.itemsize)
         compression = None if view == META else self.compression
         created = self._files[view].create_dataset(
             name, (0, *shape), kept, maxshape=(None, *shape), chunks=(chunk, *shape), compression=compression
@@ -204,6 +204,11 @@ class ShardWriter:
         dataset.resize(end, axis=0)
         dataset[begin:end] = rows
         self._rows[view][name] = end
+
+
+def rows_a_chunk(row_bytes: int) -> int:
+    """Rows of a dataset that are stored together, which is also the least that it takes on disk."""
+    return max(1, CHUNK_BYTES // row_bytes)
 
 
 def is_complete(folder: Path, shard: int, part: int = 0) -> bool:
@@ -300,9 +305,16 @@ def faults(folder: Path | str) -> dict[tuple[int, int], list[str]]:
     return found
 
 
-def verify_run(folder: Path | str) -> list[str]:
-    """The lines of ``faults``, in the order of shards."""
-    return [line for _, lines in sorted(faults(folder).items()) for line in lines]
+def verify_run(folder: Path | str, drop: bool = False) -> list[str]:
+    """The lines of ``faults``, in the order of shards.
+
+    drop: make the damaged parts of shards count as not written, so that extracting again writes them, and only them.
+    """
+    found = faults(folder)
+    if drop:
+        for shard, part in found:
+            discard(Path(folder), shard, part)
+    return [line for _, lines in sorted(found.items()) for line in lines]
 
 
 def _fault(path: Path, stored: StoredFile) -> str | None:

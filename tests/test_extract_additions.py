@@ -16,6 +16,7 @@ from extract.shards import OpenShard
 from extract.store import faults, read_records, verify_run
 from grounding.errors import BadInput
 
+REST = {"add": True, "views": ALL_VIEWS, "sites": ["text.*", "block.*", "decoder.*"]}
 SOME = {"views": ["phrase", "region"], "sites": ["block.*"]}
 
 
@@ -44,7 +45,7 @@ def same_values(run: Run, whole: Run) -> None:
 
 def test_what_is_added_equals_what_would_have_been_extracted_at_once(some, whole):
     before = files(some)
-    added = run_tiny(some.path, add=True)
+    added = run_tiny(some.path, **REST)
     after = files(added)
     assert {name: after[name] for name in before} == before
     assert any(name.startswith("shard-00001.part1.tokens") for name in after)
@@ -83,7 +84,7 @@ def test_views_that_a_run_lacks_are_named_unless_they_are_to_be_added(some):
 def test_an_unfinished_run_is_finished_before_anything_is_added(some):
     (some.path / "shard-00001.json").unlink()
     with pytest.raises(BadInput, match="holds an unfinished run; finish it first, then add"):
-        run_tiny(some.path, add=True)
+        run_tiny(some.path, **REST)
     finished = run_tiny(some.path, **SOME)
     assert len(finished.examples) == 10
 
@@ -99,18 +100,18 @@ def test_an_addition_that_was_stopped_goes_on(some, whole, monkeypatch, stop):
 
     monkeypatch.setattr(OpenShard, "add", failing)
     with pytest.raises(KeyboardInterrupt):
-        run_tiny(some.path, add=True)
+        run_tiny(some.path, **REST)
     monkeypatch.undo()
     still = Run.open(some.path)  # usable as it was
     assert [site.views for site in still.sites] == [site.views for site in some.sites]
     assert not list(some.path.glob("*.tmp-*"))
     if stop == 0:
         assert json.loads((some.path / "manifest.json").read_text()) == manifest
-    same_values(run_tiny(some.path, add=True), whole)
+    same_values(run_tiny(some.path, **REST), whole)
 
 
 def test_a_damaged_part_alone_is_written_again(some, whole):
-    run_tiny(some.path, add=True)
+    run_tiny(some.path, **REST)
     before = contents(some.path)
     path = some.path / "shard-00001.part1.tokens.h5"
     damaged = bytearray(path.read_bytes())
@@ -119,7 +120,7 @@ def test_a_damaged_part_alone_is_written_again(some, whole):
     assert faults(some.path) == {(1, 1): ["shard-00001.part1.tokens.h5 has other bytes than were written"]}
     kept = {name: value for name, value in files(some).items() if "00001.part1" not in name}
     path.unlink()
-    mended = run_tiny(some.path, add=True)
+    mended = run_tiny(some.path, **REST)
     assert verify_run(some.path) == []
     assert contents(some.path) == before
     assert {name: value for name, value in files(mended).items() if "00001.part1" not in name} == kept
@@ -137,5 +138,5 @@ def test_other_examples_are_not_mixed_in(some):
     model.prepare = lambda examples: prepare(examples[:2])  # as if an example could no longer be read
 
     with pytest.raises(BadInput, match=r"shard 0 of .* has .*4.* now .*3.* were found: other examples"):
-        extract(model, games, copy, identity=IDENTITY, batch_size=3, shard_size=4, views=ALL_VIEWS, add=True)
+        extract(model, games, copy, identity=IDENTITY, batch_size=3, shard_size=4, **REST)
     assert [part["complete"] for part in Run.open(copy).manifest["parts"]] == [True]
