@@ -76,6 +76,11 @@ def tiny(model_type: str, **changes: Any) -> Any:
     stop = model.preprocessor.tokenizer.backend.token_to_id(".")
     if model_type in ("grounding-dino", "mm-grounding-dino"):
         model.network.model.special_tokens = torch.tensor([2, 3, stop, stop])  # instead of those of BERT
+    return randomised(model)
+
+
+def randomised(model: Any) -> Any:
+    """The same model with weights large enough to matter."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

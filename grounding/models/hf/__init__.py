@@ -10,7 +10,11 @@ from grounding.models.hf.blip import BlipMatching
 from grounding.models.hf.config import HfConfig, read_config
 from grounding.models.hf.dual import Clip, Siglip, Siglip2
 from grounding.models.hf.grounding_dino import GroundingDino, MMGroundingDino
+from grounding.models.hf.idefics import Idefics
+from grounding.models.hf.llava import Llava
 from grounding.models.hf.owl import Owlv2
+from grounding.models.hf.paligemma import PaliGemma
+from grounding.models.hf.qwen import Qwen3VL, Qwen25VL
 from grounding.models.hf.vilt import ViltRetrieval
 from grounding.models.text import CaptionTokenizer
 
@@ -23,6 +27,11 @@ ADAPTERS: dict[str, type[HfModel]] = {
     "owlv2": Owlv2,
     "grounding-dino": GroundingDino,
     "mm-grounding-dino": MMGroundingDino,
+    "llava": Llava,
+    "paligemma": PaliGemma,
+    "qwen2_5_vl": Qwen25VL,
+    "qwen3_vl": Qwen3VL,
+    "idefics": Idefics,
 }
 
 

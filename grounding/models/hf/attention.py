@@ -52,9 +52,8 @@ def tapped_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **others
         )  # fmt: skip
-    for option in ("softcap", "position_bias"):  # options of the stock function that the kernel would drop
-        if others.get(option) is not None:
-            raise BadInput(f"attention of {type(module).__name__} has a {option}; accepted: none")
+    if others.get("position_bias") is not None:  # an option of the stock function that the kernel would drop
+        raise BadInput(f"attention of {type(module).__name__} has a position_bias; accepted: none")
     groups = query.shape[1] // key.shape[1]
     key, value = (states.repeat_interleave(groups, 1) if groups > 1 else states for states in (key, value))
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
@@ -64,16 +63,28 @@ def tapped_attention(
         bias = additive(allowed[None, None], query.dtype)
     if scaling is not None and not math.isclose(scaling * math.sqrt(query.shape[-1]), 1.0):
         query = query * (scaling * math.sqrt(query.shape[-1]))
+    if (softcap := others.get("softcap")) is not None:
+        bias = capping(query, key, softcap) + (0.0 if bias is None else bias)
     return taps.attend(query, key, value, bias, dropout).unflatten(-1, (taps.heads, -1)), None
 
 
+def capping(query: Tensor, key: Tensor, softcap: float) -> Tensor:
+    """The bias that makes logits s into softcap * tanh(s / softcap), as Gemma 2 has them (arXiv 2408.00118, 2.1)."""
+    logits = query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
+    return (softcap * torch.tanh(logits / softcap) - logits).to(query.dtype)
+
+
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask, True where a key may be seen or already additive, as an additive bias that is -inf where it may not."""
+    """A mask, True where a key may be seen or already additive, as an additive bias that is -inf where it may not.
+
+    A query that may see no key of an additive mask looks at all of them alike, as in transformers' own functions.
+    """
     if mask is None:
         return None
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
-    return mask.to(dtype).masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -math.inf)
+    hidden = mask <= torch.finfo(mask.dtype).min / 2
+    return mask.to(dtype).masked_fill(hidden, -math.inf).masked_fill(hidden.all(-1, keepdim=True), 0.0)
 
 
 def attach_taps(module: nn.Module) -> None:
@@ -138,27 +149,35 @@ Weights = Callable[[], Tensor]
 
 
 @contextmanager
-def mean_attention(modules: Sequence[nn.Module]) -> Iterator[Weights]:
+def mean_attention(modules: Sequence[nn.Module], rows: Tensor | None = None) -> Iterator[Weights]:
     """Inside it, one forward pass; then the function gives the mean weights of all heads of all modules, fp32.
 
-    All modules must attend from equally many tokens to equally many: ``[B, N, M]``.
+    All modules must attend from equally many tokens to equally many: ``[B, N, M]``. rows: int64, which of the queries;
+    None for all. Weights are summed up while the pass runs: nothing of it is kept.
     """
-    seen: list[dict[str, Any]] = [{} for _ in modules]
+    seen: dict[str, Tensor] = {}
+    sums: list[Tensor] = []
 
-    def keep(store: dict[str, Any], name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            store[name] = output
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            seen[name] = output
 
         return hook
 
-    handles = [
-        getattr(module.taps, name).register_forward_hook(keep(store, name))  # type: ignore[union-attr]
-        for module, store in zip(modules, seen, strict=True)
-        for name in ("query", "key", "bias")
-    ]
+    def add(module: nn.Module, inputs: Any, bias: Tensor | None) -> None:
+        query, key = seen.pop("query"), seen.pop("key")
+        if rows is not None:
+            query = query[:, :, rows]
+            bias = bias[:, :, rows] if bias is not None and bias.shape[2] > 1 else bias
+        weights = attention_weights(query, key, bias).mean(1)
+        sums[:] = [sums[0] + weights if sums else weights]
+
+    taps: list[Any] = [module.taps for module in modules]
+    handles = [getattr(one, name).register_forward_hook(keep(name)) for one in taps for name in ("query", "key")]
+    handles += [one.bias.register_forward_hook(add) for one in taps]
 
     def weights() -> Tensor:
-        return sum(attention_weights(**store).mean(1) for store in seen) / len(seen)  # type: ignore[return-value]
+        return sums[0] / len(modules)
 
     try:
         yield weights

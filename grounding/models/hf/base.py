@@ -47,23 +47,27 @@ class HfModel(GroundingModel):
         settings = config.transformers_config if network is None else network.config
         self.settings = settings
         self.network = self.fresh_network(settings) if network is None else network
-        size, cells = self.image_size(settings, config.size)
-        self.preprocessor = SquarePreprocessor(
-            tokenizer,  # type: ignore[arg-type]
-            candidate_size=size,
-            multiple=size,
-            stride=max(1, size // cells),
-            pad_text_to=self.text_limit(settings) if self.full_text else None,
-            cells=cells,
-            resample=Image.Resampling(config.resample),
-            ending=self.ending,
-        )
+        self.preprocessor = self.fitting_preprocessor(tokenizer)
         self.register_buffer("image_mean", 255 * torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", 255 * torch.tensor(config.std).view(3, 1, 1), persistent=False)
         self._candidates: Candidates | None = None
         for path in dict.fromkeys(site.attention_path for site in self.sites()):
             if path is not None:
                 self.tap(self.get_submodule(path))
+
+    def fitting_preprocessor(self, tokenizer: CaptionTokenizer | None) -> Any:
+        """How examples become batches; None for a model that will not read captions."""
+        size, cells = self.image_size(self.settings, self.config.size)
+        return SquarePreprocessor(
+            tokenizer,  # type: ignore[arg-type]
+            candidate_size=size,
+            multiple=size,
+            stride=max(1, size // cells),
+            pad_text_to=self.text_limit(self.settings) if self.full_text else None,
+            cells=cells,
+            resample=Image.Resampling(self.config.resample),
+            ending=self.ending,
+        )
 
     @classmethod
     def fresh_network(cls, settings: Any) -> Any:
@@ -96,10 +100,14 @@ class HfModel(GroundingModel):
 
     def take(self, batch: Batch) -> tuple[Candidates, Tensor]:
         """The images of a batch, and their pixel values ``[M, 3, S, S]`` as the image processor gives them."""
-        candidates = Candidates.of(batch, self.preprocessor.candidate_size)
+        candidates = self.images_of(batch)
         self._candidates = candidates  # the hooks of this pass put tokens where they belong
         pixels = (candidates.images - self.image_mean) / self.image_std
         return candidates, pixels.to(next(self.network.parameters()).dtype)
+
+    def images_of(self, batch: Batch) -> Candidates:
+        """The images of a batch, off their canvases."""
+        return Candidates.of(batch, self.preprocessor.candidate_size)
 
     @property
     def candidates(self) -> Candidates:
@@ -117,7 +125,7 @@ class HfModel(GroundingModel):
         """A site with the tokens of each image ``[M, skip + cells, D]``, the first ``skip`` of them classes."""
 
         def to_tokens(output: Any) -> Tensor:
-            return self.candidates.stack(first(output)[:, skip : skip + self.cells]).flatten(1, 2)
+            return self.candidates.on_canvas(first(output)[:, skip : skip + self.cells])
 
         return Site(name, path, stage, layer, ("image",), width, image_only, to_tokens, **others)
 
@@ -139,7 +147,7 @@ class HfModel(GroundingModel):
         def to_tokens(output: Any) -> Tensor:
             states, candidates = first(output), self.candidates
             text = states[candidates.own, : candidates.text_tokens]
-            return torch.cat([text, candidates.stack(states[:, patches]).flatten(1, 2)], dim=1)
+            return torch.cat([text, candidates.on_canvas(states[:, patches])], dim=1)
 
         looks: Any = {"to_attention": self.own_attention(patches), "attention_layout": crossed}
         return Site(name, path, stage, layer, ("text", "image"), width, text_then_image, to_tokens, **looks, **others)

@@ -24,6 +24,8 @@ class HfConfig(ModelConfig):
 
     model_type: the key of ``ADAPTERS``. settings: of ``config.json``, as transformers would write them. mean, std: of
     the pixels in 0..1, by channel. size: pixels a side that the image processor aims at, for models that take any.
+    longest: the most it allows a side; where a processor limits the pixels of an image instead (Qwen's), size and
+    longest are their least and most.
     resample: PIL's filter that images are resized with. pad_id: of the padding token; None leaves it to the tokenizer.
     """
 
@@ -33,6 +35,7 @@ class HfConfig(ModelConfig):
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
     size: int | None = None
+    longest: int | None = None
     resample: int = int(Image.Resampling.BICUBIC)
     pad_id: int | None = None
 
@@ -59,7 +62,8 @@ class HfConfig(ModelConfig):
     def vocabulary(self) -> int:
         """Tokens that the model has embeddings for."""
         settings = self.transformers_config
-        return int(settings.get_text_config().vocab_size)
+        text = settings.get_text_config()
+        return int(text.vocab_size) + getattr(text, "additional_vocab_size", 0)
 
 
 def read_config(folder: Path) -> HfConfig:
@@ -92,12 +96,14 @@ def _image_settings(folder: Path) -> dict[str, Any]:
     resample = given.get("resample", HfConfig.resample)
     if resample not in list(Image.Resampling):
         raise BadInput(f"{path}: resample {resample!r}; accepted: {min(Image.Resampling)} to {max(Image.Resampling)}")
-    size = given.get("size")
-    if isinstance(size, Mapping):
-        size = next((size[name] for name in ("shortest_edge", "height") if name in size), None)
-    if size is not None and not (isinstance(size, int) and size > 0):
-        raise BadInput(f"{path}: size {given['size']!r}; accepted: pixels, as shortest_edge or height")
-    return {**chosen, "size": size, "resample": int(resample)}
+    size = given.get("size", {name: given.get(name) for name in ("min_pixels", "max_pixels")})
+    edges = size if isinstance(size, Mapping) else {"height": size}
+    least = next((edges[name] for name in ("shortest_edge", "height", "min_pixels") if name in edges), None)
+    longest = next((edges[name] for name in ("longest_edge", "max_pixels") if name in edges), None)
+    for pixels in (least, longest):
+        if pixels is not None and not (isinstance(pixels, int) and pixels > 0):
+            raise BadInput(f"{path}: size {size!r}; accepted: pixels, as shortest_edge and longest_edge, or height")
+    return {**chosen, "size": least, "longest": longest, "resample": int(resample)}
 
 
 def _padding_token(folder: Path, settings: Mapping[str, Any]) -> int | None:

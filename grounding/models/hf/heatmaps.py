@@ -44,14 +44,15 @@ class HeatmapModel(HfModel):
         log_candidate = scores.masked_fill(~candidates.real, -torch.inf).log_softmax(1)
         owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=match.device)])
         log_maps = log_candidate[owner][..., None] + places.float()  # [P + B, N, cells]
-        log_maps = log_maps.clamp(min=NOTHING).masked_fill(~candidates.real[owner][..., None], NOTHING)
-        log_maps = log_maps.flatten(1).unflatten(1, batch.grid)
-        log_phrases, log_task = log_maps.split([len(batch.phrase_example), len(batch)])
+        log_maps = log_maps.clamp(min=NOTHING)
+        canvas = candidates.spread(log_maps, owner, NOTHING).unflatten(1, batch.grid)
+        log_phrases, log_task = canvas.split([len(batch.phrase_example), len(batch)])
         chosen = scores.masked_fill(~candidates.real, -torch.inf).argmax(1)
-        rows = torch.arange(batch.grid[0], device=match.device) // batch.grid[1]
-        outside = rows != chosen[:, None]  # [B, N * rows]
+        others = torch.arange(scores.shape[1], device=match.device) != chosen[:, None]  # [B, N]
+        within = log_maps[-len(batch) :].masked_fill(others[..., None], -torch.inf)
+        within = candidates.spread(within, owner[-len(batch) :], -torch.inf).unflatten(1, batch.grid)
         return HeatmapOutput(
-            task_point=_peaks(log_task.masked_fill(outside[..., None], -torch.inf), batch, owner[-len(batch) :]),
+            task_point=_peaks(within, batch, owner[-len(batch) :]),
             phrase_point=_peaks(log_phrases, batch, batch.phrase_example),
             match=scores,
             candidate_probability=log_candidate.exp(),
@@ -61,18 +62,18 @@ class HeatmapModel(HfModel):
 
     def predict(self, batch: Batch, output: HeatmapOutput) -> list[Prediction]:
         """The candidate that matches best, or the peak of the caption's map; a heatmap of tokens for every phrase."""
-        counts = batch.valid[:, 0].tolist()
-        size, columns = self.preprocessor.candidate_size, batch.grid[1]
+        grids = real_grid(batch).tolist()
         owners = batch.phrase_example.tolist()
         log_task, log_phrases = output.log_task.cpu(), output.log_phrases.cpu()
         log_candidate = output.candidate_probability.log().clamp(min=NOTHING).cpu()
         predictions = []
         for row, example in enumerate(batch.examples):
-            images = counts[row] // size
+            rows, columns = grids[row]
+            images = len(example.images)
             phrases = tuple(
                 PhrasePrediction(
                     batch.phrase_ids[p],
-                    heatmap=log_phrases[p, : images * columns].flatten().softmax(0).view(images, -1, columns).numpy(),
+                    heatmap=log_phrases[p, :rows, :columns].flatten().softmax(0).view(images, -1, columns).numpy(),
                 )
                 for p in range(len(owners))
                 if owners[p] == row
@@ -82,7 +83,7 @@ class HeatmapModel(HfModel):
                 score = float(log_candidate[row, example.task.target_index])
             else:
                 target_x, target_y = target_point(example)
-                cell = min(int(target_y * columns), columns - 1), min(int(target_x * columns), columns - 1)
+                cell = min(int(target_y * rows), rows - 1), min(int(target_x * columns), columns - 1)
                 score = float(log_task[row][cell])
             predictions.append(answer(example, (x, y), score, phrases))
         return predictions
@@ -106,11 +107,17 @@ def attended_places(batch: Batch, candidates: Candidates, attention: Tensor, ima
     return (places / places.sum(-1, keepdim=True)).log()
 
 
+def real_grid(batch: Batch) -> Tensor:
+    """Rows and columns of image tokens on the real canvas of each example, int64 ``[B, 2]``."""
+    grid, pixels = (torch.tensor(size, device=batch.valid.device) for size in (batch.grid, batch.images.shape[-2:]))
+    return batch.valid * grid // pixels
+
+
 def _peaks(log_maps: Tensor, batch: Batch, owner: Tensor) -> Tensor:
     """Centre (x, y) of the highest cell of each map, relative to its example's real canvas: ``[K, 2]``."""
     if not len(log_maps):
         return log_maps.new_zeros(0, 2)
-    rows, columns = batch.grid
+    columns = batch.grid[1]
     peak = log_maps.flatten(1).argmax(1)
-    real_rows = rows * batch.valid[owner, 0] / batch.images.shape[-2]
-    return torch.stack([(peak % columns + 0.5) / columns, (peak // columns + 0.5) / real_rows], dim=1)
+    real_rows, real_columns = real_grid(batch)[owner].unbind(1)
+    return torch.stack([(peak % columns + 0.5) / real_columns, (peak // columns + 0.5) / real_rows], dim=1)

@@ -54,7 +54,8 @@ class Candidates:
 
     images: uint8 ``[M, 3, S, S]``. example: int64 ``[M]``. real: bool ``[B, N]``, the candidates that there are. own:
     int64 ``[B]``, among the M the image that an example's phrases are annotated in: a game's target.
-    own_place: int64 ``[B]``, its place among the candidates. text_tokens: T of the batch.
+    own_place: int64 ``[B]``, its place among the candidates. text_tokens: T of the batch. seen: bool ``[M, L]``, which
+    of the L places for image tokens an image fills: squares fill them all.
     """
 
     images: Tensor
@@ -63,6 +64,7 @@ class Candidates:
     own: Tensor
     own_place: Tensor
     text_tokens: int
+    seen: Tensor
 
     @classmethod
     def of(cls, batch: Batch, size: int) -> Candidates:
@@ -73,7 +75,9 @@ class Candidates:
         squares = batch.images.unflatten(2, (most, size)).transpose(1, 2)  # [B, N, 3, S, S]
         place = torch.tensor([example.target_index for example in batch.examples], device=counts.device)
         first = counts.cumsum(0) - counts
-        return cls(squares[real], real.nonzero()[:, 0], real, first + place, place, batch.input_ids.shape[1])
+        images, example = squares[real], real.nonzero()[:, 0]
+        seen = torch.ones(len(images), batch.grid[1] ** 2, dtype=torch.bool, device=images.device)
+        return cls(images, example, real, first + place, place, batch.input_ids.shape[1], seen)
 
     def stack(self, states: Tensor) -> Tensor:
         """Per image ``[M, ...]`` -> per example and candidate ``[B, N, ...]``, zero where there is none."""
@@ -81,17 +85,28 @@ class Candidates:
         stacked[self.real] = states
         return stacked
 
+    def on_canvas(self, states: Tensor) -> Tensor:
+        """Image tokens ``[M, L, ...]`` -> those of the canvas in raster order ``[B, rows * columns, ...]``."""
+        return self.stack(states).flatten(1, 2)
+
+    def spread(self, maps: Tensor, owner: Tensor, fill: float) -> Tensor:
+        """Maps ``[A, N, L]`` of the examples ``owner`` -> on their canvases ``[A, rows * columns]``, else ``fill``."""
+        return maps.masked_fill(~self.real[owner][..., None], fill).flatten(1)
+
     def own_keys(self, keys: Tensor, image: slice, fill: float = 0.0) -> Tensor:
         """Keys of the pass over an example's own image, their image tokens where they are on the canvas.
 
-        keys: ``[M, heads, L, d]`` of which ``image`` are the image tokens -> ``[B, heads, N * cells + others, d]``; the
-        other candidates' places hold ``fill``.
+        keys: ``[M, heads, tokens, d]`` of which ``image`` are the image tokens -> ``[B, heads, canvas + others, d]``;
+        the other candidates' places hold ``fill``.
         """
         keys = keys[self.own]
         begin, end, _ = image.indices(keys.shape[2])
-        cells = keys[:, :, begin:end]
         before, after = keys[:, :, :begin], keys[:, :, end:]
+        return torch.cat([self._own_on_canvas(keys[:, :, begin:end], fill), before, after], dim=2)
+
+    def _own_on_canvas(self, cells: Tensor, fill: float) -> Tensor:
+        """Image tokens ``[B, heads, L, d]`` of the own images -> ``[B, heads, rows * columns, d]``."""
         batch, heads, count, width = cells.shape
-        canvas = keys.new_full((batch, self.real.shape[1], heads, count, width), fill)
-        canvas[torch.arange(batch, device=keys.device), self.own_place] = cells
-        return torch.cat([canvas.transpose(1, 2).flatten(2, 3), before, after], dim=2)
+        canvas = cells.new_full((batch, self.real.shape[1], heads, count, width), fill)
+        canvas[torch.arange(batch, device=cells.device), self.own_place] = cells
+        return canvas.transpose(1, 2).flatten(2, 3)
