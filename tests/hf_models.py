@@ -144,10 +144,10 @@ def check_extraction(model: HfModel, out: Path, views: tuple[str, ...]) -> Any:
     return run
 
 
-def write_folder(model: Any, folder: Path, sharded: bool = False) -> Path:
-    """A Hugging Face folder of a model: weights, settings, image processor and tokenizer."""
+def write_folder(model: Any, folder: Path, sharded: bool = False, **images: Any) -> Path:
+    """A Hugging Face folder of a model: weights, settings, image processor (with fields ``images``) and tokenizer."""
     model.network.save_pretrained(folder, max_shard_size="20KB" if sharded else "1GB")
-    processor = {"image_mean": model.config.mean, "image_std": model.config.std, "resample": 2}
+    processor = {"image_mean": model.config.mean, "image_std": model.config.std, "resample": 2, **images}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
     model.preprocessor.tokenizer.save(folder / "tokenizer.json")

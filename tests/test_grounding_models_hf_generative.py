@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from hf_generative_models import VARIANTS, stock_inputs, stock_network, tiny, tokenizer
-from hf_models import certificate, check_extraction
+from hf_models import certificate, check_extraction, write_folder
 from small_models import captured, game, single_image
+from test_probe_cli import run as run_command
 from torch.testing import assert_close
 
+from grounding.checkpoint import load_checkpoint
 from grounding.errors import BadInput
 from grounding.models.hf.idefics import latent_attention
 from grounding.models.hf.prompts import PromptTokenizer
@@ -300,3 +303,47 @@ def test_a_sliver_is_refused_and_a_pixel_is_not(name):
     with pytest.raises(BadInput, match="'sdr': absolute aspect ratio must be smaller than 200"):
         model.preprocess([single_image(height=1, width=300)])
     assert model.preprocess([single_image(height=1, width=1)]).grid == (2, 2)  # the least that the processor allows
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_folder_gives_the_model_that_was_saved(name, sharded, tmp_path):
+    model = tiny(name)
+    limits = {"size": {"shortest_edge": 256, "longest_edge": 4096}}
+    folder = write_folder(model, tmp_path / "x", sharded, resample=3, **(limits if name in QWEN else {}))
+    loaded = load_checkpoint(folder)
+    assert (folder / "model.safetensors.index.json").is_file() == sharded
+    assert loaded.format == f"Hugging Face {VARIANTS[name][0]}"
+    assert not loaded.report.missing
+    assert set(loaded.report.loaded) == set(model.network.state_dict())
+    batch = model.preprocess([game(), wide()])
+    again = loaded.model.preprocess([game(), wide()])
+    assert torch.equal(again.input_ids, batch.input_ids)
+    assert torch.equal(again.images, batch.images)
+    assert_close(vars(run(loaded.model, again)), vars(run(model, batch)))
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "idefics-resampler"])
+def test_the_commands_take_the_folder(name, tmp_path, capsys, monkeypatch):
+    limits = {"min_pixels": 256, "max_pixels": 4096} if name in QWEN else {}
+    folder = write_folder(tiny(name), tmp_path / "x", **limits)
+
+    def printed(*words):
+        code, out, err = run_command(monkeypatch, capsys, *words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    told = printed("inspect", folder, "--verify")
+    assert [check["status"] for check in told["checks"]] == ["ok"] * 8
+    split = ["--split", "dev", "--limit", "3"]
+    games = printed("evaluate", "--ckpt", folder, "--benchmark", "mini-game", *split, "--threshold", "0.5")
+    assert "accuracy" in json.dumps(games)
+    printed("evaluate", "--ckpt", folder, "--benchmark", "mini-sdr", *split, "--threshold", "0.5")
+    views = ["--views", "phrase,region"] if name == "idefics-resampler" else []
+    printed("extract", "--ckpt", folder, "--benchmark", "mini-game", *split, "--out", tmp_path / "run", *views)
+    assert (tmp_path / "run" / "activations.h5").is_file()
+
+
+def test_limits_of_pixels_that_make_no_sense_are_one_line(tmp_path):
+    folder = write_folder(tiny("qwen3_vl"), tmp_path / "x", min_pixels=256, max_pixels="many")
+    with pytest.raises(BadInput, match=r"'many'.*; accepted: pixels"):
+        load_checkpoint(folder)
