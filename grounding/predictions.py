@@ -13,7 +13,7 @@ from grounding.errors import BadInput
 from grounding.examples import Example, Phrase, PhrasePrediction, Prediction, ReferenceGame
 from grounding.metrics.measure import PhraseItem
 
-DROPPED = "has no tokens, or not all of them within the token limit"
+DROPPED = "has no tokens, or not all of them within the model's token limit"
 
 
 class Predictions(list[Prediction]):

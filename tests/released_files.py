@@ -19,7 +19,7 @@ AVERAGED = 0.75
 RELEASED_VILT = {"width": 128, "heads": 2, "patch": 32, "pooler": True, "text_padding": "max", "position_grid": (3, 3)}
 RELEASED_MDETR = {  # 8 heads, and 64 channels a head in the text encoder, as the released ones have
     "backbone": "resnet18", "width": 32, "heads": 8, "text_width": 64, "text_heads": 1, "pad_id": 1,
-    "vocabulary": 400, "text_pooler": True, "multiple": 32, "max_text": 20, "token_slots": 19,
+    "vocabulary": 400, "text_pooler": True, "multiple": 32, "max_text": 22, "token_slots": 19,
 }  # fmt: skip
 
 

@@ -361,8 +361,8 @@ def test_bf16_autocast_on_cpu_is_close(model):
     [
         ({"heads": 5}, "mdetr configuration: width 24 is not a multiple of heads 5"),
         ({"text_heads": 3}, "text_width 16 is not a multiple of text_heads 3"),
-        ({"max_text": 21}, "token_slots 19 is too small for max_text 21; accepted: 20 or more"),
-        ({"max_text": 24, "token_slots": 30}, "text_positions 24 is too small for max_text 24; accepted: 25 or more"),
+        ({"token_slots": 0}, "token_slots 0 is too small; accepted: 1 or more"),
+        ({"max_text": 24}, "text_positions 24 is too small for max_text 24; accepted: 25 or more"),
         ({"pad_id": 4}, "text_positions 24 is too small for max_text 20; accepted: 25 or more"),
         ({"task_layer": 3}, "task_layer 3 is none of 3 decoder layers"),
         ({"task_layer": -4}, "task_layer -4 is none of 3 decoder layers"),

@@ -100,6 +100,8 @@ def test_spans_are_held_only_with_all_of_their_tokens():
     assert not text.holds([(0, 1), (9, 13)])
     assert not text.holds([(8, 9)])  # a blank has no token
     assert not text.holds([])
+    assert text.holds([(2, 8)], slots=4)
+    assert not text.holds([(2, 8)], slots=3)  # its second half is token 3
     assert bert().encode("a redish disc").lost_from is None
     assert bert().encode("a redish disc").holds([(2, 13)])
     snow = byte_level(max_length=4).encode("☃☃")  # three bytes each, of which two tokens are left

@@ -77,7 +77,8 @@ def mdetr_losses(
         contrasted = batch.phrase_tokens if targets.contrasted is None else targets.contrasted
         if losses != "paper":
             token_map = token_map / token_map.sum(1, keepdim=True).clamp(min=1)
-        positive_map = functional.pad(token_map, (0, output.token_logits.shape[-1] - token_map.shape[1]))
+        slots = output.token_logits.shape[-1]
+        positive_map = functional.pad(token_map, (0, slots - token_map.shape[1]))  # cut where captions are longer
         logits, predicted = output.token_logits.flatten(0, 1), output.boxes_cxcywh.flatten(0, 1)
         boxes = max(len(targets.boxes), 1)
         matching = match(logits, predicted, truth, positive_map, owner)

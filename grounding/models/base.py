@@ -71,7 +71,8 @@ class Batch:
     caption_tokens: bool ``[B, T]``, the tokens whose state answers the task.
     phrase_tokens: bool ``[P, T]``. phrase_example: int64 ``[P]``. phrase_ids: P strings.
     grid: (rows, columns) of image tokens on the padded canvas. valid: int64 ``[B, 2]`` real pixel height and width.
-    dropped_phrases: phrases without tokens, or some of whose tokens the limit cut off: excluded, never guessed.
+    dropped_phrases: phrases without tokens, or some of whose tokens are beyond the limit, or beyond the model's token
+    slots: excluded, never guessed.
     """
 
     examples: tuple[Example, ...]

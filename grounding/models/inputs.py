@@ -38,6 +38,8 @@ class Preprocessor:
     stride: pixels an image token covers. pad_text_to: fixed token length of a batch, or None for its longest.
     shorter_side, longer_side: of a single image, in pixels, handed to ``size`` (``grounding.models.resizing``) with
     its own; 0 for shorter_side leaves it as large as it is. resample: how images are resized.
+    phrase_slots, answer_slots: how many first tokens of a caption can be a phrase's, or what the task is answered by;
+    None for all.
     """
 
     tokenizer: CaptionTokenizer
@@ -49,6 +51,8 @@ class Preprocessor:
     longer_side: int = 0
     size: Callable[[int, int, int, int], tuple[int, int]] = vilt_size
     resample: Image.Resampling = Image.Resampling.BICUBIC
+    phrase_slots: int | None = None
+    answer_slots: int | None = None
 
     def __post_init__(self) -> None:
         if self.candidate_size % self.multiple:
@@ -63,12 +67,14 @@ class Preprocessor:
         if isinstance(example.task, SpatialDescription) and example.task.target_spans:
             spans = example.task.target_spans
         caption_tokens = text.tokens_of(spans)
+        read = len(text.ids[: self.answer_slots])
+        caption_tokens[read:] = False
         if example.caption.strip() and not caption_tokens.any():
             raise BadInput(
-                f"example {example.id!r}: no token of its target spans {spans} is among the first {len(text.ids)}, the "
-                "most that the model reads"
+                f"example {example.id!r}: no token of its target spans {spans} is among the first {read}, the most "
+                "that the model can answer by"
             )
-        kept = [i for i, phrase in enumerate(example.phrases) if text.holds(phrase.spans)]
+        kept = [i for i, phrase in enumerate(example.phrases) if text.holds(phrase.spans, self.phrase_slots)]
         masks = {i: text.tokens_of(example.phrases[i].spans) for i in kept}
         return Encoded(
             example=example,

@@ -36,7 +36,9 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 class MdetrConfig(ModelConfig):
     """Sizes of an MDETR; the defaults are those of the released ResNet-101 checkpoints.
 
-    token_slots: caption positions the soft-token head tells apart. task_layer: decoder layer whose state of the
+    max_text: tokens of a caption that the text encoder reads, at most text_positions - pad_id - 1.
+    token_slots: the first of them, which the soft-token head tells apart: a phrase with a token behind them has no
+    score, and is left out. task_layer: decoder layer whose state of the
     extra query answers the task; 0, the first, is what the released checkpoints were trained with. task_query: False
     for MDETR as it was before the study, without the extra query: the centre of the best box for the whole caption then
     answers the task (with it, the 100 object queries would attend to one more). pre_norm: norms before each branch of
@@ -65,7 +67,7 @@ class MdetrConfig(ModelConfig):
     text_heads: int = 12
     text_feed_forward: int = 3072
     vocabulary: int = 50265
-    max_text: int = 256
+    max_text: int = 512
     text_positions: int = 514
     pad_id: int = 1
     text_pooler: bool = True
@@ -77,13 +79,14 @@ class MdetrConfig(ModelConfig):
     def __post_init__(self) -> None:
         self.require_multiple("width", "heads")
         self.require_multiple("text_width", "text_heads")
-        # RoBERTa counts positions from pad_id + 1; every token of a caption needs a slot, the last one ends it.
-        for name, least in (("text_positions", self.max_text + self.pad_id + 1), ("token_slots", self.max_text - 1)):
-            if getattr(self, name) < least:
-                raise BadInput(
-                    f"mdetr configuration: {name} {getattr(self, name)} is too small for max_text {self.max_text}; "
-                    f"accepted: {least} or more"
-                )
+        least = self.max_text + self.pad_id + 1  # RoBERTa counts positions from pad_id + 1
+        if self.text_positions < least:
+            raise BadInput(
+                f"mdetr configuration: text_positions {self.text_positions} is too small for max_text "
+                f"{self.max_text}; accepted: {least} or more"
+            )
+        if self.token_slots < 1:
+            raise BadInput(f"mdetr configuration: token_slots {self.token_slots} is too small; accepted: 1 or more")
         if not -self.decoder_layers <= self.task_layer < self.decoder_layers:
             raise BadInput(
                 f"mdetr configuration: task_layer {self.task_layer} is none of {self.decoder_layers} decoder layers"
@@ -204,6 +207,8 @@ class Mdetr(GroundingModel):
             longer_side=config.longer_side,
             size=detr_size,
             resample=Image.Resampling.BILINEAR,
+            phrase_slots=config.token_slots,
+            answer_slots=None if config.task_query else config.token_slots,
         )
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN)[:, None, None] * 255, persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD)[:, None, None] * 255, persistent=False)
@@ -313,10 +318,11 @@ class Mdetr(GroundingModel):
 def _phrase_scores(token_logits: Tensor, tokens: Tensor, example: Tensor) -> Tensor:
     """Probability of a phrase's most likely token slot (MDETR, section 3.1): ``[P, Q]``.
 
-    token_logits: ``[B, Q, slots + 1]``. tokens: bool ``[P, T]``. example: ``[P]``.
+    token_logits: ``[B, Q, slots + 1]``. tokens: bool ``[P, T]``; those behind the slots do not count. example: ``[P]``.
     """
-    probability = token_logits.softmax(-1)[..., : tokens.shape[1]][example]  # [P, Q, T]
-    return probability.masked_fill(~tokens[:, None], 0.0).amax(-1)
+    slots = min(tokens.shape[1], token_logits.shape[-1] - 1)
+    probability = token_logits.softmax(-1)[..., :slots][example]  # [P, Q, slots]
+    return probability.masked_fill(~tokens[:, None, :slots], 0.0).amax(-1)
 
 
 def _feature_map_tokens(output: Tensor) -> Tensor:

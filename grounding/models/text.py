@@ -32,10 +32,14 @@ class EncodedText:
             chosen |= (begins < end) & (begin < ends) & (begins < ends)
         return chosen
 
-    def holds(self, spans: Sequence[Span]) -> bool:
-        """Whether the spans have tokens, and all of them: none was cut off by the token limit."""
+    def holds(self, spans: Sequence[Span], slots: int | None = None) -> bool:
+        """Whether the spans have tokens, and all of them: none was cut off by the token limit.
+
+        slots: they must be among that many first tokens; None for any place.
+        """
+        tokens = self.tokens_of(spans)
         cut = self.lost_from is not None and any(end > self.lost_from for _, end in spans)
-        return not cut and bool(self.tokens_of(spans).any())
+        return not cut and bool(tokens.any()) and not (slots is not None and tokens[slots:].any())
 
 
 class CaptionTokenizer:

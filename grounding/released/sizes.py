@@ -64,7 +64,8 @@ def layers(names: Iterable[str], prefix: str) -> int:
     >>> layers(["a.blocks.0.x", "a.blocks.1.x", "b.blocks.7.x"], "a.blocks.")
     2
     """
-    found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in names)
+    number = re.compile(re.escape(prefix) + r"(\d+)\.")
+    found = map(number.match, names)
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
@@ -100,7 +101,6 @@ def _mdetr(shapes: _Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
     first, text = "mdetr.transformer.", "mdetr.transformer.text_encoder."
     vocabulary, text_width = shapes.of(f"{text}embeddings.word_embeddings.weight")
     text_positions = shapes.of(f"{text}embeddings.position_embeddings.weight")[0]
-    token_slots = shapes.of("mdetr.class_embed.weight")[0] - 1
     pad_id = given.get("pad_id", 1)  # RoBERTa's; its positions begin after it
     return {
         "backbone": given.get("backbone") or _backbone(shapes),
@@ -110,7 +110,7 @@ def _mdetr(shapes: _Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
         "encoder_layers": shapes.count(f"{first}encoder.layers."),
         "decoder_layers": shapes.count(f"{first}decoder.layers."),
         "queries": shapes.of("mdetr.query_embed.weight")[0],
-        "token_slots": token_slots,
+        "token_slots": shapes.of("mdetr.class_embed.weight")[0] - 1,
         "contrastive_width": shapes.of("mdetr.contrastive_align_projection_image.weight")[0],
         "text_width": text_width,
         "text_layers": shapes.count(f"{text}encoder.layer."),
@@ -118,7 +118,7 @@ def _mdetr(shapes: _Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
         "text_feed_forward": shapes.of(f"{text}encoder.layer.0.intermediate.dense.weight")[0],
         "vocabulary": vocabulary,
         "text_positions": text_positions,
-        "max_text": min(token_slots + 1, text_positions - pad_id - 1),
+        "max_text": text_positions - pad_id - 1,
         "text_pooler": f"{text}pooler.dense.weight" in shapes.tensors,
         "pre_norm": f"{first}encoder.norm.weight" in shapes.tensors,
         "task_query": "sdr_embed.weight" in shapes.tensors,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers.initialization import no_init_weights
 
 from grounding.errors import BadInput
 from grounding.models import GroundingModel, ModelConfig, build_model
@@ -103,9 +105,10 @@ def reconcile(
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Inside it, modules are made with parameters that have a shape and no memory.
+    """Inside it, modules are made with parameters that have a shape and no memory, and nothing is initialised.
 
-    Buffers are real, and so are batch norms: freezing one copies its values.
+    Buffers are real, and so are batch norms, with any values: freezing one copies them. Python's garbage collector is
+    off: nothing becomes garbage here, and it would go through everything that is imported (0.2 s beside 0.1 s).
     """
 
     def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
@@ -113,11 +116,16 @@ def without_values() -> Iterator[None]:
             return parameter
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
+    collecting = gc.isenabled()
+    gc.disable()
     handle = register_module_parameter_registration_hook(empty)  # type: ignore[arg-type]
     try:
-        yield
+        with no_init_weights():
+            yield
     finally:
         handle.remove()
+        if collecting:
+            gc.enable()
 
 
 def _heads(config: Any, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, str]]:
