@@ -31,7 +31,7 @@ PROTOCOLS = ("all", "any", "merged")
 MODES = ("corrected", "paper")
 HIT_IOU = 0.5  # a phrase counts as grounded from this IoU on
 _ROUNDING = 1e-9  # an IoU this close below a threshold is at it: one half is often met exactly
-_CHUNK = 2_000_000  # numbers in the largest intermediate array
+_CHUNK = 500_000  # numbers in the largest intermediate array: a few of them fit a processor's cache
 
 
 def as_boxes(boxes: np.ndarray | Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from grounding.metrics.boxes import hits, merged_boxes
 THRESHOLDS = tuple(step / 100 for step in range(100))
 CRITERIA = ("recall", "iou")
 _BINS = 1024  # narrower than thresholds are apart
+_CHUNK = 1_000_000  # cells of heatmaps and truths that are counted at a time: a processor's cache holds them
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,24 @@ def threshold_ious(
     """IoU of each phrase's thresholded heatmap with each of its M truths, float64 ``[P, M, T]``.
 
     heatmaps: ``[P, N, h, w]`` over N candidates. image_index: int64 ``[P]``, the candidate of the truth.
-    coverage: ``[P, M, h, w]``, share of each cell of that candidate that the truth covers, 0..1.
+    coverage: ``[P, M, h, w]``, share of each cell of that candidate that the truth covers: 0..1, or bool.
     A cell is in where ``heatmap / maximum > threshold``, compared in the heatmap's own precision.
     """
     levels = torch.tensor(thresholds, dtype=heatmaps.dtype, device=heatmaps.device)
-    coverage = coverage.flatten(2).to(torch.float64)
     count = _count_each if len(levels) < 4 else _count_binned
-    cells, shared = count(heatmaps, image_index, coverage, levels)
-    return shared / (cells + coverage.sum(-1, keepdim=True) - shared)
+    step = max(1, _CHUNK // (heatmaps[:1].numel() + coverage[:1].numel() + 1))
+    parts = zip(heatmaps.split(step), image_index.split(step), coverage.flatten(2).split(step), strict=True)
+    return torch.cat([_ious(*count(*part, levels), part[2]) for part in parts])
+
+
+def _ious(cells: Tensor, shared: Tensor, coverage: Tensor) -> Tensor:
+    """From cells ``[P, 1, T]`` and shared ones ``[P, M, T]``."""
+    return shared / (cells + _sums(coverage)[..., None] - shared)
+
+
+def _sums(coverage: Tensor) -> Tensor:
+    """Sums of shares ``[..., cells]``, or how many are True: float64 ``[...]``."""
+    return coverage.count_nonzero(-1).double() if coverage.dtype == torch.bool else coverage.double().sum(-1)
 
 
 def _count_each(heatmaps: Tensor, index: Tensor, coverage: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,61 +88,76 @@ def _count_each(heatmaps: Tensor, index: Tensor, coverage: Tensor, levels: Tenso
     for level in levels.cpu().numpy():
         above, own = _marked(heatmaps, index, partial(_passes, level))
         cells.append(above)
-        shared.append((coverage @ own.flatten(1).to(torch.float64)[:, :, None])[..., 0])
+        shared.append(_sums(coverage * own.flatten(1)[:, None]))
     return torch.stack(cells, -1)[:, None], torch.stack(shared, -1)
 
 
-def _passes(level: np.floating, heatmap: np.ndarray, maximum: np.floating) -> np.ndarray:
+def _passes(level: np.floating, heatmap: Any, maximum: Any) -> Any:
     return heatmap / maximum > level
 
 
-def _marked(
-    heatmaps: Tensor, index: Tensor, mark: Callable[[np.ndarray, np.floating], np.ndarray]
-) -> tuple[Tensor, Tensor]:
+def _marked(heatmaps: Tensor, index: Tensor, mark: Callable[[Any, Any], Any]) -> tuple[Tensor, Tensor]:
     """How many cells ``mark(heatmap, its maximum)`` marks, float64 ``[P]``, and which of candidate ``index``, bool.
 
-    Heatmap by heatmap, since one fits a processor's cache, and by numpy, which compares several times as fast as torch.
+    On a processor, heatmap by heatmap, since one fits its cache, and by numpy, which compares several times as fast as
+    torch; elsewhere all at once, where they are.
     """
+    if heatmaps.device.type != "cpu":
+        marked = mark(heatmaps, heatmaps.amax((1, 2, 3), keepdim=True))
+        return marked.sum((1, 2, 3), dtype=torch.float64), _of_candidate(marked, index)
     count = np.zeros(len(heatmaps))
     own = np.zeros((len(heatmaps), *heatmaps.shape[2:]), dtype=bool)
-    for p, (heatmap, candidate) in enumerate(zip(heatmaps.cpu().numpy(), index.tolist(), strict=True)):
-        marked = mark(heatmap, heatmap.max())
-        count[p], own[p] = np.count_nonzero(marked), marked[candidate]
-    return torch.from_numpy(count).to(heatmaps.device), torch.from_numpy(own).to(heatmaps.device)
+    for p, (heatmap, candidate) in enumerate(zip(heatmaps.numpy(), index.tolist(), strict=True)):
+        found = mark(heatmap, heatmap.max())
+        count[p], own[p] = np.count_nonzero(found), found[candidate]
+    return torch.from_numpy(count), torch.from_numpy(own)
+
+
+def _of_candidate(cells: Tensor, index: Tensor) -> Tensor:
+    """``[P, N, h, w]`` -> ``[P, h, w]`` of candidate ``index`` ``[P]``."""
+    return cells[torch.arange(len(cells), device=cells.device), index]
 
 
 def _count_binned(heatmaps: Tensor, index: Tensor, coverage: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """The same in one pass over the cells, however many levels."""
-    rows = torch.arange(len(heatmaps), device=heatmaps.device)
     relative = heatmaps / heatmaps.amax((1, 2, 3), keepdim=True)
     order = levels.argsort()
     passed = _levels_below(relative, levels[order])
     cells = _from_top(passed.flatten(1)[:, None], None, len(levels))
-    own = passed[rows, index].flatten(1)[:, None].expand_as(coverage)
+    own = _of_candidate(passed, index).flatten(1)[:, None].expand_as(coverage)
     shared = _from_top(own, coverage, len(levels))
     back = order.argsort()
     return cells[..., back], shared[..., back]
 
 
 def _levels_below(values: Tensor, levels: Tensor) -> Tensor:
-    """How many of the ascending ``levels`` are below each value of 0..1, int64: what ``torch.bucketize`` gives.
+    """How many of the ascending ``levels`` are below each value of 0..1, int32: what ``torch.bucketize`` gives.
 
     A table of narrow bins says it up to one level, and a comparison with that one settles it: no search.
     """
     edges = torch.arange(_BINS + 1, dtype=levels.dtype, device=levels.device) / _BINS
-    least = torch.bucketize(edges, levels)  # of the bin's lower edge
+    least = torch.bucketize(edges, levels, out_int32=True)  # of the bin's lower edge
     if int(least.diff().max()) > 1 or not bool((levels[0] >= 0) & (levels[-1] < 1)):
-        return torch.bucketize(values, levels)
-    below = least[(values * _BINS).to(torch.int32)]  # a power of two: the product is exact
-    padded = torch.cat([levels, levels.new_tensor([torch.inf])])
-    return below.add_(padded[below] < values)
+        return torch.bucketize(values, levels, out_int32=True)
+    following = torch.cat([levels, levels.new_tensor([torch.inf])])[least]
+    places = (values * _BINS).to(torch.int32).flatten()  # a power of two: the product is exact
+    passes = following.index_select(0, places) < values.flatten()
+    return least.index_select(0, places).add_(passes).view(values.shape)
 
 
 def _from_top(passed: Tensor, weights: Tensor | None, levels: int) -> Tensor:
-    """Sum of the weights ``[..., cells]`` (1 each for None) of cells that pass level 0..T-1 -> float64 ``[..., T]``."""
-    rows = torch.arange(passed[..., 0].numel(), device=passed.device)[:, None] * (levels + 1)
-    places = (passed.flatten(0, -2) + rows).flatten()
-    bins = torch.bincount(places, None if weights is None else weights.flatten(), rows.numel() * (levels + 1))
+    """Sum of the weights ``[..., cells]`` (1 each for None) of cells that pass level 0..T-1 -> float64 ``[..., T]``.
+
+    passed: int32 ``[..., cells]``. Weights that are bool are counted, not summed up: several times as fast.
+    """
+    rows = torch.arange(passed[..., 0].numel(), dtype=torch.int32, device=passed.device) * (levels + 1)
+    places = passed + rows.view(*passed.shape[:-1], 1)
+    if weights is not None and weights.dtype == torch.bool:
+        places.mul_(weights)  # place 0 is of cells that pass no level, which nobody asks for
+        weights = None
+    bins = torch.bincount(
+        places.flatten(), None if weights is None else weights.double().flatten(), rows.numel() * (levels + 1)
+    )
     bins = bins.view(*passed.shape[:-1], levels + 1).to(torch.float64)
     return bins.flip(-1).cumsum(-1).flip(-1)[..., 1:]
 
@@ -193,11 +220,11 @@ def region_boxes(heatmaps: Tensor, threshold: Threshold | float) -> tuple[Tensor
     heatmaps: ``[P, N, h, w]`` -> boxes float64 ``[P, 4]`` xyxy relative to that candidate, and its index ``[P]``.
     """
     value = check_threshold(threshold)
-    phrases, _, height, width = heatmaps.shape
+    height, width = heatmaps.shape[2:]
     peaks = heatmaps.amax((2, 3))  # [P, N]
     index = peaks.argmax(1)
     maximum = peaks.gather(1, index[:, None])[..., None]
-    own = heatmaps[torch.arange(phrases, device=heatmaps.device), index] / maximum > value  # [P, h, w]
+    own = _of_candidate(heatmaps, index) / maximum > value  # [P, h, w]
     x1, x2 = _extent(own.any(1))
     y1, y2 = _extent(own.any(2))
     return torch.stack([x1 / width, y1 / height, x2 / width, y2 / height], -1), index
@@ -225,7 +252,7 @@ def resize_published(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def published_coverage(boxes: Tensor, size: tuple[int, int], union_only: bool = False) -> Tensor:
-    """Pixel masks of canvas boxes, in the order of ``truth_coverage``: 0 or 1, ``[P, 2 + G, height, width]``.
+    """Pixel masks of canvas boxes, in the order of ``truth_coverage``: bool ``[P, 2 + G, height, width]``.
 
     boxes: ``[P, G, 4]`` relative to the canvas; corners are rounded (half to even) to pixels, rows y1:y2.
     union_only: as there.
@@ -238,4 +265,4 @@ def published_coverage(boxes: Tensor, size: tuple[int, int], union_only: bool = 
     rows = (edges[..., 1, :] <= y) & (y < edges[..., 3, :])
     masks = rows[..., :, None] & columns[..., None, :]
     union = masks[:, 1:].any(1, keepdim=True)
-    return (union if union_only else torch.cat([union, masks], 1)).to(torch.float64)
+    return union if union_only else torch.cat([union, masks], 1)

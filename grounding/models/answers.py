@@ -17,6 +17,12 @@ def target_point(example: Example) -> Point:
     return example.task.target_xy
 
 
+def point_score(example: Example, point: Point) -> float:
+    """How close a point is to the one it should be (``target_point``): minus the sum of both relative distances."""
+    x, y = target_point(example)
+    return -(abs(point[0] - x) + abs(point[1] - y))
+
+
 def sdr_distance(point: Point, truth: Point) -> float:
     """Distance in pixels of a 3712 x 800 panorama (arXiv 2309.02691, section 5)."""
     return float(np.hypot((point[0] - truth[0]) * SDR_CANVAS[0], (point[1] - truth[1]) * SDR_CANVAS[1]))

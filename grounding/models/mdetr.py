@@ -19,7 +19,7 @@ from transformers import RobertaConfig
 
 from grounding.errors import BadInput
 from grounding.examples import Example, PhrasePrediction, Prediction
-from grounding.models.answers import answer, canvas_boxes_to_candidates, target_point
+from grounding.models.answers import answer, canvas_boxes_to_candidates, point_score
 from grounding.models.backbone import Backbone
 from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site, TokenLayout
 from grounding.models.inputs import Preprocessor
@@ -306,9 +306,7 @@ class Mdetr(GroundingModel):
                 own, index = canvas_boxes_to_candidates(boxes[row][order[p]].numpy(), len(example.images))
                 phrases.append(PhrasePrediction(batch.phrase_ids[p], boxes=own, image_index=index, scores=scores[p]))
             x, y = points[row]
-            target_x, target_y = target_point(example)
-            score = -(abs(x - target_x) + abs(y - target_y))
-            predictions.append(answer(example, (x, y), score, tuple(phrases)))
+            predictions.append(answer(example, (x, y), point_score(example, (x, y)), tuple(phrases)))
         return predictions
 
     def _queries(self, batch: Batch) -> TokenLayout:

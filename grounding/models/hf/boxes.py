@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from grounding.examples import PhrasePrediction, Prediction, ReferenceGame
-from grounding.models.answers import answer, target_point
+from grounding.models.answers import answer, point_score
 from grounding.models.base import Batch, Output
 from grounding.models.hf.base import HfModel
 from grounding.models.hf.images import Candidates
@@ -81,8 +81,7 @@ class BoxModel(HfModel):
                     )
                 )
             x, y = output.task_point[row].tolist()
-            target_x, target_y = target_point(example)
-            score = -(abs(x - target_x) + abs(y - target_y))
+            score = point_score(example, (x, y))
             if isinstance(example.task, ReferenceGame):
                 score = float(output.match[row, : counts[row]].log_softmax(0)[example.task.target_index])
             predictions.append(answer(example, (x, y), score, tuple(phrases)))
