@@ -131,23 +131,6 @@ def test_region_box_is_round_the_heat_in_the_peaks_candidate():
     assert region_boxes(heatmaps, 0.1)[0][0].tolist() == pytest.approx([0, 1 / 4, 4 / 5, 1])
 
 
-def test_peaks_and_boxes_equal_the_plain_computation():
-    generator = torch.Generator().manual_seed(0)
-    heatmaps = torch.randint(1, 9, (40, 3, 6, 5), generator=generator) / 9  # many ties
-    index = torch.randint(3, (40,), generator=generator)
-    inside = torch.randint(2, (40, 6, 5), generator=generator).double()
-    pointed = pointing(heatmaps, index, inside)
-    boxes, candidates = region_boxes(heatmaps, 0.6)
-    for p, heatmap in enumerate(heatmaps):
-        peaks = heatmap == heatmap.max()
-        assert pointed[p] == (peaks[index[p]] * inside[p]).sum() / peaks.sum()
-        first = int(heatmap.flatten().argmax()) // 30
-        rows, columns = (heatmap[first] / heatmap.max() > 0.6).nonzero().T
-        corners = [columns.min() / 5, rows.min() / 6, (columns.max() + 1) / 5, (rows.max() + 1) / 6]
-        assert candidates[p] == first
-        torch.testing.assert_close(boxes[p], torch.stack(corners).double())
-
-
 def test_published_resizing_pools_where_a_side_shrinks():
     heatmap = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
     assert resize_published(heatmap, (1, 4))[0].tolist() == [[1.0, 1.0, 2.0, 2.0]]

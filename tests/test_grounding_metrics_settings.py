@@ -10,7 +10,7 @@ from test_grounding_evaluate import answer_game, linked_games, make_game
 from grounding.errors import BadInput
 from grounding.evaluate import score
 from grounding.metrics.bars import success_bars
-from grounding.metrics.boxes import pad_boxes, ranked_ious
+from grounding.metrics.boxes import pad_boxes
 from grounding.metrics.joint import correlate, correlations
 from grounding.metrics.precision import average_precision, precision_recall, right_boxes
 from grounding.metrics.tasks import consistency
@@ -91,16 +91,6 @@ def test_precision_does_not_hang_on_the_order_of_phrases_truth_boxes_or_on_scale
     assert torch.equal(right_boxes(predicted[order], boxes[order], [3] * 30), right[order])
     assert torch.equal(right_boxes(predicted, boxes[:, ::-1].copy(), [3] * 30), right)
     assert torch.equal(right_boxes(predicted * 3, boxes * 3, [3] * 30), right)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_equals_cpu():
-    rng = np.random.default_rng(3)
-    predicted, boxes = (np.sort(rng.random((30, n, 2, 2)), axis=-2).reshape(30, n, 4) for n in (8, 3))
-    on_gpu = torch.as_tensor(predicted).cuda()
-    for protocol in ("any", "merged", "all"):
-        torch.testing.assert_close(ranked_ious(on_gpu, boxes, protocol).cpu(), ranked_ious(predicted, boxes, protocol))
-    assert torch.equal(right_boxes(on_gpu, boxes, [3] * 30).cpu(), right_boxes(predicted, boxes, [3] * 30))
 
 
 def test_bars_by_hand_and_bad_input():

@@ -97,20 +97,24 @@ def _passes(level: np.floating, heatmap: Any, maximum: Any) -> Any:
 
 
 def _marked(heatmaps: Tensor, index: Tensor, mark: Callable[[Any, Any], Any]) -> tuple[Tensor, Tensor]:
-    """How many cells ``mark(heatmap, its maximum)`` marks, float64 ``[P]``, and which of candidate ``index``, bool.
+    """How many cells ``mark(heatmap, its maximum)`` marks, float64 ``[P]``, and which of candidate ``index``, bool."""
+    return (_marked_in_cache if heatmaps.device.type == "cpu" else _marked_at_once)(heatmaps, index, mark)
 
-    On a processor, heatmap by heatmap, since one fits its cache, and by numpy, which compares several times as fast as
-    torch; elsewhere all at once, where they are.
-    """
-    if heatmaps.device.type != "cpu":
-        marked = mark(heatmaps, heatmaps.amax((1, 2, 3), keepdim=True))
-        return marked.sum((1, 2, 3), dtype=torch.float64), _of_candidate(marked, index)
+
+def _marked_in_cache(heatmaps: Tensor, index: Tensor, mark: Callable[[Any, Any], Any]) -> tuple[Tensor, Tensor]:
+    """Heatmap by heatmap, since one fits a processor's cache, and by numpy, which compares faster than torch there."""
     count = np.zeros(len(heatmaps))
     own = np.zeros((len(heatmaps), *heatmaps.shape[2:]), dtype=bool)
     for p, (heatmap, candidate) in enumerate(zip(heatmaps.numpy(), index.tolist(), strict=True)):
-        found = mark(heatmap, heatmap.max())
-        count[p], own[p] = np.count_nonzero(found), found[candidate]
+        marked = mark(heatmap, heatmap.max())
+        count[p], own[p] = np.count_nonzero(marked), marked[candidate]
     return torch.from_numpy(count), torch.from_numpy(own)
+
+
+def _marked_at_once(heatmaps: Tensor, index: Tensor, mark: Callable[[Any, Any], Any]) -> tuple[Tensor, Tensor]:
+    """All together, where they are."""
+    marked = mark(heatmaps, heatmaps.amax((1, 2, 3), keepdim=True))
+    return marked.count_nonzero((1, 2, 3)).double(), _of_candidate(marked, index)
 
 
 def _of_candidate(cells: Tensor, index: Tensor) -> Tensor:
