@@ -11,10 +11,10 @@ The file is an object:
 * ``answers``, one an example: ``example_id``, ``answer`` (candidate, or relative [x, y]), ``score`` (higher is better),
   ``correct`` (if absent: the target, or within 80 pixels of 3712 x 800), ``phrases`` (ids of all that are predicted,
   also without any box; by default those of ``annotations``).
-* ``threshold`` of heatmaps; ``dropped_phrases`` (pairs of example and phrase: over a model's token limit) and
-  ``skipped`` (``id``, ``reason``): all three may be absent.
+* ``threshold`` of heatmaps, needed where there are any; ``dropped_phrases`` (pairs of example and phrase: beyond a
+  model's token limit) and ``skipped`` (``id``, ``reason``), which may be absent.
 
-``pycocotools.coco.COCO.loadRes`` takes the list of annotations as it is.
+``docs/predictions.md`` has an example. ``pycocotools.coco.COCO.loadRes`` takes the list of annotations as it is.
 """
 
 from __future__ import annotations

@@ -61,6 +61,8 @@ def read_predictions(path: Path | str, examples: Sequence[Example]) -> tuple[Pre
     predictions = Predictions(
         _prediction(name, by_id.get(name), answers.get(name), found, images, threshold or 0.0) for name in wanted
     )
+    if threshold is None and any(phrase.heatmap is not None for given in predictions for phrase in given.phrases):
+        raise BadInput(f"{path}: threshold is missing, at which segmentations were cut; accepted: 0 <= threshold < 1")
     predictions.dropped_phrases = [(str(e), str(p)) for e, p in content.get("dropped_phrases", ())]
     skips = _records(content, "skipped", path, needed=False)
     predictions.skipped = [Skipped(_field(r, "id", str, w), _field(r, "reason", str, w)) for r, w in skips]

@@ -109,7 +109,10 @@ def test_games_are_read_from_a_file(root, tmp_path):
     names = [flickr_image("val", number) for number in range(6)]
     path = tmp_path / "games.json"
     path.write_text(json.dumps({f"{names[2]}/1": names}))
-    (example,) = open_benchmark("flickr30k", root, games=str(path)).load("dev")
+    benchmark = open_benchmark("flickr30k", root, games=str(path))
+    (example,) = benchmark.load("dev")
+    assert {item.reason for item in benchmark.excluded["dev"]} == {f"no game in {path}"}
+    assert len(benchmark.excluded["dev"]) == 15
     assert [image.stem for image in example.images] == names
     assert example.task.target_index == 2
     assert example.id == f"flickr30k/dev/{names[2]}/1"

@@ -176,6 +176,7 @@ def annotation(**changes) -> dict:
         (annotation(segmentation=[[1, 2, 3]]), "segmentation is '.*'; accepted: dict"),
         (annotation(segmentation={"size": [4, 4]}), "no compressed RLE"),
         (a_file(images=[a_file()["images"][0] | {"width": 0}]), "is impossible; accepted: above 0"),
+        (annotation(segmentation={"size": [4, 4], "counts": "9220O"}), "threshold is missing, at which segmentations"),
         (a_file(threshold=2), "threshold 2.* is out of range"),
     ],
 )

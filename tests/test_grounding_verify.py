@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from kilogram_fixture import write_kilogram
 from photo_fixture import change_json, write_coco, write_flickr, write_photo, write_refcoco, write_touchdown
@@ -30,6 +32,16 @@ def test_every_form_can_be_verified(tmp_path, name, write):
     assert found.faults == ()
     assert found.splits["dev"].examples == 2
     assert progress[-1] == (found.splits["dev"].images,) * 2
+
+
+def test_whole_entries_without_an_example_are_listed(tmp_path):
+    found = verify_benchmark("kilogram", root=write_kilogram(tmp_path), splits=["train", "dev"])
+    assert found.faults == ()
+    assert found.splits["dev"].examples + len(found.excluded) == 4 * 6
+    assert {item.split for item in found.excluded} == {"dev"}
+    reasons = Counter(item.reason for item in found.excluded)
+    assert reasons == {f"fewer than 9 distractors of {parts} parts in dev": 4 for parts in (2, 4)}
+    assert all(item.id.startswith("kilogram/dev/made-") for item in found.excluded)
 
 
 def test_benchmarks_without_files_can_be_verified():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from kilogram_fixture import write_kilogram
 from photo_fixture import change_json, write_coco, write_flickr, write_touchdown
 from PIL import Image
 from test_probe_cli import run
@@ -46,6 +47,18 @@ def test_verify(monkeypatch, capsys, tmp_path):
     code, out, _ = run(monkeypatch, capsys, "data", "verify", "coco-json", "--root", root, "--json")
     assert code == 1
     assert [fault["id"] for fault in json.loads(out)["faults"]] == ["coco-json/dev/1"]
+
+
+def test_verify_counts_what_makes_no_example(monkeypatch, capsys, tmp_path):
+    words = ["data", "verify", "kilogram", "--root", write_kilogram(tmp_path), "--split", "dev"]
+    code, out, _ = run(monkeypatch, capsys, *words)
+    assert code == 0
+    lines = [line for line in out.splitlines() if line.startswith("left out")]
+    assert sorted(lines) == [
+        f"left out of dev: 4 entries (fewer than 9 distractors of {parts} parts in dev)" for parts in (2, 4)
+    ]
+    _, out, _ = run(monkeypatch, capsys, *words, "--json")
+    assert len(json.loads(out)["excluded"]) == 8
 
 
 def test_convert_then_evaluate_what_was_written(monkeypatch, capsys, tmp_path):

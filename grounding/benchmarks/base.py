@@ -14,7 +14,7 @@ from grounding.examples import Example, validate
 
 @dataclass(frozen=True)
 class Skipped:
-    """An example left out because it is broken, and why."""
+    """An example left out, and why."""
 
     id: str
     reason: str
@@ -23,8 +23,10 @@ class Skipped:
 class Benchmark(ABC):
     """Base of all benchmarks. Images are opened lazily; everything else is validated on load.
 
-    After ``load(split, skip_bad=True)``, ``skipped`` lists what was left out. ``image_sizes`` has the width and
-    height in pixels that annotations gave for image files, as far as they were read; ``files`` says what a root holds.
+    After ``load(split, skip_bad=True)``, ``skipped`` lists what was left out. ``excluded[split]`` lists whole entries
+    that make no example (there is no game for them), and why, as far as the split was read. ``image_sizes`` has the
+    width and height in pixels that annotations gave for image files, as far as they were read; ``files`` says what a
+    root holds.
     """
 
     name: ClassVar[str]
@@ -40,6 +42,7 @@ class Benchmark(ABC):
         self.root = Path(root) if root is not None else None
         self.seed = seed
         self.skipped: list[Skipped] = []
+        self.excluded: dict[str, list[Skipped]] = {}
         self.image_sizes: dict[Path, tuple[int, int]] = {}
 
     def load(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from grounding.benchmarks import flickr30k_entities
-from grounding.benchmarks.base import Benchmark, Fault
+from grounding.benchmarks.base import Benchmark, Fault, Skipped
 from grounding.benchmarks.caption_similarity import ENCODERS, CaptionEncoder, nearest_images
 from grounding.benchmarks.captioned import Captioned, phrases_of
 from grounding.benchmarks.coco import read_coco
@@ -112,11 +112,15 @@ class Flickr30k(Benchmark):
             except BadInput as error:
                 yield Fault(f"{self.name}/{split}/{item.id}", str(error))
         images = {_image(caption): caption.image for caption in captions}
+        without = self.excluded[split] = []
         for caption, game in zip(captions, self._games(split, captions), strict=True):
             if isinstance(game, Fault):
                 yield game
             elif game is not None:
                 yield self._example(split, caption, game, images)
+            else:
+                reason = f"no game in {self.games}" if self.games else f"no {self.candidates - 1} distractors that fit"
+                without.append(Skipped(f"{self.name}/{split}/{caption.id}", reason))
 
     def _captions(self, split: str) -> Iterator[Captioned | Fault]:
         images = self._folder / self.images

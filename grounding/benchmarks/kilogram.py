@@ -114,7 +114,6 @@ class KiloGram(Benchmark):
 
     colour_order: ``random`` or ``caption``. annotations: ``dense`` (about 54 a tangram) or ``dense10`` (10).
     image_size: side in pixels of a candidate. candidates: images in a game; 1 leaves only the grounding.
-    After ``load(split)``, ``excluded[split]`` lists the annotations for which there is no game, and why.
 
     Raises BadInput for an unknown choice, a size or number of candidates that is too small, a root without
     the files, and a JSON file that cannot be read, naming it; a broken drawing or annotation is a fault of
@@ -148,7 +147,6 @@ class KiloGram(Benchmark):
         self.annotations = annotations
         self.image_size = image_size
         self.candidates = candidates
-        self.excluded: dict[str, list[Skipped]] = {}
         self._folder = self.root or Path()
         self._json = self._folder / f"{annotations}.json"
         self._records = _read_records(self._json)

@@ -17,7 +17,10 @@ from grounding.images import read_image
 
 @dataclass(frozen=True)
 class Found:
-    """A fault: the split, the id of what is broken (an example, or a file), and what is wrong, naming the file."""
+    """A fault: the split, the id of what is broken (an example, or a file), and what is wrong, naming the file.
+
+    Also what is whole but makes no example; then the reason says why.
+    """
 
     split: str
     id: str
@@ -36,12 +39,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Verification:
-    """Counts by split, the splits that are not there, and every fault."""
+    """Counts by split, the splits that are not there, every fault, and whole entries that make no example."""
 
     benchmark: str
     splits: Mapping[str, Counts]
     absent: tuple[str, ...]
     faults: tuple[Found, ...]
+    excluded: tuple[Found, ...] = ()
 
 
 def verify_benchmark(
@@ -67,6 +71,7 @@ def verify_benchmark(
     counts: dict[str, Counts] = {}
     absent: list[str] = []
     faults: list[Found] = []
+    excluded: list[Found] = []
     for split in splits or source.splits:
         try:
             examples = source.load(split, limit, skip_bad=True)
@@ -80,6 +85,7 @@ def verify_benchmark(
             faults.append(Found(split, split, str(error)))
             continue
         faults += [Found(split, item.id, item.reason) for item in source.skipped]
+        excluded += [Found(split, item.id, item.reason) for item in source.excluded.get(split, ())]
         broken, images = _open_images(source, split, examples, progress)
         faults += broken
         phrases = [phrase for example in examples for phrase in example.phrases]
@@ -87,7 +93,7 @@ def verify_benchmark(
         counts[split] = Counts(len(examples), len(phrases), regions, images)
     if not counts and not faults:
         raise BadInput(f"root {str(root)!r} holds no split of {benchmark!r}; accepted: {source.files}")
-    return Verification(benchmark, counts, tuple(absent), tuple(faults))
+    return Verification(benchmark, counts, tuple(absent), tuple(faults), tuple(excluded))
 
 
 def _open_images(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +22,9 @@ from probe.cli.options import (
     show,
     show_table,
 )
+
+if TYPE_CHECKING:
+    from grounding.benchmarks.verify import Found
 
 app = typer.Typer(name="data", help="Benchmarks: list, verify, convert, and show examples.", no_args_is_help=True)
 Benchmark = Annotated[str, typer.Argument(help="Name of the benchmark, as probe data list has it.")]
@@ -68,10 +73,17 @@ def verify(
         for name, counts in found.splits.items()
     ]
     lines += [f"not there: {', '.join(found.absent)}"] if found.absent else []
+    lines += _excluded_told(found.excluded)
     lines += [f"fault in {fault.split}, {fault.id}: {fault.reason}" for fault in found.faults]
     show(asdict(found), as_json, "\n".join([*lines, f"faults: {len(found.faults)}"]))
     if found.faults:
         raise typer.Exit(1)
+
+
+def _excluded_told(excluded: Sequence[Found]) -> list[str]:
+    """How many whole entries of each split make no example, by reason; ``--json`` names them."""
+    reasons = Counter((item.split, item.reason) for item in excluded)
+    return [f"left out of {split}: {count} entries ({reason})" for (split, reason), count in reasons.items()]
 
 
 @app.command(epilog="Example: probe data convert kilogram --root KILOGRAM --split dev --out kilogram-columnar")
