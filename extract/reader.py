@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from extract.store import VIRTUAL, Shard, read_manifest, read_shards
+from extract.store import BFLOAT16, VIRTUAL, Shard, read_manifest, read_shards
 from extract.tables import read_table
 from grounding.errors import BadInput, unknown_choice
 
@@ -193,9 +193,16 @@ def _select(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
     """Increasing rows of a dataset as float32; a dense choice is cut out of one read."""
     begin, end = int(rows[0]), int(rows[-1]) + 1
     if end - begin > _SPARSE * len(rows):
-        return dataset[rows].astype(np.float32)
+        return _decoded(dataset, dataset[rows])
     block = dataset[begin:end]
-    return (block if len(block) == len(rows) else block[rows - begin]).astype(np.float32)
+    return _decoded(dataset, block if len(block) == len(rows) else block[rows - begin])
+
+
+def _decoded(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+    """Stored rows as float32; those of bfloat16 are its upper halves."""
+    if dataset.attrs.get("dtype") == BFLOAT16:
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    return rows.astype(np.float32)
 
 
 def _offsets(lengths: Sequence[int] | np.ndarray | pd.Series) -> np.ndarray:

@@ -29,15 +29,20 @@ EPILOG = "Example: probe inspect vilt-aligner-grounded --verify"
 
 
 def command(
-    ckpt: Annotated[str, typer.Argument(help="Checkpoint file or folder, or the name of a bundled one.")],
+    ckpt: Annotated[str, typer.Argument(help="Checkpoint file or folder, the name of a bundled one, or a run.")],
     weights: ChosenWeights = None,
     config: ModelSizes = None,
     tokenizer: Tokenizer = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Run the model's self-checks; exit 1 if one fails.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run the model's self-checks, or read a run again; exit 1 if one fails.")
+    ] = False,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """What a checkpoint holds, what became of every weight, and whether the model passes its self-checks."""
+    """What a checkpoint holds, what became of every weight, and whether the model passes its self-checks; or a run."""
+    if _is_run(ckpt):
+        _show_run(ckpt, verify, as_json)
+        return
     from grounding.checkpoint import inspect_checkpoint
 
     said = loading(tokenizer, weights, config)
@@ -49,6 +54,31 @@ def command(
     rows += [(f"{check.status}: {check.name}", check.detail) for check in checks]
     show_table(f"Checkpoint {ckpt}", rows, result, as_json)
     if any(check.status == "failed" for check in checks):
+        raise typer.Exit(1)
+
+
+def _is_run(path: str) -> bool:
+    from extract.inspect_run import is_run
+
+    return is_run(path)
+
+
+def _show_run(path: str, verify: bool, as_json: bool) -> None:
+    from extract.inspect_run import describe_run
+    from extract.store import verify_run
+
+    result = describe_run(path)
+    faults = verify_run(path) if verify else []
+    if verify:
+        result["faults"] = faults
+    rows = [(name, _cell(value)) for name, value in result.items() if not isinstance(value, list)]
+    for held in result["sites"]:
+        told = f"{held['rows']:,} x {held['channels']}, all finite, at most {held['peak']:.3g}"
+        rows.append((f"{held['site']}/{held['view']}", told))
+    rows.append(("to open it", "\n".join(result["open"])))
+    rows += [("faults", "\n".join(faults) or "none: every file is as it was written")] if verify else []
+    show_table(f"Run {path}", rows, result, as_json)
+    if faults:
         raise typer.Exit(1)
 
 
