@@ -70,9 +70,9 @@ class Claims:
 
     def _create(self, path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
+            with self._lock:
+                self._held.add(path)  # given back even where the disk is too full to say whose it is
             json.dump({"token": self.token, "host": socket.gethostname(), "pid": os.getpid()}, file)
-        with self._lock:
-            self._held.add(path)
 
     def _drop(self, path: Path) -> None:
         with self._lock:

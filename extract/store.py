@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ BFLOAT16 = "bfloat16"  # numpy has none: its bits are stored as uint16, with thi
 TABLES = ("examples", "phrases", "regions")
 COMPRESSIONS = ("none", "lzf", "gzip")
 CHUNK_BYTES = 65536  # small enough to read single rows, large enough that an index of chunks costs nothing
+LEAST_FREE = 1 << 20  # bytes of the disk without which no shard is begun
 WRITE_BYTES = 1 << 20  # rows of a dataset wait until they are this many bytes
 
 
@@ -106,14 +111,19 @@ class ShardWriter:
         self._peaks: dict[str, dict[str, float]] = {}
         self._files: dict[str, h5py.File] = {}
         self._waiting: dict[tuple[str, str], list[np.ndarray]] = {}
+        if shutil.disk_usage(folder).free < LEAST_FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
-            for (site, view), width in columns.items():
-                self._create(view, f"{site}/{view}", (width,), dtype)
-                if view == "tokens":
-                    self._create(view, f"{site}/tokens_lengths", (), "int32")
-            if part == 0:
-                self._create(META, "meta/heatmaps", (), "float16")
-                self._create(META, "meta/text_offsets", (2,), "int32")
+            with self._space_given_back():
+                for (site, view), width in columns.items():
+                    self._create(view, f"{site}/{view}", (width,), dtype)
+                    if view == "tokens":
+                        self._create(view, f"{site}/tokens_lengths", (), "int32")
+                if part == 0:
+                    self._create(META, "meta/heatmaps", (), "float16")
+                    self._create(META, "meta/text_offsets", (2,), "int32")
+                for file in self._files.values():
+                    file.flush()
         except BaseException:
             self.abort()
             raise
@@ -145,6 +155,9 @@ class ShardWriter:
             for name, table in tables.items():
                 write_table(self._files[META].require_group("meta"), name, table)
             files = {}
+            with self._space_given_back():
+                for file in self._files.values():
+                    file.flush()
             for view, file in self._files.items():
                 file.close()
                 path = self._temporary(view)
@@ -201,9 +214,28 @@ class ShardWriter:
         if rows.shape[1:] != dataset.shape[1:]:
             raise BadInput(f"{name}: rows have shape {rows.shape[1:]}; accepted: {dataset.shape[1:]}, as its site says")
         end = begin + len(rows)
-        dataset.resize(end, axis=0)
-        dataset[begin:end] = rows
+        with self._space_given_back():
+            dataset.resize(end, axis=0)
+            dataset[begin:end] = rows
+            dataset.flush()
         self._rows[view][name] = end
+
+    @contextmanager
+    def _space_given_back(self) -> Iterator[None]:
+        """Where HDF5 cannot write, empty the files at once: what it still holds then fits when it closes them.
+
+        On a full disk it would lose that without a word, and take the whole process down with it.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # h5py has either, and the number only in the text
+            for view in self._files:
+                with suppress(FileNotFoundError):
+                    os.truncate(self._temporary(view), 0)
+            number = re.search(r"errno = (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def rows_a_chunk(row_bytes: int) -> int:

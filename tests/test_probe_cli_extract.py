@@ -1,0 +1,84 @@
+"""``probe extract`` and ``probe inspect`` on a run: going on, adding, verifying, estimating."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from extract.reader import Run
+from probe.cli import main
+
+NEW = ("--ckpt", "mdetr-task", "--benchmark", "mini-game", "--limit", "6", "--sites", "encoder.*", "--views", "phrase")
+
+
+def probe(monkeypatch, capsys, *words) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["probe", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "x"
+    code, _, err = probe(monkeypatch, capsys, "extract", *NEW, "--out", out)
+    assert code == 0, err
+    return out
+
+
+def test_views_and_sites_are_added_from_the_manifest_alone(made, monkeypatch, capsys):
+    assert probe(monkeypatch, capsys, "extract", "--out", made, "--add-view", "region")[0] == 0
+    words = ("--add-view", "attention", "--add-site", "decoder.0")
+    assert probe(monkeypatch, capsys, "extract", "--out", made, *words)[0] == 0
+    views = {site.name: site.views for site in Run.open(made).sites}
+    assert views["encoder.0"] == ("phrase", "region")
+    assert views["decoder.0"] == ("attention",)
+
+
+def test_a_run_goes_on_from_its_manifest_and_is_mended(made, monkeypatch, capsys):
+    (made / "shard-00000.json").unlink()
+    code, out, err = probe(monkeypatch, capsys, "extract", "--out", made)
+    assert (code, "6 examples" in out) == (0, True), err
+    file = made / "shard-00000.phrase.h5"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    code, out, _ = probe(monkeypatch, capsys, "inspect", made, "--verify", "--json")
+    assert code == 1
+    assert json.loads(out)["faults"] == ["shard-00000.phrase.h5 has other bytes than were written"]
+    code, out, _ = probe(monkeypatch, capsys, "extract", "--out", made, "--verify")
+    assert code == 0
+    assert out.startswith("shard-00000.phrase.h5 has other bytes than were written: written anew")
+    code, out, _ = probe(monkeypatch, capsys, "inspect", made, "--verify", "--json")
+    assert (code, json.loads(out)["faults"]) == (0, [])
+
+
+def test_an_estimate_writes_nothing(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "deep" / "x"
+    code, told, err = probe(monkeypatch, capsys, "extract", *NEW, "--out", out, "--estimate", "--json")
+    assert code == 0, err
+    told = json.loads(told)
+    assert told["examples"] == 6
+    assert set(told["bytes"]) == {"meta", "phrase"}
+    assert told["total_bytes"] == sum(told["bytes"].values()) > 0
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--views", "tokens"), "--views needs --ckpt and --benchmark"),
+        (("--estimate",), "--estimate needs --ckpt and --benchmark"),
+        (("--benchmark", "mini-game"), "ckpt is missing"),
+        ((), "is not a folder"),
+        (("--add-view", "tokens"), "is not a folder"),
+        ((*NEW, "--batch-size", "many"), "batch-size 'many' is not a number; accepted: 1 or more, or auto"),
+        ((*NEW, "--batch-size", "0"), "batch_size 0 is too small"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(tmp_path, monkeypatch, capsys, words, message):
+    code, _, err = probe(monkeypatch, capsys, "extract", "--out", tmp_path / "x", *words)
+    assert code == 2
+    assert message in err.replace("\n", " ")
+    assert not (tmp_path / "x").exists()
