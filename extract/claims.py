@@ -68,6 +68,10 @@ class Claims:
         """Give a claim back."""
         self._drop(self._path(shard))
 
+    def clear(self, shard: int) -> None:
+        """Remove whatever claim there is on a shard: it is complete, and nothing is left to claim."""
+        self._path(shard).unlink(missing_ok=True)
+
     def _create(self, path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             with self._lock:

@@ -119,6 +119,9 @@ class RunFolder:
             if found == records:
                 break
             records = found
+        for shard in shards:  # its worker was killed between finishing it and giving it back
+            if is_complete(self.path, shard.shard, self.work.part):
+                self.claims.clear(shard.shard)
         for name in (VIRTUAL, MANIFEST):  # left by workers that were killed
             for left in self.path.glob(f"{name}.tmp-*"):
                 if time.time() - left.stat().st_mtime > STALE:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -114,7 +114,8 @@ class ShardWriter:
         if shutil.disk_usage(folder).free < LEAST_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
-            with self._space_given_back():
+            views = [*dict.fromkeys(view for _, view in columns), META]
+            with emptied_on_failure([self._temporary(view) for view in views]):
                 for (site, view), width in columns.items():
                     self._create(view, f"{site}/{view}", (width,), dtype)
                     if view == "tokens":
@@ -155,7 +156,7 @@ class ShardWriter:
             for name, table in tables.items():
                 write_table(self._files[META].require_group("meta"), name, table)
             files = {}
-            with self._space_given_back():
+            with emptied_on_failure([self._temporary(view) for view in self._files]):
                 for file in self._files.values():
                     file.flush()
             for view, file in self._files.items():
@@ -214,28 +215,11 @@ class ShardWriter:
         if rows.shape[1:] != dataset.shape[1:]:
             raise BadInput(f"{name}: rows have shape {rows.shape[1:]}; accepted: {dataset.shape[1:]}, as its site says")
         end = begin + len(rows)
-        with self._space_given_back():
+        with emptied_on_failure([self._temporary(view) for view in self._files]):
             dataset.resize(end, axis=0)
             dataset[begin:end] = rows
             dataset.flush()
         self._rows[view][name] = end
-
-    @contextmanager
-    def _space_given_back(self) -> Iterator[None]:
-        """Where HDF5 cannot write, empty the files at once: what it still holds then fits when it closes them.
-
-        On a full disk it would lose that without a word, and take the whole process down with it.
-        """
-        try:
-            yield
-        except (OSError, RuntimeError) as error:  # h5py has either, and the number only in the text
-            for view in self._files:
-                with suppress(FileNotFoundError):
-                    os.truncate(self._temporary(view), 0)
-            number = re.search(r"errno = (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def rows_a_chunk(row_bytes: int) -> int:
@@ -310,6 +294,25 @@ def publish(temporary: Path, path: Path) -> None:
     _sync(temporary)
     temporary.replace(path)
     _sync(path.parent)
+
+
+@contextmanager
+def emptied_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+    """Round writing to HDF5 files: where it fails, empty them at once, so that what HDF5 still holds fits on closing.
+
+    On a full disk it would lose that without a word, and take the whole process down. Raises OSError with its number,
+    which h5py has only in the text of its errors, of several kinds.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                os.truncate(path, 0)
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def checksum(path: Path) -> str:

@@ -20,11 +20,14 @@ def build_virtual(folder: Path, shards: Sequence[Shard], token: str) -> None:
     """Write ``activations.h5`` over ``shards`` (at least one), in their order, under its name in one step."""
     temporary = folder / f"{VIRTUAL}.tmp-{token}"
     try:
-        with h5py.File(temporary, "x", locking=False) as file:
+        # made in memory, where no disk can be full: HDF5 does not survive that
+        with h5py.File(temporary.name, "w", driver="core", backing_store=False) as file:
             for name in _common(shards):
                 _link(file, folder, name, shards)
             _copy_tables(file, folder, shards)
             file.attrs["shards"] = [shard.shard for shard in shards]
+            file.flush()
+            temporary.write_bytes(file.id.get_file_image())
         publish(temporary, folder / VIRTUAL)
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from tiny_model import tiny_games
 from tiny_run import contents, run_tiny
 
 from extract.reader import Run
@@ -19,14 +17,30 @@ from extract.store import verify_run
 from grounding.errors import RunFailed
 
 HERE = Path(__file__).resolve().parent
-PROGRAM = (
-    "import sys; sys.path[:0] = [sys.argv[2], sys.argv[3]]\n"
-    "from pathlib import Path\n"
-    "from tiny_model import tiny_games\n"
-    "from tiny_run import run_tiny\n"
-    "print('ready', flush=True)\n"
-    "run_tiny(Path(sys.argv[1]), games=tiny_games(60))\n"
-)
+LIVES = 100
+# One process imports everything and forks: each life is killed, most of them before their run is done.
+PROGRAM = """
+import os, random, signal, sys, time
+sys.path[:0] = sys.argv[2:4]
+from pathlib import Path
+import torch
+from tiny_model import tiny_games
+from tiny_run import run_tiny
+torch.set_num_threads(1)
+games, chance, folder, run = tiny_games(60), random.Random(0), Path(sys.argv[1]), 0
+for life in range(int(sys.argv[4])):
+    out = folder / f"x{run}"
+    child = os.fork()
+    if child == 0:
+        os.close(2)
+        run_tiny(out, games=games)
+        os._exit(0)
+    time.sleep(chance.uniform(0.0, 0.4))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    run += len(list(out.glob("shard-*.json"))) == 15
+print(run + 1)
+"""
 
 
 @pytest.fixture
@@ -45,7 +59,7 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", place], capture_output=True)
 
 
-@pytest.mark.parametrize(("kilobytes", "shards"), [(60, 0), (1100, 0), (1300, 0), (2200, 1), (2900, 1)])
+@pytest.mark.parametrize(("kilobytes", "shards"), [(60, 0), (1100, 0), (1300, 1), (2200, 1), (2900, 2)])
 def test_a_disk_that_fills_up_stops_the_run_which_then_goes_on(disk, tmp_path, kilobytes, shards):
     out = disk(kilobytes) / "x"
     needed = r", about \d+ MB more are needed" if shards else ""
@@ -73,35 +87,16 @@ def test_locks_of_others_do_not_matter(tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_a_hundred_random_moments_and_resumed(tmp_path):
-    from tiny_model import tiny_games
-
+    words = [sys.executable, "-c", PROGRAM, tmp_path, HERE, HERE.parent, str(LIVES)]
+    runs = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    assert 1 < runs < LIVES / 2  # many lives a run, and more than one run
     whole = contents(run_tiny(tmp_path / "whole", games=tiny_games(60)).path)
-    chance = random.Random(0)
-    out, lives, finished = tmp_path / "x", 0, 0
-    while lives < 100:
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, out, HERE, HERE.parent], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        process.stdout.readline()
-        time.sleep(chance.uniform(0, 0.25))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        lives += 1
-        if (out / "manifest.json").is_file() and len(list(out.glob("shard-*.json"))) == 15:
-            finished += _check(out, whole)
-            out = tmp_path / f"x{lives}"
-    finished += _check(out, whole)
-    assert finished > 1
-
-
-def _check(out: Path, whole: dict[str, bytes]) -> int:
-    from tiny_model import tiny_games
-
-    run_tiny(out, games=tiny_games(60))
-    assert contents(out) == whole
-    assert verify_run(out) == []
-    assert not [path for path in out.iterdir() if "claim" in path.name]
-    return 1
+    for run in range(runs):
+        out = tmp_path / f"x{run}"
+        run_tiny(out, games=tiny_games(60))
+        assert contents(out) == whole
+        assert verify_run(out) == []
+        assert not [path for path in out.iterdir() if "claim" in path.name]
 
 
 def test_reading_needs_no_lock_either(tmp_path):
