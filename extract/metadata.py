@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from extract.plan import Regions
 from extract.tables import Columns, join_columns, length
-from grounding.examples import Example, Prediction, Region
+from grounding.examples import Example, Prediction, ReferenceGame, Region
 from grounding.metrics.phrases import PhraseItem, phrase_scores
 from grounding.models.answers import target_point
 from grounding.models.base import Batch
@@ -138,7 +138,7 @@ def _region_columns(regions: Regions, first_example: int, first_phrase: int) -> 
 def _example_row(
     example: Example, prediction: Prediction, grid: tuple[int, int], point: np.ndarray, text_tokens: int
 ) -> dict[str, object]:
-    game = isinstance(prediction.answer, int)
+    game, answered = isinstance(example.task, ReferenceGame), prediction.answer is not None
     x, y = target_point(example)
     groups = {f"group_{name}": example.groups.get(name, "") for name in GROUPS}
     return groups | {
@@ -152,9 +152,9 @@ def _example_row(
         "target_index": example.target_index,
         "target_x": x,
         "target_y": y,
-        "answer_index": prediction.answer if game else -1,
-        "answer_x": float(point[0]),
-        "answer_y": float(point[1]),
+        "answer_index": prediction.answer if game and answered else -1,
+        "answer_x": float(point[0]) if answered else np.nan,
+        "answer_y": float(point[1]) if answered else np.nan,
         "task_score": prediction.score,
         "task_correct": prediction.correct,
         "text_tokens": text_tokens,

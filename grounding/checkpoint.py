@@ -21,6 +21,7 @@ from grounding.config_files import config_from_json, read_json_object
 from grounding.errors import BadInput, unknown_choice
 from grounding.models import MODELS, GroundingModel
 from grounding.models.hf import HfConfig
+from grounding.models.hf.captions import word_tokenizer
 from grounding.models.text import CaptionTokenizer, load_tokenizer
 from grounding.released import ACCEPTED, LoadReport, Stored, load_strictly, open_released
 from grounding.released.formats import read_safetensors
@@ -140,11 +141,7 @@ def load_checkpoint(
     name = stored.config.model
     if model is not None and name != model:
         raise BadInput(f"checkpoint {str(source)!r} is for model {name!r}, not {model!r}")
-    if tokenizer is None and stored.tokenizer is None:
-        needed = f"the one it was trained with, {stored.trained_with}," if stored.trained_with else "one"
-        raise BadInput(f"checkpoint {str(source)!r} has no {TOKENIZER}; give {needed} with --tokenizer")
-    padding = stored.config.pad_id if isinstance(stored.config, HfConfig) else None
-    captions = load_tokenizer(tokenizer or stored.tokenizer or "", stored.config.max_text, padding)  # type: ignore[attr-defined]
+    captions = _captions(source, stored, tokenizer)
     built, report = _build(stored, captions)
     return Checkpoint(
         stored.path,
@@ -217,6 +214,20 @@ def _open_own(source: str | Path, folder: Path, weights: str | None, config: Map
         tokenizer=tokenizer if tokenizer.is_file() else None,
         info=content,
     )
+
+
+def _captions(source: str | Path, stored: Stored, tokenizer: str | Path | None) -> CaptionTokenizer:
+    """The tokenizer given, else the checkpoint's own; plain words for a model that reads no text."""
+    config: Any = stored.config
+    if isinstance(config, HfConfig) and not config.reads_text:
+        if tokenizer is not None:
+            raise BadInput(f"checkpoint {str(source)!r} reads no text; leave --tokenizer {str(tokenizer)!r} out")
+        return word_tokenizer(config.max_text)
+    if tokenizer is None and stored.tokenizer is None:
+        needed = f"the one it was trained with, {stored.trained_with}," if stored.trained_with else "one"
+        raise BadInput(f"checkpoint {str(source)!r} has no {TOKENIZER}; give {needed} with --tokenizer")
+    padding = config.pad_id if isinstance(config, HfConfig) else None
+    return load_tokenizer(tokenizer or stored.tokenizer or "", config.max_text, padding)
 
 
 def _build(stored: Stored, tokenizer: CaptionTokenizer | None) -> tuple[GroundingModel, LoadReport]:

@@ -163,7 +163,7 @@ def evaluate(
     parts, left_out = [], Predictions()
     for chunk, predictions in predict_batches(model, examples, batch_size, device, progress, skip_bad):
         if predictions:
-            parts.append(score(chunk, predictions, threshold, metrics, sdr_size))
+            parts.append(score(chunk, predictions, threshold, metrics, sdr_size, model.answers_all))
         if keep is not None:
             keep(chunk, predictions)
         predictions.clear()

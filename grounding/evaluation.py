@@ -151,6 +151,10 @@ class Evaluation:
         of_example = with_phrase_means(of_example, per_phrase)
         return replace(self, per_example=of_example, per_phrase=per_phrase, sensitivity=kept(self.sensitivity))
 
+    def without_boxes(self) -> int:
+        """Phrases for which a model that ranks boxes has none."""
+        return int((self.per_phrase["predicted_image_index"] < 0).sum())
+
     def to_markdown(self, summary: Mapping[str, Estimate] | None = None) -> str:
         """The summary as a Markdown table (figure, value, 95 % interval, p, n, groups, note), and what was left out."""
         lines = evaluation_text.figure_lines(self.summary() if summary is None else summary)
@@ -161,12 +165,14 @@ class Evaluation:
         lines += (
             [f"{unanswered} examples have no task, or no answer: their grounding counts alone"] if unanswered else []
         )
+        if boxless := self.without_boxes():
+            lines += [f"{boxless} phrases have no box from the model: their IoU is 0"]
         lines += [f"skipped {skip.id}: {skip.reason}" for skip in self.skipped]
         lines += [f"phrase {phrase} of {example} {DROPPED}" for example, phrase in self.dropped_phrases]
         return "\n".join(lines) + "\n"
 
     def to_json(self, summary: Mapping[str, Estimate] | None = None) -> dict[str, object]:
-        """The same for machines: metrics, threshold, figures by name, quadrants, overlap, skipped, dropped_phrases."""
+        """The same for machines: metrics, threshold, figures by name, quadrants, overlap, what was left out and why."""
         summary = self.summary() if summary is None else summary
         chosen = isinstance(self.threshold, Threshold)
         return {
@@ -176,6 +182,7 @@ class Evaluation:
             "quadrants": self.quadrants().to_dict("records"),
             "overlap": None if self.overlap is None else asdict(self.overlap),
             "unanswered": int((~self.per_example["answered"]).sum()),
+            "without_boxes": self.without_boxes(),
             "skipped": [asdict(skip) for skip in self.skipped],
             "dropped_phrases": [{"example": example, "phrase": phrase} for example, phrase in self.dropped_phrases],
         }

@@ -17,6 +17,7 @@ from extract.run import extract
 from extract.self_checks import CAPTION, LONGER, run_self_checks
 from grounding.benchmarks import open_benchmark
 from grounding.models.hf import HfConfig, HfModel, build_adapted
+from grounding.models.hf.captions import word_tokenizer
 from grounding.models.text import CaptionTokenizer, train_tokenizer
 
 MAX_TEXT = 24
@@ -40,6 +41,15 @@ DINO = {
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_queries": 12, "max_text_len": 24,
     "dropout": 0.0, "fusion_droppath": 0.0,
 }  # fmt: skip
+DETR = {
+    "backbone_config": {
+        "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1],
+        "layer_type": "basic", "out_features": ["stage4"],
+    },
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_queries": 9, "dropout": 0.0,
+    "id2label": {0: "N/A", 1: "disc", 2: "blue box"},
+}  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
     "clip": DUAL,
     "siglip": {"text_config": {**TEXT, "projection_size": 24}, "vision_config": VISION},
@@ -59,8 +69,32 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "grounding-dino": DINO,
     "mm-grounding-dino": DINO,
+    "detr": DETR,
+    "conditional_detr": DETR,
+    "deformable_detr": {
+        **DETR,
+        "backbone_config": {**DETR["backbone_config"], "out_features": ["stage2", "stage3", "stage4"]},
+        "decoder_n_points": 2,
+        "encoder_n_points": 2,
+        "num_feature_levels": 3,
+    },
+    "rt_detr": {
+        **DETR,
+        "backbone_config": {
+            **DETR["backbone_config"],
+            "model_type": "rt_detr_resnet",
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+        "encoder_hidden_dim": 32,
+        "encoder_in_channels": [8, 16, 16],
+        "decoder_in_channels": [32, 32, 32],
+        "encoder_layers": 1,
+        "num_denoising": 0,
+    },
     "vilt": {**TEXT, "image_size": 32, "patch_size": 8, "hidden_dropout_prob": 0.0},
 }
+
+SIZES = {"detr": 160, "conditional_detr": 160, "deformable_detr": 64, "rt_detr": 64}  # of models that take any
 
 
 def tokenizer() -> CaptionTokenizer:
@@ -72,7 +106,8 @@ def tiny(model_type: str, **changes: Any) -> Any:
     """A model behind its adapter, its weights large enough to matter."""
     settings = {**SETTINGS[model_type], "model_type": model_type, **changes}
     torch.manual_seed(0)
-    model = build_adapted(HfConfig(model_type, settings, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)), tokenizer())
+    config = HfConfig(model_type, settings, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), SIZES.get(model_type))
+    model = build_adapted(config, tokenizer() if config.reads_text else word_tokenizer(config.max_text))
     stop = model.preprocessor.tokenizer.backend.token_to_id(".")
     if model_type in ("grounding-dino", "mm-grounding-dino"):
         model.network.model.special_tokens = torch.tensor([2, 3, stop, stop])  # instead of those of BERT
@@ -148,7 +183,11 @@ def write_folder(model: Any, folder: Path, sharded: bool = False, **images: Any)
     """A Hugging Face folder of a model: weights, settings, image processor (with fields ``images``) and tokenizer."""
     model.network.save_pretrained(folder, max_shard_size="20KB" if sharded else "1GB")
     processor = {"image_mean": model.config.mean, "image_std": model.config.std, "resample": 2, **images}
+    if model.config.size is not None:
+        processor.setdefault("size", {"shortest_edge": model.config.size})
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    if not model.reads_text:
+        return folder
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
     model.preprocessor.tokenizer.save(folder / "tokenizer.json")
     return folder

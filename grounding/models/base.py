@@ -143,11 +143,13 @@ class GroundingModel(nn.Module, ABC):
     """A model that reads a caption over images, answers the task and grounds phrases.
 
     predicts: how it grounds them, ``boxes`` (ranked) or ``heatmap``. image_padding: why the padding of a batch with
-    images of several sizes changes its states; None where it does not.
+    images of several sizes changes its states; None where it does not. answers_all: whether every example of a task has
+    an answer; else its prediction may say that it has none.
     """
 
     predicts: ClassVar[str]
     image_padding: ClassVar[str | None] = None
+    answers_all: ClassVar[bool] = True
     config: ModelConfig
     preprocessor: Preprocessor
 

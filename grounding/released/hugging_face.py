@@ -53,12 +53,12 @@ def open_hugging_face(folder: Path, weights: str | None, config: Mapping[str, An
 def load_hugging_face(stored: Stored, tokenizer: CaptionTokenizer | None) -> tuple[HfModel, LoadReport]:
     """The model in eval mode, fp32, on the CPU; transformers reads the weights, old names included.
 
-    tokenizer: None for a model that will not read captions. Raises BadInput for a weight that is missing, unexpected,
+    tokenizer: None for a model that will not be asked. Raises BadInput for a weight that is missing, unexpected,
     of another shape or not finite, and for a tokenizer with more tokens than the model has embeddings for.
     """
     config = stored.config
     assert isinstance(config, HfConfig)
-    if tokenizer is not None and tokenizer.vocabulary_size > config.vocabulary:
+    if tokenizer is not None and config.reads_text and tokenizer.vocabulary_size > config.vocabulary:
         raise BadInput(
             f"tokenizer has {tokenizer.vocabulary_size} tokens, more than the {config.vocabulary} that the model has "
             "embeddings for"

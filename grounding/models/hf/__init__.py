@@ -8,6 +8,7 @@ from grounding.errors import unknown_choice
 from grounding.models.hf.base import HfModel
 from grounding.models.hf.blip import BlipMatching
 from grounding.models.hf.config import HfConfig, read_config
+from grounding.models.hf.detr import ConditionalDetr, DeformableDetr, Detr, RtDetr
 from grounding.models.hf.dual import Clip, Siglip, Siglip2
 from grounding.models.hf.grounding_dino import GroundingDino, MMGroundingDino
 from grounding.models.hf.idefics import Idefics
@@ -32,6 +33,10 @@ ADAPTERS: dict[str, type[HfModel]] = {
     "qwen2_5_vl": Qwen25VL,
     "qwen3_vl": Qwen3VL,
     "idefics": Idefics,
+    "detr": Detr,
+    "conditional_detr": ConditionalDetr,
+    "deformable_detr": DeformableDetr,
+    "rt_detr": RtDetr,
 }
 
 

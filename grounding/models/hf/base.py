@@ -27,7 +27,7 @@ class HfModel(GroundingModel):
     An adapter names the transformers class (``architecture``), says how many pixels and tokens a side of its image has
     (``image_size``) and how many tokens a caption (``text_limit``), lists its ``sites`` and computes ``forward``.
     full_text: captions are padded to the limit, as the model was trained. attention: transformers' name of the
-    attention function; ``eager`` where modules look none up. ending: what captions must end with.
+    attention function; ``eager`` where modules look none up. reads_text: whether it needs a tokenizer.
     Text states of a model that reads both are those of the pass over the image that the phrases are annotated in,
     since the regions that probes compare lie there; answers never use that choice.
     """
@@ -35,7 +35,7 @@ class HfModel(GroundingModel):
     architecture: ClassVar[str]
     full_text: ClassVar[bool] = False
     attention: ClassVar[str] = TAPPED
-    ending: ClassVar[str] = ""
+    reads_text: ClassVar[bool] = True
     config: HfConfig
     preprocessor: SquarePreprocessor
     image_mean: Tensor
@@ -59,14 +59,13 @@ class HfModel(GroundingModel):
         """How examples become batches; None for a model that will not read captions."""
         size, cells = self.image_size(self.settings, self.config.size)
         return SquarePreprocessor(
-            tokenizer,  # type: ignore[arg-type]
+            None if tokenizer is None else self.reading(tokenizer),  # type: ignore[arg-type]
             candidate_size=size,
             multiple=size,
             stride=max(1, size // cells),
             pad_text_to=self.text_limit(self.settings) if self.full_text else None,
             cells=cells,
             resample=Image.Resampling(self.config.resample),
-            ending=self.ending,
         )
 
     @classmethod
@@ -88,6 +87,16 @@ class HfModel(GroundingModel):
     def text_limit(settings: Any) -> int:
         """Most tokens of a caption."""
         return settings.text_config.max_position_embeddings
+
+    @staticmethod
+    def vocabulary(settings: Any) -> int:
+        """Tokens that the model has embeddings for."""
+        text = settings.get_text_config()
+        return int(text.vocab_size) + getattr(text, "additional_vocab_size", 0)
+
+    def reading(self, tokenizer: CaptionTokenizer) -> CaptionTokenizer:
+        """The tokenizer as the model wants captions: in a prompt, or in lower case."""
+        return tokenizer
 
     @staticmethod
     def tap(module: Any) -> None:
@@ -126,6 +135,14 @@ class HfModel(GroundingModel):
 
         def to_tokens(output: Any) -> Tensor:
             return self.candidates.on_canvas(first(output)[:, skip : skip + self.cells])
+
+        return Site(name, path, stage, layer, ("image",), width, image_only, to_tokens, **others)
+
+    def map_site(self, name: str, path: str, stage: str, layer: int, width: int, **others: Any) -> Site:
+        """A site whose module gives a feature map of each image ``[M, D, rows, columns]``."""
+
+        def to_tokens(output: Tensor) -> Tensor:
+            return self.candidates.stack(output.flatten(2).transpose(1, 2)).flatten(1, 2)
 
         return Site(name, path, stage, layer, ("image",), width, image_only, to_tokens, **others)
 

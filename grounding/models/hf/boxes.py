@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +11,10 @@ from torchvision.ops import box_convert
 
 from grounding.examples import PhrasePrediction, Prediction, ReferenceGame
 from grounding.models.answers import answer, point_score
-from grounding.models.base import Batch, Output
+from grounding.models.base import Batch, Output, Site, TokenLayout
 from grounding.models.hf.base import HfModel
 from grounding.models.hf.images import Candidates
+from grounding.models.layouts import first
 
 RANKED = 100  # boxes kept for a phrase: detectors have thousands
 NOTHING = -100.0  # logit of queries of a candidate that there is not: finite, since outputs must be
@@ -23,7 +25,8 @@ class BoxOutput(Output):
     """boxes_xyxy: ``[B, N * Q, 4]`` on the real canvas, the Q queries of one candidate after those of another.
 
     match: ``[B, N]``, the caption's best logit in each candidate (0 where there is none). phrase_logits:
-    ``[P, N * Q]``. phrase_query: int64 ``[P]``, the best of them. task_point is the centre of the caption's best box.
+    ``[P, N * Q]``. phrase_query: int64 ``[P]``, the best of them (the first of all where a phrase has no box).
+    task_point is the centre of the caption's best box.
     """
 
     boxes_xyxy: Tensor
@@ -33,9 +36,33 @@ class BoxOutput(Output):
 
 
 class BoxModel(HfModel):
-    """An adapter whose forward pass ends in ``answers``."""
+    """An adapter whose forward pass ends in ``answers``.
+
+    A query whose logit for a phrase is NOTHING is no box of it; where all are, for its task words, of every candidate,
+    an example has no answer.
+    """
 
     predicts = "boxes"
+
+    def query_site(self, name: str, path: str, stage: str, layer: int, width: int, count: int, **others: Any) -> Site:
+        """A site with the ``count`` queries of each image ``[M, count, D]``."""
+
+        def to_tokens(output: Any) -> Tensor:
+            return self.candidates.stack(first(output)).flatten(1, 2)
+
+        def queries(batch: Batch) -> TokenLayout:
+            return TokenLayout(query=slice(0, batch.images.shape[-2] // self.preprocessor.candidate_size * count))
+
+        return Site(name, path, stage, layer, ("query",), width, queries, to_tokens, **others)
+
+    def best_of(self, batch: Batch, candidates: Candidates, logits: Tensor, asked: Tensor) -> Tensor:
+        """The best logit of each query over what is asked for: ``[P + B, N, Q]``.
+
+        logits: ``[M, Q, C]`` for C tokens or labels. asked: bool ``[P + B, C]``, of phrases, then of captions.
+        """
+        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=logits.device)])
+        stacked = candidates.stack(logits)[owner]  # [P + B, N, Q, C]
+        return stacked.masked_fill(~asked[:, None, None], NOTHING).amax(-1).clamp(min=NOTHING)
 
     def answers(self, batch: Batch, candidates: Candidates, boxes_cxcywh: Tensor, logits: Tensor) -> BoxOutput:
         """boxes_cxcywh: ``[M, Q, 4]`` relative to their image. logits: ``[P + B, N, Q]``, phrases before captions."""
@@ -72,6 +99,7 @@ class BoxModel(HfModel):
             real, phrases = counts[row] * queries, []
             for p in (p for p, owner in enumerate(owners) if owner == row):
                 order = logits[p, :real].argsort(descending=True, stable=True)[:RANKED]
+                order = order[logits[p, order] > NOTHING]
                 index = (order // queries).numpy()
                 own = boxes[row, order].numpy()
                 own[:, 1::2] = own[:, 1::2] * counts[row] - index[:, None]
@@ -80,6 +108,9 @@ class BoxModel(HfModel):
                         batch.phrase_ids[p], boxes=own, image_index=index, scores=logits[p, order].sigmoid().numpy()
                     )
                 )
+            if (output.match[row, : counts[row]] <= NOTHING).all():
+                predictions.append(Prediction(example.id, None, NOTHING, False, tuple(phrases)))
+                continue
             x, y = output.task_point[row].tolist()
             score = point_score(example, (x, y))
             if isinstance(example.task, ReferenceGame):

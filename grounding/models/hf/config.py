@@ -61,9 +61,16 @@ class HfConfig(ModelConfig):
     @property
     def vocabulary(self) -> int:
         """Tokens that the model has embeddings for."""
-        settings = self.transformers_config
-        text = settings.get_text_config()
-        return int(text.vocab_size) + getattr(text, "additional_vocab_size", 0)
+        from grounding.models.hf import adapter
+
+        return adapter(self.model_type).vocabulary(self.transformers_config)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model needs a tokenizer."""
+        from grounding.models.hf import adapter
+
+        return adapter(self.model_type).reads_text
 
 
 def read_config(folder: Path) -> HfConfig:

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from grounding.models.base import Batch, Site
+from grounding.models.hf.captions import lower_cased
 from grounding.models.hf.heatmaps import HeatmapModel, HeatmapOutput
+from grounding.models.text import CaptionTokenizer
 
 
 class DualEncoder(HeatmapModel):
@@ -103,10 +105,17 @@ class Clip(DualEncoder):
 
 
 class Siglip(DualEncoder):
-    """``SiglipModel``: SigLIP, and the SigLIP 2 checkpoints of a fixed size. Captions are padded and never masked."""
+    """``SiglipModel``: SigLIP, and the SigLIP 2 checkpoints of a fixed size. Captions are padded and never masked.
+
+    Both were trained on captions in lower case, which the tokenizers that come with SigLIP 2 do not see to.
+    """
 
     architecture = "SiglipModel"
     full_text = True
+
+    def reading(self, tokenizer: CaptionTokenizer) -> CaptionTokenizer:
+        """Captions in lower case."""
+        return lower_cased(tokenizer)
 
     def bias(self) -> Tensor:
         """The learned bias; it cancels wherever candidates are compared."""

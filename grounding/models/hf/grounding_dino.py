@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from grounding.models.attention import AttentionTaps
-from grounding.models.base import Batch, Site, TokenLayout
+from grounding.models.base import Batch, Site
 from grounding.models.hf.attention import attach_taps
 from grounding.models.hf.base import crossed
-from grounding.models.hf.boxes import NOTHING, BoxModel, BoxOutput
-from grounding.models.layouts import first, image_only
+from grounding.models.hf.boxes import BoxModel, BoxOutput
+from grounding.models.hf.captions import PromptTokenizer
+from grounding.models.text import CaptionTokenizer
 
 
 class GroundingDino(BoxModel):
@@ -28,7 +29,6 @@ class GroundingDino(BoxModel):
     """
 
     architecture = "GroundingDinoForObjectDetection"
-    ending = "."  # without one, words see each other only where their caption is padded
 
     @staticmethod
     def image_size(settings: Any, size: int | None) -> tuple[int, int]:
@@ -41,6 +41,10 @@ class GroundingDino(BoxModel):
     def text_limit(settings: Any) -> int:
         """Tokens that a box has logits for."""
         return min(settings.max_text_len, settings.text_config.max_position_embeddings)
+
+    def reading(self, tokenizer: CaptionTokenizer) -> CaptionTokenizer:
+        """A "." ends every caption: without one, words see each other only where their caption is padded."""
+        return PromptTokenizer(tokenizer, after=".")
 
     @staticmethod
     def tap(module: Any) -> None:
@@ -60,7 +64,7 @@ class GroundingDino(BoxModel):
             attention, text = f"{path}.attention.self", self.settings.text_config.hidden_size
             sites.append(self.text_site(f"text.{k}", path, "text", k, text, attention_path=attention, **read))
         backbone = f"{model}.input_proj_vision.0"
-        sites.append(Site("backbone", backbone, "backbone", 0, ("image",), width, image_only, self._from_map, **see))
+        sites.append(self.map_site("backbone", backbone, "backbone", 0, width, **see))
         for k, path in enumerate(encoder):
             attention, stage = f"{path}.fusion_layer.attn", "encoder.text"
             text_site = self.text_site(
@@ -71,9 +75,9 @@ class GroundingDino(BoxModel):
             sites += [
                 text_site, self.image_site(f"{stage}.{k}", f"{path}.deformable_layer", stage, k, width, **see)
             ]  # fmt: skip
+        count = self.settings.num_queries
         return sites + [
-            Site(f"decoder.{k}", path, "decoder", k, ("query",), width, self._queries, self._of_queries, **see)
-            for k, path in enumerate(decoder)
+            self.query_site(f"decoder.{k}", path, "decoder", k, width, count, **see) for k, path in enumerate(decoder)
         ]
 
     def forward(self, batch: Batch) -> BoxOutput:
@@ -85,21 +89,9 @@ class GroundingDino(BoxModel):
             attention_mask=batch.text_mask[candidates.example].long(),
         )
         tokens = batch.input_ids.shape[1]
-        stacked = candidates.stack(found.logits[..., :tokens])  # [B, N, Q, T]
-        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=pixels.device)])
         asked = torch.cat([batch.phrase_tokens, batch.caption_tokens])
-        logits = stacked[owner].masked_fill(~asked[:, None, None], NOTHING).amax(-1).clamp(min=NOTHING)
+        logits = self.best_of(batch, candidates, found.logits[..., :tokens], asked)
         return self.answers(batch, candidates, found.pred_boxes, logits)
-
-    def _from_map(self, output: Tensor) -> Tensor:
-        return self.candidates.stack(output.flatten(2).transpose(1, 2)).flatten(1, 2)
-
-    def _of_queries(self, output: Any) -> Tensor:
-        return self.candidates.stack(first(output)).flatten(1, 2)
-
-    def _queries(self, batch: Batch) -> TokenLayout:
-        images = batch.images.shape[-2] // self.preprocessor.candidate_size
-        return TokenLayout(query=slice(0, images * self.settings.num_queries))
 
 
 class MMGroundingDino(GroundingDino):

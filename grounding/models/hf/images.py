@@ -12,7 +12,7 @@ from torch import Tensor
 from grounding.examples import Example
 from grounding.images import read_image
 from grounding.models.base import Batch
-from grounding.models.inputs import Encoded, Preprocessor
+from grounding.models.inputs import Preprocessor
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,10 @@ class SquarePreprocessor(Preprocessor):
 
     cells: image tokens along a side. Where the side is no whole number of patches (384 pixels, patches of 14) the model
     sees nothing of the last pixels; tokens are then taken to share the side equally, at most one patch off.
-    ending: added to a caption that does not end with it; no phrase and no task word is in it.
     """
 
     cells: int = 1
     resample: Image.Resampling = Image.Resampling.BICUBIC
-    ending: str = ""
-
-    def encode(self, example: Example) -> Encoded:
-        """As ``Preprocessor.encode``, with the ending."""
-        if example.caption.endswith(self.ending):
-            return super().encode(example)
-        item = super().encode(replace(example, caption=example.caption + self.ending))
-        words = item.caption_tokens & (item.text.offsets[:, 0] < len(example.caption))
-        return replace(item, example=example, caption_tokens=words)
 
     def canvas(self, example: Example) -> np.ndarray:
         """Squares stacked along the height, uint8 ``[N * size, size, 3]``."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from grounding.models.base import Batch, Site, TokenLayout
+from grounding.models.base import Batch, Site
 from grounding.models.hf.boxes import BoxModel, BoxOutput
 from grounding.models.hf.dual import with_phrases_alone
 
@@ -43,13 +43,7 @@ class Owlv2(BoxModel):
                 self.image_site(f"vision.{k}", path, "vision", k, vision, skip=1, attention_path=attention, **see)
             )
         sites.append(self.image_site("merged", "network.layer_norm", "merged", 0, vision, **see))
-        return [
-            *sites,
-            Site(
-                "query", "network.class_head.dense0", "query", 0, ("query",), text, queries_only,
-                lambda output: self.candidates.stack(output).flatten(1, 2), **see,
-            ),
-        ]  # fmt: skip
+        return [*sites, self.query_site("query", "network.class_head.dense0", "query", 0, text, self.cells, **see)]
 
     def forward(self, batch: Batch) -> BoxOutput:
         """Captions and phrases in one pass, all candidates in another, then the heads."""
@@ -75,11 +69,6 @@ class Owlv2(BoxModel):
 
 
 OWL = "network.owlv2"
-
-
-def queries_only(batch: Batch) -> TokenLayout:
-    """One detection for every patch of every candidate."""
-    return TokenLayout(query=slice(0, batch.grid[0] * batch.grid[1]))
 
 
 def _by_example(text: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
