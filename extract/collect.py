@@ -29,7 +29,7 @@ def offered_views(site: Site) -> tuple[str, ...]:
     joint = {"text", "image"} <= set(site.streams)
     offered = {
         "phrase": "text" in site.streams,
-        "region": "image" in site.streams or "query" in site.streams,
+        "region": "image" in site.streams or ("query" in site.streams and site.query_boxes),
         "attention": site.attention_path is not None
         and (joint or "query" in site.streams or site.attention_layout is not None),
         "tokens": True,

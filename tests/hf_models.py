@@ -62,6 +62,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "vision_config": VISION,
         "image_text_hidden_size": 16,
     },
+    "blip-2": {
+        "qformer_config": {
+            **TEXT,
+            "num_hidden_layers": 4,
+            "use_qformer_text_input": True,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        "vision_config": VISION,
+        "num_query_tokens": 5,
+        "image_text_hidden_size": 16,
+    },
     "owlv2": {
         "text_config": {**TEXT, "projection_dim": 32},
         "vision_config": VISION,

@@ -7,6 +7,7 @@ from typing import Any
 from grounding.errors import unknown_choice
 from grounding.models.hf.base import HfModel
 from grounding.models.hf.blip import BlipMatching
+from grounding.models.hf.blip2 import Blip2Matching
 from grounding.models.hf.config import HfConfig, read_config
 from grounding.models.hf.detr import ConditionalDetr, DeformableDetr, Detr, RtDetr
 from grounding.models.hf.dual import Clip, Siglip, Siglip2
@@ -24,6 +25,7 @@ ADAPTERS: dict[str, type[HfModel]] = {
     "siglip": Siglip,
     "siglip2": Siglip2,
     "blip": BlipMatching,
+    "blip-2": Blip2Matching,
     "vilt": ViltRetrieval,
     "owlv2": Owlv2,
     "grounding-dino": GroundingDino,

@@ -145,18 +145,15 @@ def _heads(module: nn.Module) -> int:
     raise BadInput(f"{type(module).__name__} does not tell its number of attention heads")
 
 
-Weights = Callable[[], Tensor]
-
-
 @contextmanager
-def mean_attention(modules: Sequence[nn.Module], rows: Tensor | None = None) -> Iterator[Weights]:
-    """Inside it, one forward pass; then the function gives the mean weights of all heads of all modules, fp32.
+def _each_module(
+    modules: Sequence[nn.Module], rows: Tensor | None, take: Callable[[int, Tensor], None]
+) -> Iterator[None]:
+    """Inside it, a forward pass hands the number of each module to ``take``, and the mean weights of its heads, fp32.
 
-    All modules must attend from equally many tokens to equally many: ``[B, N, M]``. rows: int64, which of the queries;
-    None for all. Weights are summed up while the pass runs: nothing of it is kept.
+    rows: int64, which of the queries; None for all.
     """
     seen: dict[str, Tensor] = {}
-    sums: list[Tensor] = []
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -164,23 +161,45 @@ def mean_attention(modules: Sequence[nn.Module], rows: Tensor | None = None) -> 
 
         return hook
 
-    def add(module: nn.Module, inputs: Any, bias: Tensor | None) -> None:
-        query, key = seen.pop("query"), seen.pop("key")
-        if rows is not None:
-            query = query[:, :, rows]
-            bias = bias[:, :, rows] if bias is not None and bias.shape[2] > 1 else bias
-        weights = attention_weights(query, key, bias).mean(1)
-        sums[:] = [sums[0] + weights if sums else weights]
+    def last(number: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, bias: Tensor | None) -> None:
+            query, key = seen.pop("query"), seen.pop("key")
+            if rows is not None:
+                query = query[:, :, rows]
+                bias = bias[:, :, rows] if bias is not None and bias.shape[2] > 1 else bias
+            take(number, attention_weights(query, key, bias).mean(1))
+
+        return hook
 
     taps: list[Any] = [module.taps for module in modules]
     handles = [getattr(one, name).register_forward_hook(keep(name)) for one in taps for name in ("query", "key")]
-    handles += [one.bias.register_forward_hook(add) for one in taps]
-
-    def weights() -> Tensor:
-        return sums[0] / len(modules)
-
+    handles += [one.bias.register_forward_hook(last(number)) for number, one in enumerate(taps)]
     try:
-        yield weights
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def mean_attention(modules: Sequence[nn.Module], rows: Tensor | None = None) -> Iterator[Callable[[], Tensor]]:
+    """Inside it, one forward pass; then the function gives the mean weights of all heads of all modules, fp32.
+
+    All modules must attend from equally many tokens to equally many: ``[B, N, M]``. rows: int64, which of the queries;
+    None for all. Weights are summed up while the pass runs: nothing of it is kept.
+    """
+    sums: list[Tensor] = []
+
+    def add(number: int, weights: Tensor) -> None:
+        sums[:] = [sums[0] + weights if sums else weights]
+
+    with _each_module(modules, rows, add):
+        yield lambda: sums[0] / len(modules)
+
+
+@contextmanager
+def head_means(modules: Sequence[nn.Module]) -> Iterator[Callable[[], list[Tensor]]]:
+    """The same module by module, the mean over the heads of each: module k attends from N tokens to M, ``[B, N, M]``."""
+    kept: dict[int, Tensor] = {}
+    with _each_module(modules, None, kept.__setitem__):
+        yield lambda: [kept[number] for number in range(len(modules))]
