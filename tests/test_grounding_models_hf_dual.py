@@ -8,6 +8,7 @@ from hf_models import certificate, changed_cells, check_extraction, pixels_of, s
 from small_models import captured, game, single_image
 from torch.testing import assert_close
 
+from grounding.models.attention import attention_weights
 from grounding.models.hf.dual import with_phrases_alone
 
 KINDS = ("clip", "siglip", "siglip2")
@@ -153,3 +154,44 @@ def test_phrases_alone_keep_the_special_tokens():
     words = batch.input_ids[0][batch.phrase_tokens[1]].tolist()
     assert ids[2][mask[2]].tolist() == [2, *words, 3]
     assert (ids[2][~mask[2]] == 0).all()
+
+
+def naflex(shapes, length):
+    """Pixel values, mask and shapes of noise images of so many rows and columns of patches, padded to ``length``."""
+    generator = torch.Generator().manual_seed(0)
+    patches = [torch.randn(rows * columns, 3 * 8 * 8, generator=generator) for rows, columns in shapes]
+    pixels, mask = torch.randn(len(shapes), length, 3 * 8 * 8, generator=generator), torch.zeros(len(shapes), length)
+    for k, own in enumerate(patches):
+        pixels[k, : len(own)], mask[k, : len(own)] = own, 1
+    return {"pixel_values": pixels, "pixel_attention_mask": mask.long(), "spatial_shapes": torch.tensor(shapes)}
+
+
+def test_patches_of_any_resolution_are_read_through_the_taps_and_padding_does_not_matter():
+    """NaFlex: images of 2 x 7 and 4 x 3 patches in one batch, against stock attention and each image by itself."""
+    model = tiny("siglip2")
+    vision, shapes = model.network.vision_model, [(2, 7), (4, 3)]
+    taps = [layer.self_attn.taps for layer in vision.encoder.layers]
+    seen = [{} for _ in taps]
+    for store, tap in zip(seen, taps, strict=True):
+        for name in ("query", "key", "bias"):
+            getattr(tap, name).register_forward_hook(lambda m, i, o, store=store, name=name: store.update({name: o}))
+    with torch.no_grad():
+        output = vision(**naflex(shapes, 16))
+        weights = [attention_weights(**store) for store in seen]
+        model.network.set_attn_implementation("eager")
+        expected = vision(**naflex(shapes, 16), output_attentions=True)
+        model.network.set_attn_implementation("tapped")
+        for k, shape in enumerate(shapes):
+            count = shape[0] * shape[1]
+            assert_close(
+                output.last_hidden_state[k, :count], expected.last_hidden_state[k, :count], atol=1e-5, rtol=1e-4
+            )
+            for found, stock_weights in zip(weights, expected.attentions, strict=True):
+                assert_close(found[k, :, :count], stock_weights[k, :, :count], atol=1e-5, rtol=1e-4)
+                assert found[k, :, :count, count:].max() == 0
+            whole = naflex(shapes, 16)
+            alone = {name: value[k : k + 1] for name, value in whole.items()}
+            alone = {**alone, **{name: alone[name][:, :count] for name in ("pixel_values", "pixel_attention_mask")}}
+            single = vision(**alone)
+            assert_close(output.last_hidden_state[k, :count], single.last_hidden_state[0], atol=1e-5, rtol=1e-4)
+            assert_close(output.pooler_output[k], single.pooler_output[0], atol=1e-5, rtol=1e-4)
