@@ -199,7 +199,7 @@ def mean_attention(modules: Sequence[nn.Module], rows: Tensor | None = None) -> 
 
 @contextmanager
 def head_means(modules: Sequence[nn.Module]) -> Iterator[Callable[[], list[Tensor]]]:
-    """The same module by module, the mean over the heads of each: module k attends from N tokens to M, ``[B, N, M]``."""
+    """The same module by module, the mean over the heads of each: ``[B, N, M]``, N and M as each has them."""
     kept: dict[int, Tensor] = {}
     with _each_module(modules, None, kept.__setitem__):
         yield lambda: [kept[number] for number in range(len(modules))]
