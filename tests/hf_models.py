@@ -81,6 +81,38 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "grounding-dino": DINO,
     "mm-grounding-dino": DINO,
+    "florence2": {
+        "text_config": {
+            "model_type": "bart",
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "max_position_embeddings": 700,
+            "vocab_size": 1400,
+            "dropout": 0.0,
+            "pad_token_id": 0,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "decoder_start_token_id": 3,
+        },
+        "vision_config": {
+            "depths": [1, 1],
+            "patch_size": [7, 3],
+            "patch_stride": [4, 2],
+            "patch_padding": [3, 1],
+            "patch_prenorm": [False, True],
+            "embed_dim": [8, 16],
+            "num_heads": [2, 2],
+            "num_groups": [2, 2],
+            "window_size": 4,
+            "drop_path_rate": 0.0,
+            "projection_dim": 32,
+        },
+    },
     "detr": DETR,
     "conditional_detr": DETR,
     "deformable_detr": {
@@ -106,7 +138,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "vilt": {**TEXT, "image_size": 32, "patch_size": 8, "hidden_dropout_prob": 0.0},
 }
 
-SIZES = {"detr": 160, "conditional_detr": 160, "deformable_detr": 64, "rt_detr": 64}  # of models that take any
+# pixels a side, of models that take any
+SIZES = {"detr": 160, "conditional_detr": 160, "deformable_detr": 64, "rt_detr": 64, "florence2": 64}
 
 
 def tokenizer() -> CaptionTokenizer:
@@ -119,7 +152,11 @@ def tiny(model_type: str, **changes: Any) -> Any:
     settings = {**SETTINGS[model_type], "model_type": model_type, **changes}
     torch.manual_seed(0)
     config = HfConfig(model_type, settings, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), SIZES.get(model_type))
-    model = build_adapted(config, tokenizer() if config.reads_text else word_tokenizer(config.max_text))
+    captions = tokenizer() if config.reads_text else word_tokenizer(config.max_text)
+    if model_type == "florence2":
+        captions = CaptionTokenizer(captions.backend, 60)  # the prompt comes in unknown words
+        captions.backend.add_special_tokens([f"<loc_{k}>" for k in range(1000)])
+    model = build_adapted(config, captions)
     stop = model.preprocessor.tokenizer.backend.token_to_id(".")
     if model_type in ("grounding-dino", "mm-grounding-dino"):
         model.network.model.special_tokens = torch.tensor([2, 3, stop, stop])  # instead of those of BERT
@@ -195,8 +232,8 @@ def write_folder(model: Any, folder: Path, sharded: bool = False, **images: Any)
     """A Hugging Face folder of a model: weights, settings, image processor (with fields ``images``) and tokenizer."""
     model.network.save_pretrained(folder, max_shard_size="20KB" if sharded else "1GB")
     processor = {"image_mean": model.config.mean, "image_std": model.config.std, "resample": 2, **images}
-    if model.config.size is not None:
-        processor.setdefault("size", {"shortest_edge": model.config.size})
+    if model.config.size is not None and not images:
+        processor["size"] = {"shortest_edge": model.config.size}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     if not model.reads_text:
         return folder

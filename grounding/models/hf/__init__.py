@@ -11,6 +11,7 @@ from grounding.models.hf.blip2 import Blip2Matching
 from grounding.models.hf.config import HfConfig, read_config
 from grounding.models.hf.detr import ConditionalDetr, DeformableDetr, Detr, RtDetr
 from grounding.models.hf.dual import Clip, Siglip, Siglip2
+from grounding.models.hf.florence2 import Florence2
 from grounding.models.hf.grounding_dino import GroundingDino, MMGroundingDino
 from grounding.models.hf.idefics import Idefics
 from grounding.models.hf.llava import Llava
@@ -35,6 +36,7 @@ ADAPTERS: dict[str, type[HfModel]] = {
     "qwen2_5_vl": Qwen25VL,
     "qwen3_vl": Qwen3VL,
     "idefics": Idefics,
+    "florence2": Florence2,
     "detr": Detr,
     "conditional_detr": ConditionalDetr,
     "deformable_detr": DeformableDetr,

@@ -88,6 +88,11 @@ class HfModel(GroundingModel):
         """Most tokens of a caption."""
         return settings.text_config.max_position_embeddings
 
+    @classmethod
+    def text_room(cls, settings: Any, size: int | None) -> int:
+        """Most tokens of a caption beside an image; ``size`` as in ``image_size``."""
+        return cls.text_limit(settings)
+
     @staticmethod
     def vocabulary(settings: Any) -> int:
         """Tokens that the model has embeddings for."""
@@ -142,7 +147,7 @@ class HfModel(GroundingModel):
         """A site whose module gives a feature map of each image ``[M, D, rows, columns]``."""
 
         def to_tokens(output: Tensor) -> Tensor:
-            return self.candidates.stack(output.flatten(2).transpose(1, 2)).flatten(1, 2)
+            return self.candidates.on_canvas(output.flatten(2).transpose(1, 2))
 
         return Site(name, path, stage, layer, ("image",), width, image_only, to_tokens, **others)
 

@@ -24,7 +24,7 @@ NOTHING = -100.0  # logit of queries of a candidate that there is not: finite, s
 class BoxOutput(Output):
     """boxes_xyxy: ``[B, N * Q, 4]`` on the real canvas, the Q queries of one candidate after those of another.
 
-    match: ``[B, N]``, the caption's best logit in each candidate (0 where there is none). phrase_logits:
+    match: ``[B, N]``, the caption's best logit or score in each candidate (0 where there is none). phrase_logits:
     ``[P, N * Q]``. phrase_query: int64 ``[P]``, the best of them (the first of all where a phrase has no box).
     task_point is the centre of the caption's best box.
     """
@@ -64,12 +64,27 @@ class BoxModel(HfModel):
         stacked = candidates.stack(logits)[owner]  # [P + B, N, Q, C]
         return stacked.masked_fill(~asked[:, None, None], NOTHING).amax(-1).clamp(min=NOTHING)
 
-    def answers(self, batch: Batch, candidates: Candidates, boxes_cxcywh: Tensor, logits: Tensor) -> BoxOutput:
-        """boxes_cxcywh: ``[M, Q, 4]`` relative to their image. logits: ``[P + B, N, Q]``, phrases before captions."""
+    def answers(
+        self,
+        batch: Batch,
+        candidates: Candidates,
+        boxes_cxcywh: Tensor,
+        logits: Tensor,
+        scores: Tensor | None = None,
+    ) -> BoxOutput:
+        """boxes_cxcywh: ``[M, Q, 4]`` relative to their image. logits: ``[P + B, N, Q]``, phrases before captions.
+
+        scores: ``[M]`` of images for their captions, where it is these that choose the candidate and not the best box.
+        """
         owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=logits.device)])
         logits = logits.float().masked_fill(~candidates.real[owner][..., None], NOTHING)
         log_phrases, log_task = logits.flatten(1).split([len(batch.phrase_example), len(batch)])
         match = logits[len(batch.phrase_example) :].amax(-1).masked_fill(~candidates.real, 0.0)
+        if scores is not None:
+            match = candidates.stack(scores)
+            chosen = match.masked_fill(~candidates.real, -torch.inf).argmax(1)
+            place = torch.arange(log_task.shape[1], device=logits.device) // logits.shape[-1]
+            log_task = log_task.masked_fill(place != chosen[:, None], -torch.inf)
         boxes = candidates.stack(box_convert(boxes_cxcywh.float(), "cxcywh", "xyxy"))  # [B, N, Q, 4]
         counts = candidates.real.sum(1)[:, None, None]
         first = torch.arange(candidates.real.shape[1], device=logits.device)[:, None]
@@ -108,7 +123,7 @@ class BoxModel(HfModel):
                         batch.phrase_ids[p], boxes=own, image_index=index, scores=logits[p, order].sigmoid().numpy()
                     )
                 )
-            if (output.match[row, : counts[row]] <= NOTHING).all():
+            if not self.answers_all and (output.match[row, : counts[row]] <= NOTHING).all():
                 predictions.append(Prediction(example.id, None, NOTHING, False, tuple(phrases)))
                 continue
             x, y = output.task_point[row].tolist()
@@ -117,3 +132,11 @@ class BoxModel(HfModel):
                 score = float(output.match[row, : counts[row]].log_softmax(0)[example.task.target_index])
             predictions.append(answer(example, (x, y), score, tuple(phrases)))
         return predictions
+
+
+def slots_of(batch: Batch) -> Tensor:
+    """Place of each phrase, then of each caption, among what is asked of its example: int64 ``[P + B]``, captions 0."""
+    counts = torch.bincount(batch.phrase_example, minlength=len(batch))
+    first_phrase = (counts.cumsum(0) - counts)[batch.phrase_example]
+    slot = 1 + torch.arange(len(batch.phrase_example), device=counts.device) - first_phrase
+    return torch.cat([slot, slot.new_zeros(len(batch))])

@@ -56,7 +56,7 @@ class HfConfig(ModelConfig):
         """Most tokens of a caption."""
         from grounding.models.hf import adapter
 
-        return adapter(self.model_type).text_limit(self.transformers_config)
+        return adapter(self.model_type).text_room(self.transformers_config, self.size)
 
     @property
     def vocabulary(self) -> int:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grounding.examples import Example, SpatialDescription
 from grounding.models.base import Batch, Site
 from grounding.models.hf.boxes import BoxModel, BoxOutput
 from grounding.models.hf.candidate_attention import stacked_attention
+from grounding.models.hf.captions import asked_texts
 
 
 class Detr(BoxModel):
@@ -89,10 +89,7 @@ class Detr(BoxModel):
 
     def labels_asked(self, batch: Batch, count: int) -> Tensor:
         """Which labels occur in each phrase, then in each example's task words: bool ``[P + B, count]``."""
-        phrases = {(b, phrase.id): phrase for b, example in enumerate(batch.examples) for phrase in example.phrases}
-        owners = zip(batch.phrase_example.tolist(), batch.phrase_ids, strict=True)
-        texts = [phrases[owner].text(batch.examples[owner[0]].caption) for owner in owners]
-        texts += [task_words(example) for example in batch.examples]
+        texts = asked_texts(batch)
         labels = [re.compile(rf"(?<!\w){re.escape(self.settings.id2label[k])}(?!\w)", re.I) for k in range(count)]
         found = [[label.search(text) is not None for label in labels] for text in texts]
         return torch.tensor(found, dtype=torch.bool).view(len(texts), count)
@@ -150,10 +147,3 @@ class RtDetr(Detr):
         """The finest features before and after the encoder, and the decoder's queries."""
         sites = [self.feature_site("backbone", self.projection), self.feature_site("fused", "decoder_input_proj.0")]
         return sites + self.decoder_sites()
-
-
-def task_words(example: Example) -> str:
-    """The words of a caption that answer the task: those that describe the target, or all of them."""
-    if isinstance(example.task, SpatialDescription) and example.task.target_spans:
-        return " ".join(example.caption[begin:end] for begin, end in example.task.target_spans)
-    return example.caption

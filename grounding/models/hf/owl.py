@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from grounding.models.base import Batch, Site
-from grounding.models.hf.boxes import BoxModel, BoxOutput
+from grounding.models.hf.boxes import BoxModel, BoxOutput, slots_of
 from grounding.models.hf.dual import with_phrases_alone
 
 
@@ -73,10 +73,8 @@ OWL = "network.owlv2"
 
 def _by_example(text: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Embeddings ``[B + P, D]`` of captions and phrases as ``[B, K, D]``, and the slot of phrases, then captions."""
-    counts = torch.bincount(batch.phrase_example, minlength=len(batch))
-    first = (counts.cumsum(0) - counts)[batch.phrase_example]
-    slot = 1 + torch.arange(len(batch.phrase_example), device=text.device) - first
-    queries = text.new_zeros(len(batch), 1 + int(counts.max()), text.shape[1])
+    slot, phrases = slots_of(batch), len(batch.phrase_example)
+    queries = text.new_zeros(len(batch), 1 + int(slot.max()), text.shape[1])
     queries[:, 0] = text[: len(batch)]
-    queries[batch.phrase_example, slot] = text[len(batch) :]
-    return queries, torch.cat([slot, slot.new_zeros(len(batch))])
+    queries[batch.phrase_example, slot[:phrases]] = text[len(batch) :]
+    return queries, slot
