@@ -180,7 +180,13 @@ def convert_checkpoint(
     if isinstance(open_stored(source, weights, config).config, HfConfig):
         raise BadInput(f"checkpoint {str(source)!r} is a Hugging Face folder, which every command takes as it is")
     loaded = load_checkpoint(source, tokenizer=tokenizer, weights=weights, config=config)
-    origin = {"file": loaded.path.name, "format": loaded.format, "weights": loaded.chosen, "content": loaded.content}
+    origin = {
+        "file": loaded.path.name,
+        "format": loaded.format,
+        "weights": loaded.chosen,
+        "content": loaded.content,
+        "missing": sorted(set(loaded.report.missing.values())),
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:

@@ -101,8 +101,8 @@ def test_raw_weights_are_had_by_asking_and_change_the_content(files, name, model
     ema, raw = opened(files, name, model), opened(files, name, model, weights="raw")
     equal(raw, files[model])
     assert raw.chosen == "raw"
-    assert raw.report.ignored["EMA weights"] == "the raw ones were chosen"
-    assert ema.report.ignored["raw weights"] == "the ema ones were chosen"
+    assert raw.report.ignored["EMA weights"] == "another set of weights; raw was chosen"
+    assert ema.report.ignored["raw weights"] == "another set of weights; ema was chosen"
     assert ema.content != raw.content
     assert opened(files, name, model, weights="ema").content == ema.content
 
@@ -296,6 +296,7 @@ def test_conversion_gives_our_folder_with_the_same_answers(files, tmp_path, name
         "format": loaded.format,
         "weights": "ema",
         "content": loaded.content,
+        "missing": [],
     }
     with torch.inference_mode():
         before, after = (m.model(m.model.preprocess(EXAMPLES)) for m in (loaded, converted))

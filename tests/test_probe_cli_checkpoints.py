@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from released_files import released_mdetr, released_vilt, write_mdetr, write_study, write_tokenizers
+from released_files import released_mdetr, released_vilt, write_mdetr, write_study, write_tokenizers, write_vilt
 from test_probe_cli import run
 
 from grounding.checkpoint import load_checkpoint
@@ -98,6 +98,26 @@ def test_a_converted_checkpoint_serves_every_command(monkeypatch, capsys, files,
     code, _, err = run(monkeypatch, capsys, *words)
     assert code == 2
     assert "exists; accepted: a new folder, or an empty one" in err
+
+
+def test_a_converted_checkpoint_tells_what_its_file_lacked(monkeypatch, capsys, files, tmp_path):
+    """ViLT's own file has no aligner head; in the folder nothing is missing, but its head is as random as before."""
+    path, out = write_vilt(tmp_path / "vilt.ckpt", released_vilt()), tmp_path / "folder"
+    printed(monkeypatch, capsys, "convert", path, out, "--tokenizer", files["aligner-tokens"])
+    found = printed(monkeypatch, capsys, "inspect", out)
+    assert found["missing"] == {}
+    first, lacked = found["converted from"].splitlines()
+    assert first == "vilt.ckpt (Lightning checkpoint), weights only"
+    assert lacked.startswith("not in the file: random values of seed 0")
+
+
+def test_a_tokenizer_that_pads_with_another_token_is_refused(monkeypatch, capsys, files, tmp_path):
+    """RoBERTa counts no position for padding: with another model's tokenizer every position would be wrong."""
+    words = ["convert", files["mdetr"], tmp_path / "out", "--tokenizer", files["aligner-tokens"]]
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 2
+    assert "tokenizer pads with token 0, the model with 1 (pad_id); accepted: the model's own tokenizer" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_commands_take_the_file_itself(monkeypatch, capsys, files):

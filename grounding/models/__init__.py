@@ -72,14 +72,20 @@ def model_config(model: str, size: str) -> ModelConfig:
 
 
 def build_model(config: ModelConfig, tokenizer: CaptionTokenizer | None) -> GroundingModel:
-    """A model with fresh weights. Raises BadInput for a tokenizer with more tokens than the model has embeddings.
+    """A model with fresh weights. tokenizer: None for a model that will not read captions.
 
-    tokenizer: None for a model that will not read captions.
+    Raises BadInput for a tokenizer with more tokens than the model has embeddings, or whose padding is not the token
+    that MDETR's text encoder counts no position for.
     """
     if tokenizer is not None:
         tokens, known = tokenizer.vocabulary_size, config.vocabulary  # type: ignore[attr-defined]
         if tokens > known:
             raise BadInput(f"tokenizer has {tokens} tokens, more than the {known} that the model has embeddings for")
+        if isinstance(config, MdetrConfig) and tokenizer.pad_id != config.pad_id:
+            raise BadInput(
+                f"tokenizer pads with token {tokenizer.pad_id}, the model with {config.pad_id} (pad_id); accepted: the "
+                f"model's own tokenizer, or for a fresh model --config pad_id={tokenizer.pad_id}"
+            )
     return MODELS[config.model][1](config, tokenizer)  # type: ignore[call-arg, arg-type]
 
 

@@ -80,7 +80,7 @@ def open_released(path: Path, weights: str | None = None, config: Mapping[str, A
     tensors = found.ema if chosen == "ema" and found.ema is not None else found.raw
     rest = dict(found.rest)
     if found.ema is not None:
-        rest["raw weights" if chosen == "ema" else "EMA weights"] = f"the {chosen} ones were chosen"
+        rest["raw weights" if chosen == "ema" else "EMA weights"] = f"another set of weights; {chosen} was chosen"
     tensors = without_wrapper(tensors)
     kind = kind_of(tensors)
     if kind is None:

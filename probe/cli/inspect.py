@@ -97,7 +97,16 @@ def describe(inspection: Inspection, tokenizer: str | Path | None = None) -> dic
         "ignored": dict(Counter(report.ignored.values())),
         "missing": dict(Counter(report.missing.values())),
         "tokenizer": str(found) if found else f"none; give {stored.trained_with or 'its own'} with --tokenizer",
+        **_origin(stored.info.get("converted")),
     }
+
+
+def _origin(converted: Any) -> dict[str, str]:
+    """Where a converted folder is from, and what its file lacked: there, nothing is missing any more."""
+    if not isinstance(converted, dict):
+        return {}
+    told = [f"{converted.get('file')} ({converted.get('format')}), weights {converted.get('weights')}"]
+    return {"converted from": "\n".join(told + list(converted.get("missing", ())))}
 
 
 def _verify(ckpt: str, device: str, said: Loading) -> list[Check]:
