@@ -26,7 +26,11 @@ def test_parameters_have_a_shape_only_and_buffers_have_values():
 
 
 def test_models_have_values_again_afterwards_even_after_an_error():
-    before = (nn.init.normal_, nn.init.kaiming_uniform_, gc.isenabled())
+    gc.enable()
+    before = (nn.init.normal_, nn.init.kaiming_uniform_, True)
+    with without_values():
+        untouched = nn.init.ones_(torch.zeros(3)) is None
+    assert untouched
     with pytest.raises(KeyError), without_values():
         {}["an error while a model is made"]
     assert (nn.init.normal_, nn.init.kaiming_uniform_, gc.isenabled()) == before
