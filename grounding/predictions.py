@@ -122,7 +122,7 @@ def _item(
     if prediction.heatmap is not None:
         _check_heatmap(np.asarray(prediction.heatmap), len(example.images), where)
     else:
-        _check_boxes(np.asarray(prediction.boxes), prediction.image_index, len(example.images), where)
+        _check_boxes(np.asarray(prediction.boxes), prediction, len(example.images), where)
     return PhraseItem(example, phrase, prediction, canvas_size)
 
 
@@ -138,12 +138,16 @@ def _check_heatmap(heatmap: np.ndarray, n_images: int, where: str) -> None:
         )
 
 
-def _check_boxes(boxes: np.ndarray, image_index: np.ndarray | None, n_images: int, where: str) -> None:
+def _check_boxes(boxes: np.ndarray, prediction: PhrasePrediction, n_images: int, where: str) -> None:
+    image_index, scores = prediction.image_index, prediction.scores
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise BadInput(f"{where}: boxes have shape {boxes.shape}; accepted: [K, 4]")
     if not np.isfinite(boxes).all():
         raise BadInput(f"{where}: boxes hold {int((~np.isfinite(boxes)).sum())} numbers that are not finite")
     check_box_format(boxes, n_images, where)
+    if scores is not None and (np.shape(scores) != (len(boxes),) or not np.isfinite(scores).all()):
+        given = np.asarray(scores).tolist()
+        raise BadInput(f"{where}: scores are {given[:5]} for {len(boxes)} boxes; accepted: a finite one each")
     index = np.asarray(image_index if image_index is not None else ())
     if index.shape != (len(boxes),) or ((index < 0) | (index >= n_images)).any():
         raise BadInput(

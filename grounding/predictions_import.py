@@ -20,6 +20,7 @@ from grounding.models.answers import SDR_THRESHOLD, sdr_distance
 from grounding.predictions import Predictions
 
 Record = Mapping[str, Any]
+_HUGE = 1e300  # no number of a file is as large: beyond it, integers are no floats any more
 _OVERSHOOT = 1.05  # how far a box may leave its image before its format is doubted
 
 
@@ -44,7 +45,9 @@ def read_predictions(path: Path | str, examples: Sequence[Example]) -> tuple[Pre
     if not path.is_file():
         raise BadInput(f"predictions {str(path)!r} is not a file")
     content = read_json_object(path)
-    images = {str(_field(r, "id", (str, int), w)): _image(r, w) for r, w in _records(content, "images", path)}
+    by_id = {example.id: example for example in examples}
+    listed = _by_id(_records(content, "images", path), "id", (str, int))
+    images = {name: _image(record, where, by_id) for name, (record, where) in listed.items()}
     found: dict[tuple[str, str], list[tuple[_Image, Record, str]]] = defaultdict(list)
     for record, where in _records(content, "annotations", path):
         image_id = str(_field(record, "image_id", (str, int), where))
@@ -55,15 +58,14 @@ def read_predictions(path: Path | str, examples: Sequence[Example]) -> tuple[Pre
     _check_formats([one for of_phrase in found.values() for one in of_phrase], path)
     stored = content.get("threshold")
     threshold = None if stored is None else check_threshold(_field(content, "threshold", (int, float), str(path)))
-    by_id = {example.id: example for example in examples}
-    answers = {_field(r, "example_id", str, w): (r, w) for r, w in _records(content, "answers", path)}
+    answers = _by_id(_records(content, "answers", path), "example_id", str)
     wanted = [*answers, *dict.fromkeys(example for example, _ in found if example not in answers)]
     predictions = Predictions(
         _prediction(name, by_id.get(name), answers.get(name), found, images, threshold or 0.0) for name in wanted
     )
     if threshold is None and any(phrase.heatmap is not None for given in predictions for phrase in given.phrases):
         raise BadInput(f"{path}: threshold is missing, at which segmentations were cut; accepted: 0 <= threshold < 1")
-    predictions.dropped_phrases = [(str(e), str(p)) for e, p in content.get("dropped_phrases", ())]
+    predictions.dropped_phrases = _pairs(content, path)
     skips = _records(content, "skipped", path, needed=False)
     predictions.skipped = [Skipped(_field(r, "id", str, w), _field(r, "reason", str, w)) for r, w in skips]
     return predictions, threshold
@@ -77,10 +79,12 @@ def _prediction(
     images: Mapping[str, _Image],
     threshold: float,
 ) -> Prediction:
+    if example is None:
+        return Prediction(name, None, 0.0, False, ())  # of no example that is asked for: refused, whatever it holds
     record, where = answer or ({}, "")
     default = [phrase for owner, phrase in found if owner == name]
     listed = _field(record, "phrases", list, where) if "phrases" in record else default
-    count = len(example.images) if example is not None else 1 + max(i.index for i in images.values())
+    count = len(example.images)
     phrases = tuple(_phrase(str(p), found.get((name, str(p)), []), count, threshold) for p in listed)
     sizes = {(image.height, image.width) for image in images.values() if image.example == name}
     height, width = sizes.pop() if len(sizes) == 1 else (1.0, 1.0)
@@ -94,9 +98,7 @@ def _prediction(
     return Prediction(name, point, score, correct, phrases, canvas)
 
 
-def _is_right(example: Example | None, answer: Any) -> bool:
-    if example is None:
-        return False
+def _is_right(example: Example, answer: Any) -> bool:
     if isinstance(example.task, ReferenceGame):
         return bool(answer == example.task.target_index)
     return np.shape(answer) == (2,) and sdr_distance(answer, example.task.target_xy) < SDR_THRESHOLD
@@ -117,12 +119,10 @@ def _heatmap(found: Sequence[tuple[_Image, Record, str]], count: int, threshold:
     """A map float32 ``[N, h, w]`` that passes the threshold where the masks are, highest at the peaks."""
     masks = []
     for image, record, where in found:
-        if image.index >= count:
-            raise BadInput(f"{where}: image_index {image.index} of its image is none of the candidates 0..{count - 1}")
         mask = _field(record, "segmentation", dict, where)
         try:
             masks.append((image.index, coco_mask.decode({"size": mask["size"], "counts": mask["counts"]})))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise BadInput(f"{where}: segmentation is no compressed RLE with size and counts: {error}") from None
     sizes = sorted({mask.shape for _, mask in masks})
     if len(sizes) > 1:
@@ -130,9 +130,10 @@ def _heatmap(found: Sequence[tuple[_Image, Record, str]], count: int, threshold:
     heatmap = np.zeros((count, *sizes[0]), np.float32)
     for (index, mask), (_, record, where) in zip(masks, found, strict=True):
         heatmap[index][mask > 0] = (1 + threshold) / 2 if "peaks" in record else 1.0
-        inside = {tuple(cell) for cell in np.argwhere(mask).tolist()} if record.get("peaks") else set()
-        for peak in record.get("peaks", ()):
-            if tuple(peak) not in inside:
+        peaks = _field(record, "peaks", list, where) if "peaks" in record else []
+        inside = np.argwhere(mask).tolist() if peaks else []
+        for peak in peaks:
+            if peak not in inside:
                 raise BadInput(f"{where}: peak {peak} is not in its segmentation; accepted: [row, column] of a cell")
             heatmap[index][tuple(peak)] = 1.0
     return heatmap
@@ -142,39 +143,66 @@ def _relative(one: tuple[_Image, Record, str]) -> list[float]:
     """x, y, width, height as shares of the image."""
     image, record, where = one
     box = _field(record, "bbox", list, where)
-    if len(box) != 4 or not all(isinstance(value, (int, float)) for value in box):
-        raise BadInput(f"{where}: bbox is {box!r}; accepted: [x, y, width, height], numbers")
+    if len(box) != 4 or not all(_is_number(value) for value in box):
+        raise BadInput(f"{where}: bbox is {str(box)[:80]}; accepted: [x, y, width, height], finite numbers")
     x, y, width, height = box
     return [x / image.width, y / image.height, width / image.width, height / image.height]
 
 
 def _check_formats(found: Sequence[tuple[_Image, Record, str]], path: Path) -> None:
-    """BadInput, with a hint, where the boxes of the file, taken together, look like another format."""
+    """BadInput, with a hint, where the boxes of the file, taken together, look like another format.
+
+    Those in pixels, and those of images of 1 x 1, which are relative, are each taken by themselves.
+    """
     boxed = [one for one in found if "segmentation" not in one[1]]
-    boxes = np.array([_relative(one) for one in boxed]).reshape(-1, 4)
-    if not len(boxes) or not np.isfinite(boxes).all():
-        return
+    in_pixels = [one for one in boxed if max(one[0].width, one[0].height) > 1]
     accepted = "accepted: x, y, width, height, in pixels of the image"
-    if (boxes[:, 2:] < 0).any():
-        where = boxed[int((boxes[:, 2:] < 0).any(1).argmax())][2]
-        raise BadInput(f"{where}: bbox has a negative width or height; {accepted}")
-    sizes = np.array([(image.width, image.height) * 2 for image, _, _ in boxed])
-    if sizes.min() > 2 and (boxes * sizes).max() <= _OVERSHOOT:
-        raise BadInput(f"{path}: every bbox is within 0..1, so they look relative; {accepted} (or images of 1 x 1)")
-    outside = (boxes[:, :2] + boxes[:, 2:] > _OVERSHOOT).any(1)
-    if outside.any() and (boxes[:, 2:] > boxes[:, :2]).all() and boxes.max() <= _OVERSHOOT:
-        where = boxed[int(outside.argmax())][2]
-        raise BadInput(f"{where}: bbox leaves its image, and all look like (x1, y1, x2, y2); {accepted}")
+    for group in (in_pixels, [one for one in boxed if max(one[0].width, one[0].height) <= 1]):
+        boxes = np.array([_relative(one) for one in group]).reshape(-1, 4)
+        if not len(boxes):
+            continue
+        negative = (boxes[:, 2:] < 0).any(1)
+        if negative.any():
+            raise BadInput(f"{group[int(negative.argmax())][2]}: bbox has a negative width or height; {accepted}")
+        sizes = np.array([(image.width, image.height) * 2 for image, _, _ in group])
+        if sizes.min() > 2 and (boxes * sizes).max() <= _OVERSHOOT:
+            raise BadInput(f"{path}: every bbox is within 0..1, so they look relative; {accepted} (or images of 1 x 1)")
+        outside = (boxes[:, :2] + boxes[:, 2:] > _OVERSHOOT).any(1)
+        if outside.any() and (boxes[:, 2:] > boxes[:, :2]).all() and boxes.max() <= _OVERSHOOT:
+            where = group[int(outside.argmax())][2]
+            raise BadInput(f"{where}: bbox leaves its image, and all look like (x1, y1, x2, y2); {accepted}")
 
 
-def _image(record: Record, where: str) -> _Image:
+def _image(record: Record, where: str, examples: Mapping[str, Example]) -> _Image:
     size = {name: float(_field(record, name, (int, float), where)) for name in ("width", "height")}
-    if not all(0 < value < float("inf") for value in size.values()):
+    if min(size.values()) <= 0:
         raise BadInput(f"{where}: size {size} is impossible; accepted: above 0 (1 and 1 for relative boxes)")
-    index = _field(record, "image_index", int, where)
-    if index < 0:
-        raise BadInput(f"{where}: image_index {index} is too small; accepted: 0 or more")
-    return _Image(_field(record, "example_id", str, where), index, **size)
+    index, example = _field(record, "image_index", int, where), _field(record, "example_id", str, where)
+    if example in examples and not 0 <= index < len(examples[example].images):
+        last = len(examples[example].images) - 1
+        raise BadInput(f"{where}: image_index {index} is none of the candidates of {example!r}; accepted: 0..{last}")
+    return _Image(example, index, **size)
+
+
+def _pairs(content: Record, path: Path) -> list[tuple[str, str]]:
+    """The dropped phrases of the file."""
+    pairs = content.get("dropped_phrases", [])
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise BadInput(f"{path}: dropped_phrases is {str(pairs)[:40]!r}; accepted: a list of [example id, phrase id]")
+    return [(str(example), str(phrase)) for example, phrase in pairs]
+
+
+def _by_id(
+    records: Sequence[tuple[Record, str]], name: str, kind: type | tuple[type, ...]
+) -> dict[str, tuple[Record, str]]:
+    """Records by a field that no two of them share."""
+    found: dict[str, tuple[Record, str]] = {}
+    for record, where in records:
+        value = str(_field(record, name, kind, where))
+        if value in found:
+            raise BadInput(f"{where}: {name} {value!r} comes twice, before in {found[value][1]}; accepted: once")
+        found[value] = record, where
+    return found
 
 
 def _records(content: Record, name: str, path: Path, needed: bool = True) -> list[tuple[Record, str]]:
@@ -186,10 +214,16 @@ def _records(content: Record, name: str, path: Path, needed: bool = True) -> lis
 
 
 def _field(record: Record, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A field of the right type; true and false are no numbers."""
+    """A field of the right type; true and false are no numbers, and numbers are finite."""
     value = record.get(name)
-    numeric_bool = isinstance(value, bool) and kind is not bool
-    if not isinstance(value, kind) or numeric_bool:
-        kinds = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise BadInput(f"{where}: {name} is {str(value)[:40]!r}; accepted: {kinds}")
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    right = isinstance(value, bool) if bool in kinds else isinstance(value, str | list | dict) or _is_number(value)
+    if not (right and isinstance(value, kinds)):
+        accepted = " or ".join(k.__name__ for k in kinds) + (", finite" if float in kinds else "")
+        raise BadInput(f"{where}: {name} is {str(value)[:40]!r}; accepted: {accepted}")
     return value
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, and neither true nor false."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _HUGE

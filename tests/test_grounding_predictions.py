@@ -82,6 +82,7 @@ NAN = float("nan")
             "ends before it begins; it looks like .x, y, width, height.*accepted: xyxy",
         ),
         ([prediction(boxes=BOX, image_index=HERE + 2)], r"image_index is \[2\] for 1 boxes"),
+        ([prediction(boxes=BOX, image_index=HERE, scores=np.full(1, NAN))], r"scores are \[nan\] for 1 boxes"),
         ([prediction(boxes=BOX)], r"image_index is \[\] for 1 boxes"),
         ([prediction(heatmap=np.full((2, 3, 3), NAN))], "example 'e0', phrase 'p0': heatmap holds 18 numbers"),
         ([prediction(heatmap=np.ones((3, 3, 3)))], r"heatmap has shape \(3, 3, 3\); accepted: \[2 candidates"),

@@ -158,6 +158,18 @@ def annotation(**changes) -> dict:
     return a_file(annotations=[a_file()["annotations"][0] | changes])
 
 
+def mask(**changes) -> dict:
+    """A map instead of boxes."""
+    return annotation(**({"segmentation": {"size": [4, 4], "counts": "9220O"}} | changes)) | {"threshold": 0.5}
+
+
+def beside_relative(**changes) -> dict:
+    """A box in pixels, and one of an image of 1 x 1: formats are told apart among those of a kind."""
+    small = {"id": 2, "width": 1, "height": 1, "example_id": "e0", "image_index": 0}
+    relative = {"image_id": 2, "phrase_id": "p0", "score": 0.1, "bbox": [0.5, 0.5, 0.2, 0.2]}
+    return a_file(images=[*a_file()["images"], small], annotations=[*annotation(**changes)["annotations"], relative])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -177,6 +189,19 @@ def annotation(**changes) -> dict:
         (annotation(segmentation={"size": [4, 4]}), "no compressed RLE"),
         (a_file(images=[a_file()["images"][0] | {"width": 0}]), "is impossible; accepted: above 0"),
         (annotation(segmentation={"size": [4, 4], "counts": "9220O"}), "threshold is missing, at which segmentations"),
+        (annotation(bbox=[float("nan"), 20, 80, 40]), r"annotations\[0\]: bbox is \[nan, .*finite numbers"),
+        (annotation(bbox=[10**400, 20, 80, 40]), "finite numbers"),
+        (annotation(score=float("nan")), r"annotations\[0\]: score is 'nan'; accepted: int or float, finite"),
+        (a_file(answers=[a_file()["answers"][0] | {"score": float("inf")}]), "score is 'inf'; .*finite"),
+        (a_file(answers=a_file()["answers"] * 2), r"answers\[1\]: example_id 'e0' comes twice, before"),
+        (a_file(images=a_file()["images"] * 2), r"images\[1\]: id '1' comes twice"),
+        (a_file(images=[a_file()["images"][0] | {"image_index": 2}]), "none of the candidates of 'e0'; accepted: 0..1"),
+        (a_file(dropped_phrases=[["e0"]]), r"dropped_phrases is .*accepted: a list of \[example id, phrase id\]"),
+        (mask(peaks=3), "peaks is '3'; accepted: list"),
+        (mask(peaks=[[3, 0]]), r"peak \[3, 0\] is not in its segmentation"),
+        (mask(segmentation={"size": [-4, 4], "counts": "9220O"}), "no compressed RLE"),
+        (beside_relative(bbox=[90, 45, 180, 90]), r"annotations\[0\]: bbox .* look like \(x1, y1, x2, y2\)"),
+        (beside_relative(bbox=[0.1, 0.2, 0.5, 0.4]), "within 0..1, so they look relative"),
         (a_file(threshold=2), "threshold 2.* is out of range"),
     ],
 )
@@ -188,12 +213,11 @@ def test_what_others_get_wrong_is_named(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (annotation(bbox=[float("nan"), 20, 80, 40]), "boxes hold .* numbers that are not finite"),
         (annotation(bbox=[2000, 20, 80, 40]), "looks like pixels"),
         (annotation(phrase_id="p9"), "none for phrase 'p0'"),
         (a_file(annotations=[]), "0 phrases are predicted of 1; none for phrase 'p0'"),
         (a_file(answers=[a_file()["answers"][0] | {"answer": 5}]), "answer 5 is none of the candidates"),
-        (a_file(answers=[a_file()["answers"][0] | {"score": float("nan")}]), "score nan is not finite"),
+        (a_file(answers=[*a_file()["answers"], {"example_id": "e9"}]), "example 'e9' is predicted but not among"),
     ],
 )
 def test_what_cannot_be_scored_is_named(tmp_path, content, message):
