@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ class Overlap:
 
     trained_on: benchmark and split, in words; '' where the checkpoint does not tell. images: different ones evaluated.
     shared: how many of them are training images; None where that is not known, ``reason`` says why. examples: ids (the
-    first few) with a shared image. same_split: the evaluated split is the one of training.
+    first few) with a shared image. same_split: the evaluated split is the one of training. transfer: from which
+    benchmark to which other, in words; '' where they are the same, or the first is not known.
     """
 
     trained_on: str
@@ -33,9 +34,13 @@ class Overlap:
     examples: tuple[str, ...] = ()
     same_split: bool = False
     reason: str | None = None
+    transfer: str = ""
 
     def told(self) -> str:
-        """In a sentence; what spoils a result begins with WARNING."""
+        """In a sentence, after one that tells of another benchmark; what spoils a result begins with WARNING."""
+        return f"{self.transfer}. {self._shared_told()}" if self.transfer else self._shared_told()
+
+    def _shared_told(self) -> str:
         if self.same_split:
             return f"WARNING: evaluated on the split that the checkpoint was trained on ({self.trained_on})."
         if self.shared is None:
@@ -55,9 +60,27 @@ def training_overlap(
     are the same. Files are read only where a training image has the same size in bytes. Generated benchmarks are not
     generated again: each of their splits draws its own images.
     """
+    settings = info.get("training", {}).get("settings", {})
+    found = _overlap(settings, benchmark, examples, root)
+    return replace(found, transfer=_transfer(settings, benchmark, examples[0].split, root))
+
+
+def _transfer(settings: Mapping[str, Any], benchmark: Benchmark, split: str, root: Path | str | None) -> str:
+    trained, evaluated = settings.get("benchmark"), benchmark.original(split)
+    if trained == "columnar":
+        try:
+            trained = open_benchmark(trained, root or settings["root"]).original(settings["train_split"])
+        except BadInput:
+            trained = None
+    known = trained is not None and trained != evaluated
+    return f"The checkpoint was fine-tuned on {trained}, evaluated on {evaluated}" if known else ""
+
+
+def _overlap(
+    settings: Mapping[str, Any], benchmark: Benchmark, examples: Sequence[Example], root: Path | str | None
+) -> Overlap:
     split = examples[0].split
     images = len({_identity(image) for example in examples for image in example.images})
-    settings = info.get("training", {}).get("settings", {})
     if not {"benchmark", "train_split"} <= set(settings):
         return Overlap("", images, None, reason="the checkpoint does not name its training split")
     name, train_split = settings["benchmark"], settings["train_split"]

@@ -31,6 +31,14 @@ def test_boxes_with_the_same_spans_are_one_phrase(tmp_path):
     assert tree.regions == (Region((0.5, 0.0, 0.75, 1.0)), Region((0.75, 0.0, 1.0, 1.0)))  # 0.6 px of rounding clipped
 
 
+def test_a_box_that_no_characters_name_is_of_no_phrase(tmp_path):
+    root = write_coco(tmp_path)
+    before = open_benchmark("coco-json", root).load("dev")[0].phrases
+    change_json(root / "dev.json", lambda c: c["annotations"][0].update(tokens_positive=[]))
+    after = open_benchmark("coco-json", root).load("dev")[0].phrases
+    assert sum(len(phrase.regions) for phrase in before) == 1 + sum(len(phrase.regions) for phrase in after)
+
+
 def test_images_are_not_opened_and_may_lie_elsewhere(tmp_path):
     root = write_coco(tmp_path / "a")
     (root / "images").rename(tmp_path / "photos")

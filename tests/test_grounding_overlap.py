@@ -10,6 +10,7 @@ from kilogram_fixture import write_kilogram
 from PIL import Image
 
 from grounding.benchmarks import open_benchmark
+from grounding.benchmarks.convert import convert_benchmark
 from grounding.examples import Example, ReferenceGame
 from grounding.overlap import shared_images, training_overlap
 
@@ -84,3 +85,24 @@ def test_what_cannot_be_known_is_said_not_guessed(tmp_path, monkeypatch):
         assert training_overlap(trained_on("mini-game", "train"), tangrams, pictures).shared == 0
     assert training_overlap(trained_on("mini-game", "dev"), source, dev).same_split
     assert not training_overlap(trained_on("mini-game", "dev", seed=1), source, dev).same_split
+
+
+def test_another_benchmark_than_that_of_training_is_told(tmp_path):
+    root = write_kilogram(tmp_path / "kilogram")
+    tangrams = open_benchmark("kilogram", root, candidates=2)
+    dev = tangrams.load("dev", 2)
+    moved = training_overlap(trained_on("mini-game", "train"), tangrams, dev)
+    assert moved.transfer == "The checkpoint was fine-tuned on mini-game, evaluated on kilogram"
+    assert moved.told().startswith(f"{moved.transfer}. Images shared with training (mini-game train): 0 of")
+    assert training_overlap({}, tangrams, dev).transfer == ""
+    assert training_overlap(trained_on("kilogram", "train", root, candidates=2), tangrams, dev).transfer == ""
+    copies = tmp_path / "copies"
+    convert_benchmark("kilogram", "dev", copies, root=root, options={"candidates": 2}, limit=2)
+    copy = open_benchmark("columnar", copies)
+    assert training_overlap(trained_on("kilogram", "train", root, candidates=2), copy, dev).transfer == ""
+    assert training_overlap(trained_on("columnar", "dev", copies), tangrams, dev).transfer == ""
+    scenes = open_benchmark("mini-game")
+    told = training_overlap(trained_on("columnar", "dev", copies), scenes, scenes.load("dev", 1)).transfer
+    assert told == "The checkpoint was fine-tuned on kilogram, evaluated on mini-game"
+    gone = training_overlap(trained_on("columnar", "train", tmp_path / "gone"), scenes, scenes.load("dev", 1))
+    assert gone.transfer == ""

@@ -76,6 +76,24 @@ def test_convert_then_evaluate_what_was_written(monkeypatch, capsys, tmp_path):
     assert figures[0] == figures[1]
 
 
+def test_a_checkpoint_on_another_benchmark_is_told(monkeypatch, capsys, tmp_path):
+    root = write_kilogram(tmp_path, annotations=2)
+    note = "The checkpoint was fine-tuned on mini-game, evaluated on kilogram."
+    words = ["--benchmark", "kilogram", "--root", root, "--option", "candidates=2", "--limit", 2]
+    code, out, err = run(monkeypatch, capsys, "evaluate", "--ckpt", "mdetr-grounded", *words)
+    assert code == 0
+    assert err.splitlines() == [f"Note: {note}"]
+    assert f"{note} Images shared with training (mini-game train): 0 of" in out
+    two = ["--ckpt", "mdetr-grounded", "--ckpt", "mdetr-task"]
+    _, out, err = run(monkeypatch, capsys, "evaluate", *two, *words, "--json")
+    assert err.splitlines() == [f"Note: mdetr-grounded: {note}", f"Note: mdetr-task: {note}"]
+    assert json.loads(out)["checkpoints"]["mdetr-task"]["overlap"]["transfer"] == note.removesuffix(".")
+    _, _, err = run(
+        monkeypatch, capsys, "evaluate", "--ckpt", "mdetr-grounded", "--benchmark", "mini-game", "--limit", 2
+    )
+    assert err == ""
+
+
 def test_show(monkeypatch, capsys, tmp_path):
     root = write_touchdown(tmp_path / "in")
     out = tmp_path / "new" / "example.png"

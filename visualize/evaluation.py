@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from grounding.errors import BadInput
 from visualize.curves import task_and_grounding
@@ -65,6 +66,7 @@ def success_chart(bars: pd.DataFrame) -> Figure:
     upper.set_title("How often the task is solved, by how well the phrases are grounded")
     lower.bar(bars["low"], bars["n"], color=FAINT, **look)
     lower.set(xlabel="grounding: mean IoU", ylabel="examples")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     for panel in (upper, lower):
         panel.grid(axis="y")
         panel.set_axisbelow(True)
@@ -89,7 +91,7 @@ def correlation_chart(joint: pd.DataFrame) -> Figure:
         panel.set_title(CORRELATION_NAMES.get(kind, kind), weight="normal")
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].invert_yaxis()
-    figure.suptitle("Do task and grounding go together? By what grounding is", x=0.01, ha="left", weight="bold")
+    figure.suptitle("Do task and grounding go together? By how grounding is measured", x=0.01, ha="left", weight="bold")
     figure.supxlabel("Bars: 95 % intervals over images.", size=7.5, color=FAINT, x=0.01, ha="left")
     return figure
 

@@ -90,6 +90,10 @@ class Benchmark(ABC):
         if known != size:
             raise BadInput(f"{where}: image {image.name} is {_by(size)} pixels here and {_by(known)} before")
 
+    def original(self, split: str) -> str:
+        """Name of the benchmark that a split is of: its own, except for copies."""
+        return self.name
+
     @abstractmethod
     def _read(self, split: str, limit: int | None) -> Iterator[Example | Fault]:
         """Yield the examples of a split in order; a Fault stands for one that cannot be built.

@@ -47,6 +47,11 @@ class Columnar(Benchmark):
         files = [self._folder / split / name for split in self.splits for name in (MANIFEST, EXAMPLES)]
         return {"name": self.name, "content": content_hash(files)}
 
+    def original(self, split: str) -> str:
+        """Name of the benchmark that a split was made from."""
+        where = f"manifest {self._folder / split / MANIFEST}"
+        return str(field(field(self.manifest(split), "source", dict, where), "name", str, where))
+
     def manifest(self, split: str) -> dict[str, Any]:
         """What a split was made from. Raises BadInput where there is none, or one of another format."""
         path = self._folder / split / MANIFEST

@@ -137,7 +137,14 @@ def _check_sources(ckpt: list[str] | None, predictions: Path | None, grounding_o
         raise BadInput("--grounding-only goes with --predictions: a checkpoint always answers the task")
 
 
+def _note_transfer(evaluation: Evaluation, name: str = "") -> None:
+    """A line on standard error where a checkpoint is evaluated on another benchmark than it was fine-tuned on."""
+    if evaluation.overlap is not None and evaluation.overlap.transfer:
+        typer.echo(f"Note: {name}{evaluation.overlap.transfer}.", err=True)
+
+
 def _show_one(evaluation: Evaluation, out: Path | None, as_json: bool) -> None:
+    _note_transfer(evaluation)
     summary = evaluation.summary()
     if out is not None:
         _draw(evaluation, out)
@@ -150,6 +157,7 @@ def _show_several(comparison: Comparison, out: Path | None, as_json: bool) -> No
     found: dict[str, Any] = {}
     texts = []
     for name, evaluation in comparison.evaluations.items():
+        _note_transfer(evaluation, f"{name}: ")
         summary = evaluation.summary()
         found[name] = evaluation.to_json(summary)
         texts.append(f"{name}\n\n{evaluation.to_markdown(summary)}")
