@@ -4,12 +4,12 @@
     run.read("block.7", "phrase", rows=[0, 5])      # float32 [2, D], aligned with run.phrases
     run.attention("block.7", phrase_row=5)          # float32 [heads, rows, columns] of the canvas
 
-Nothing stays open between calls, so a Run can be shared with worker processes, forked or not.
+A Run holds no open file, so it can be handed to worker processes, forked or spawned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,12 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from extract.store import BFLOAT16, VIRTUAL, Shard, read_manifest, read_shards
+from extract.rows import JoinedRows, Part
+from extract.store import VIRTUAL, Shard, read_manifest, read_shards
 from extract.tables import read_table
 from grounding.errors import BadInput, unknown_choice
 
-_SPARSE = 8  # rows are read one by one where fewer than one in this many is wanted
+VIEWS = ("phrase", "region", "attention", "tokens")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Run:
             SiteInfo(**{**site, "streams": tuple(site["streams"]), "views": tuple(site["views"])})
             for site in manifest["sites"]
         ]
+        self._datasets: dict[str, JoinedRows] = {}
 
     @classmethod
     def open(cls, path: Path | str, allow_partial: bool = False) -> Run:
@@ -93,20 +95,33 @@ class Run:
                 return site
         raise unknown_choice("site", name, [site.name for site in self.sites])
 
-    def read(self, site: str, view: str, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """``phrase`` or ``region`` rows of a site, or of its partner where it lacks the stream: float32 ``[n, D]``.
+    def read(self, site: str | Sequence[str], view: str, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Rows of a view of a site, float32 ``[n, D]``; of several sites at once, ``[sites, n, D]``.
 
-        rows: numbers into ``phrases`` or ``regions``, in any order, repeats allowed; None for all.
-        Raises BadInput for an unknown site or view, one that is not stored, or rows out of range.
+        view: ``phrase`` or ``region``, row for row those of the tables; a site that lacks the stream gives its
+        partner's. ``attention`` ``[n, heads]`` and ``tokens``: rows of all phrases or examples, one below the other.
+        rows: numbers in any order, repeats allowed; None for all.
+        Raises BadInput for an unknown site or view, one that is not stored, rows out of range, sites of unequal shapes.
         """
-        if view not in ("phrase", "region"):
-            raise unknown_choice("view", view, ("phrase", "region"))
-        info = self.site(site)
-        if view not in info.views:
-            partner = info.phrase_partner if view == "phrase" else info.region_partner
-            info = self.site(partner) if partner is not None else info
-        self._require(info, view)
-        return self._rows(view, f"{info.name}/{view}", rows)
+        if isinstance(site, str):
+            return self._rows(self._stored(site, view), rows)
+        found = [self.read(name, view, rows) for name in site]
+        shapes = {name: part.shape for name, part in zip(site, found, strict=True)}
+        if len(set(shapes.values())) != 1:
+            raise BadInput(f"sites have {view} rows of shapes {shapes}; accepted: one site or more, of one shape")
+        return np.stack(found)
+
+    def batches(self, site: str | Sequence[str], view: str, size: int) -> Iterator[np.ndarray]:
+        """All rows of a view in order, ``size`` at a time, as ``read`` gives them; memory does not grow with the run.
+
+        Raises BadInput as ``read`` does, and for a size below one.
+        """
+        if size < 1:
+            raise BadInput(f"size {size} is not a number of rows; accepted: 1 or more")
+        names = [site] if isinstance(site, str) else site
+        total = max((len(self._joined(self._stored(name, view))) for name in names), default=0)
+        for begin in range(0, total, size):
+            yield self.read(site, view, np.arange(begin, min(begin + size, total)))
 
     def attention(self, site: str, phrase_row: int) -> np.ndarray:
         """Attention of a phrase over its example's canvas: float32 ``[heads, grid_rows, grid_columns]``.
@@ -117,7 +132,7 @@ class Run:
         self._require(self.site(site), "attention")
         begin, end = self._ragged(self._attention_offsets, phrase_row, "phrase_row")
         example = self.examples.iloc[self.phrases["example"].iloc[phrase_row]]
-        cells = self._rows("attention", f"{site}/attention", np.arange(begin, end))
+        cells = self._rows(f"{site}/attention", np.arange(begin, end))
         return cells.T.reshape(-1, example["grid_rows"], example["grid_columns"])
 
     def tokens(self, site: str, example_row: int) -> np.ndarray:
@@ -128,7 +143,7 @@ class Run:
         self._require(self.site(site), "tokens")
         with h5py.File(self.path / VIRTUAL, "r", locking=False) as file:
             offsets = _offsets(file[f"{site}/tokens_lengths"][:])
-        return self._rows("tokens", f"{site}/tokens", np.arange(*self._ragged(offsets, example_row, "example_row")))
+        return self._rows(f"{site}/tokens", np.arange(*self._ragged(offsets, example_row, "example_row")))
 
     def text_offsets(self, example_row: int) -> np.ndarray:
         """Caption characters ``[begin, end)`` of an example's text tokens, int32 ``[text tokens, 2]``."""
@@ -142,8 +157,19 @@ class Run:
         if begin == end:
             return None
         phrase = self.phrases.iloc[phrase_row]
-        cells = self._rows("meta", "meta/heatmaps", np.arange(begin, end))
+        cells = self._rows("meta/heatmaps", np.arange(begin, end))
         return (cells / cells.sum()).reshape(-1, phrase["heatmap_rows"], phrase["heatmap_columns"])
+
+    def _stored(self, site: str, view: str) -> str:
+        """Name of the dataset that holds a view of a site, or of the partner that stands in for it."""
+        if view not in VIEWS:
+            raise unknown_choice("view", view, VIEWS)
+        info = self.site(site)
+        partner = {"phrase": info.phrase_partner, "region": info.region_partner}.get(view)
+        if view not in info.views and partner is not None:
+            info = self.site(partner)
+        self._require(info, view)
+        return f"{info.name}/{view}"
 
     def _table(self, name: str) -> pd.DataFrame:
         with h5py.File(self.path / VIRTUAL, "r", locking=False) as file:
@@ -168,41 +194,20 @@ class Run:
             raise BadInput(f"{name} {row} is out of range; accepted: 0 to {len(offsets) - 2}")
         return int(offsets[row]), int(offsets[row + 1])
 
-    def _rows(self, view: str, name: str, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        """Rows of a dataset as if its shards were one, read straight from them: float32 ``[n, ...]``."""
-        files = [(shard.file_with(name), shard.rows_of(name)) for shard in self.shards]
-        offsets = _offsets([length for _, length in files])
-        wanted = np.arange(offsets[-1]) if rows is None else np.asarray(rows, dtype=np.int64)
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= offsets[-1]):
-            raise BadInput(f"{name}: rows {wanted.min()} to {wanted.max()}; accepted: 0 to {offsets[-1] - 1}")
-        unique, back = np.unique(wanted, return_inverse=True)
-        parts = []
-        for (file_name, length), begin in zip(files, offsets, strict=False):
-            first, last = np.searchsorted(unique, [begin, begin + length])
-            if first < last:
-                with h5py.File(self.path / file_name, "r", locking=False) as file:
-                    parts.append(_select(file[name], unique[first:last] - begin))
-        if not parts:
-            with h5py.File(self.path / files[0][0], "r", locking=False) as file:
-                return np.zeros((0, *file[name].shape[1:]), dtype=np.float32)
-        found = np.concatenate(parts)
-        return found if len(unique) == len(wanted) and (back[1:] > back[:-1]).all() else found[back]
+    def _rows(self, name: str, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
+        """Rows of a dataset as if its shards were one: float32 ``[n, ...]``."""
+        return self._joined(name).read(rows)
 
+    def _joined(self, name: str) -> JoinedRows:
+        if name not in self._datasets:
+            self._datasets[name] = JoinedRows(name, [self._part(shard, name) for shard in self.shards])
+        return self._datasets[name]
 
-def _select(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Increasing rows of a dataset as float32; a dense choice is cut out of one read."""
-    begin, end = int(rows[0]), int(rows[-1]) + 1
-    if end - begin > _SPARSE * len(rows):
-        return _decoded(dataset, dataset[rows])
-    block = dataset[begin:end]
-    return _decoded(dataset, block if len(block) == len(rows) else block[rows - begin])
-
-
-def _decoded(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Stored rows as float32; those of bfloat16 are its upper halves."""
-    if dataset.attrs.get("dtype") == BFLOAT16:
-        return (rows.astype(np.uint32) << 16).view(np.float32)
-    return rows.astype(np.float32)
+    def _part(self, shard: Shard, name: str) -> Part:
+        if name not in shard.datasets:
+            raise BadInput(f"shard {shard.shard} of run {str(self.path)!r} lacks {name}; extract again to mend it")
+        held = shard.file_with(name)
+        return Part(self.path / held, shard.files[held].sha256, shard.rows_of(name))
 
 
 def _offsets(lengths: Sequence[int] | np.ndarray | pd.Series) -> np.ndarray:

@@ -27,7 +27,7 @@ BFLOAT16 = "bfloat16"  # numpy has none: its bits are stored as uint16, with thi
 TABLES = ("examples", "phrases", "regions")
 COMPRESSIONS = ("none", "lzf", "gzip")
 CHUNK_BYTES = 65536  # small enough to read single rows, large enough that an index of chunks costs nothing
-LEAST_FREE = 1 << 20  # bytes of the disk without which no shard is begun
+LEAST_FREE = 1 << 20  # bytes of the disk that are left alone, for what HDF5 writes beside the rows
 WRITE_BYTES = 1 << 20  # rows of a dataset wait until they are this many bytes
 
 
@@ -111,8 +111,7 @@ class ShardWriter:
         self._peaks: dict[str, dict[str, float]] = {}
         self._files: dict[str, h5py.File] = {}
         self._waiting: dict[tuple[str, str], list[np.ndarray]] = {}
-        if shutil.disk_usage(folder).free < LEAST_FREE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._require_space(0)
         try:
             views = [*dict.fromkeys(view for _, view in columns), META]
             with emptied_on_failure([self._temporary(view) for view in views]):
@@ -153,6 +152,7 @@ class ShardWriter:
         try:
             for waiting in list(self._waiting):
                 self._write(*waiting)
+            self._require_space(0)
             for name, table in tables.items():
                 write_table(self._files[META].require_group("meta"), name, table)
             files = {}
@@ -202,6 +202,11 @@ class ShardWriter:
             created.attrs["dtype"] = BFLOAT16
         self._rows[view][name] = 0
 
+    def _require_space(self, more: int) -> None:
+        """Raise OSError where the disk would be full: HDF5 itself fails in bad order, and may crash the process."""
+        if shutil.disk_usage(self.folder).free < more + LEAST_FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _append(self, view: str, name: str, rows: np.ndarray) -> None:
         waiting = self._waiting.setdefault((view, name), [])
         waiting.append(rows)
@@ -215,6 +220,7 @@ class ShardWriter:
         if rows.shape[1:] != dataset.shape[1:]:
             raise BadInput(f"{name}: rows have shape {rows.shape[1:]}; accepted: {dataset.shape[1:]}, as its site says")
         end = begin + len(rows)
+        self._require_space(rows.nbytes)
         with emptied_on_failure([self._temporary(view) for view in self._files]):
             dataset.resize(end, axis=0)
             dataset[begin:end] = rows
