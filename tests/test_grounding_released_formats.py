@@ -207,8 +207,8 @@ def test_hugging_face_vilt_gives_the_same_states(tmp_path, file, kind):
 
 
 def test_a_hugging_face_folder_of_another_model_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr"}))
-    message = f"{tmp_path} is a Hugging Face folder with model_type 'detr'; accepted: .*vilt"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    message = f"{tmp_path} is a Hugging Face folder with model_type 'gpt2'; accepted: .*vilt"
     with pytest.raises(BadInput, match=message):
         load_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vilt"}))

@@ -11,6 +11,7 @@ import pytest
 from kilogram_fixture import write_kilogram
 
 import probe.cli as cli
+from grounding.predictions import DROPPED
 
 TINY = ["--config", "width=32", "--config", "depth=2", "--config", "heads=2", "--config", "feed_forward=32"]
 
@@ -251,7 +252,7 @@ def test_phrases_beyond_the_token_limit_are_listed_by_every_command(monkeypatch,
         assert code == 0
         found[command] = json.loads(printed)["dropped_phrases"]
         _, printed, _ = run(monkeypatch, capsys, command, *source, *more, "--out", tmp_path / f"{command}-again")
-        listed = [line for line in printed.splitlines() if line.endswith("not all of them within the token limit")]
+        listed = [line for line in printed.splitlines() if line.endswith(DROPPED)]
         assert len(listed) == len(found[command])
         assert f"phrase {found[command][0]['phrase']} of {found[command][0]['example']} has no tokens" in listed[0]
     assert found["extract"] == found["evaluate"] == [item for item in of_training if "/dev/" in item["example"]]
