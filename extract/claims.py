@@ -52,12 +52,10 @@ class Claims:
         try:
             self._create(path)
         except FileExistsError:
-            owner = self._owner(path)
+            owner = _owner(path)
             if owner is None or not self._abandoned(path, owner):
                 return False
-            for left in self.folder.glob(f"shard-{shard:05d}.*.tmp-{owner['token']}"):
-                left.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            _clear(path, owner["token"])
             try:
                 self._create(path)
             except FileExistsError:  # another worker was faster
@@ -86,16 +84,6 @@ class Claims:
     def _path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}.claim"
 
-    def _owner(self, path: Path) -> dict[str, str] | None:
-        """Who holds a claim; None if it has just been given back; an unreadable one has no name."""
-        try:
-            owner = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            owner = None
-        return owner if isinstance(owner, dict) and "token" in owner else {"token": "unknown"}
-
     def _abandoned(self, path: Path, owner: dict[str, str]) -> bool:
         """Is the owner a process of this host that has ended, or silent for too long?
 
@@ -118,6 +106,34 @@ class Claims:
                 for path in self._held:
                     if path.exists():
                         os.utime(path)
+
+
+def release_lost(folder: Path, token: str) -> None:
+    """Give back the claims of a worker that is known to have died, and remove its unfinished files.
+
+    For a scheduler: another host cannot see that a process has ended, and would wait until the claim is stale.
+    """
+    for path in folder.glob("shard-*.claim"):
+        owner = _owner(path)
+        if owner is not None and owner["token"] == token:
+            _clear(path, token)
+
+
+def _clear(claim: Path, token: str) -> None:
+    for left in claim.parent.glob(f"{claim.stem}.*.tmp-{token}"):
+        left.unlink(missing_ok=True)
+    claim.unlink(missing_ok=True)
+
+
+def _owner(path: Path) -> dict[str, str] | None:
+    """Who holds a claim; None if it has just been given back; an unreadable one has no name."""
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        owner = None
+    return owner if isinstance(owner, dict) and "token" in owner else {"token": "unknown"}
 
 
 def _alive(pid: int) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from extract.store import (
     write_json,
 )
 from extract.virtual import build_virtual
-from grounding.errors import BadInput
+from grounding.errors import BadInput, RunFailed
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,14 @@ class Work:
         """How many shards the run has."""
         return int(self.manifest["shards"])
 
+    def missing(self, folder: Path, shards: Iterable[int] | None = None) -> list[int]:
+        """Those of ``shards`` (None: of all) of which this part is not complete."""
+        wanted = range(self.shards) if shards is None else shards
+        return [shard for shard in wanted if not is_complete(folder, shard, self.part)]
+
     def is_done(self, folder: Path) -> bool:
         """Is this part of every shard complete?"""
-        return all(is_complete(folder, shard, self.part) for shard in range(self.shards))
+        return not self.missing(folder)
 
 
 def views_of(sites: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
@@ -70,7 +76,12 @@ def contents(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class RunFolder:
-    """Context manager round the writing of shards: holds the claims, and keeps manifest and ``activations.h5`` true."""
+    """Context manager round the writing of shards: holds the claims, and keeps manifest and ``activations.h5`` true.
+
+    Any number of workers may be in the same folder; whoever leaves last leaves it whole. Raises BadInput where the
+    folder cannot be made, and where none of the run's examples could be read; RunFailed, with what to do, for an
+    OSError inside.
+    """
 
     def __init__(self, path: Path, work: Work):
         self.path, self.work = path, work
@@ -82,23 +93,31 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"out {str(self.path)!r} cannot be made: {error}") from None
-        if self.work.fresh:
+        if self.work.fresh and (self.work.part or not (self.path / MANIFEST).is_file()):
             self._write(self.work.manifest)
         self.claims.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self.claims.__exit__(kind, error, trace)
-        records = read_records(self.path)
-        if any(record.part == self.work.part for record in records):
-            self._settle(records)
-        elif self.work.fresh:
-            self._take_back()
+        try:
+            records = read_records(self.path)
+            if any(record.part == self.work.part for record in records):
+                records = self._settle(records)
+            elif self.work.fresh and kind is not None and not any(self.path.glob("*.claim")):
+                self._take_back()
+        except OSError as failure:
+            raise self._failed(failure) from failure
+        if isinstance(error, OSError):
+            raise self._failed(error) from error
+        if kind is None and self.work.is_done(self.path) and not any(record.examples for record in records):
+            count = sum(record.end - record.begin for record in records if record.part == self.work.part)
+            raise BadInput(f"none of the {count} examples could be read; see the manifest of {str(self.path)!r}")
 
-    def done(self) -> int:
-        """Examples of the complete shards."""
-        part = self.work.part
-        return sum(record.end - record.begin for record in read_records(self.path) if record.part == part)
+    def _failed(self, error: OSError) -> RunFailed:
+        more = self.bytes_missing()
+        needed = f", about {more / 1e6:,.0f} MB more are needed" if more else ""
+        return RunFailed(f"{self.path}: {error}; complete shards are kept{needed}; extract again to go on")
 
     def bytes_missing(self) -> int | None:
         """About how many bytes the missing shards will take; None while no shard tells."""
@@ -109,8 +128,12 @@ class RunFolder:
         ]
         return (self.work.shards - len(sizes)) * sum(sizes) // len(sizes) if sizes else None
 
-    def _settle(self, records: Sequence[Shard]) -> None:
-        """Write what the records say; again if another worker finished a shard meanwhile."""
+    def _settle(self, records: list[Shard]) -> list[Shard]:
+        """Write what the records say; again if another worker finished a shard meanwhile.
+
+        Every worker ends only when what it wrote is what it then finds. So nothing stale can stay: if the last to
+        write had missed a shard, its author, who writes after finishing it, would have been later still.
+        """
         while True:
             shards = read_shards(self.path)
             build_virtual(self.path, shards, self.claims.token)
@@ -124,11 +147,14 @@ class RunFolder:
                 self.claims.clear(shard.shard)
         for name in (VIRTUAL, MANIFEST):  # left by workers that were killed
             for left in self.path.glob(f"{name}.tmp-*"):
-                if time.time() - left.stat().st_mtime > STALE:
-                    left.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # a worker that is alive has just given it its name
+                    if time.time() - left.stat().st_mtime > STALE:
+                        left.unlink()
+        return records
 
     def _manifest(self, shards: Sequence[Shard]) -> dict[str, Any]:
-        manifest = read_manifest(self.path)
+        there = (self.path / MANIFEST).is_file()  # or taken back by a worker that began the run and failed
+        manifest = read_manifest(self.path) if there else dict(self.work.manifest)
         parts = [dict(part) for part in manifest["parts"]]
         parts[self.work.part]["complete"] = self.work.is_done(self.path)
         finished = [part for part in parts if part["complete"]]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+from extract.arguments import arguments_of
 from extract.estimate import Estimate, estimate
 from extract.reader import Run
-from extract.run import extract
+from extract.run import Extraction, prepare
 from extract.shards import Settings
 from extract.store import read_manifest
 from grounding.benchmarks import open_benchmark
@@ -32,7 +33,7 @@ class _Opened:
     about: dict[str, Any]
 
 
-def extract_checkpoint(
+def prepare_checkpoint(
     ckpt: str | Path,
     benchmark: str,
     split: str,
@@ -47,19 +48,26 @@ def extract_checkpoint(
     device: str = "cpu",
     add: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    command: Sequence[str] | None = None,
     **settings: Unpack[CheckpointSettings],
-) -> Run:
-    """Store the activations of a checkpoint on a split of a benchmark in the folder ``out``; see ``extract``.
+) -> Extraction:
+    """Get ready to store the activations of a checkpoint on a split of a benchmark in the folder ``out``.
 
-    options: of the benchmark. settings: as ``Settings`` and ``Loading`` say. The manifest notes where everything came
-    from, so that ``continue_run`` and ``examples_of`` find it again. Raises BadInput for whatever is unknown or cannot
-    be read.
+    See ``prepare``. options: of the benchmark. settings: as ``Settings`` and ``Loading`` say. The manifest notes where
+    everything came from, so that ``continue_run`` and ``examples_of`` find it again. Raises BadInput for whatever is
+    unknown or cannot be read.
     """
     opened = _open(ckpt, benchmark, split, root, options, limit, data_seed, device, settings)
-    return extract(
+    return prepare(
         opened.checkpoint.model, opened.examples, out, views=views, sites=sites, device=device, add=add,
-        progress=progress, **opened.about,
+        progress=progress, command=command, **opened.about,
     )  # fmt: skip
+
+
+@arguments_of(prepare_checkpoint)
+def extract_checkpoint(*arguments: Any, **settings: Any) -> Run:
+    """Make the run that ``prepare_checkpoint``, whose arguments these are, gets ready; see ``extract``."""
+    return prepare_checkpoint(*arguments, **settings).run()
 
 
 def estimate_checkpoint(
@@ -82,7 +90,7 @@ def estimate_checkpoint(
     return estimate(opened.checkpoint.model, opened.examples, views=views, sites=sites, device=device, **chosen)
 
 
-def continue_run(
+def prepare_continued(
     out: Path | str,
     *,
     add_views: Sequence[str] = (),
@@ -92,8 +100,10 @@ def continue_run(
     device: str = "cpu",
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Run:
-    """Go on with the run in ``out`` as its manifest says: finish it or, where views or sites are given, add to it.
+    command: Sequence[str] | None = None,
+) -> Extraction:
+    """Get ready to go on with the run in ``out`` as its manifest says: to finish it or, where views or sites are
+    given, to add to it.
 
     add_views alone come at every site of the run, add_sites alone with every view of it; both together mean those
     views of those sites. root, ckpt: where the benchmark's files and the checkpoint are now, if they have moved.
@@ -107,12 +117,18 @@ def continue_run(
     settings: dict[str, Any] = {name: facts[name] for name in ("dtype", "precision", "shard_size")}
     settings |= {name: manifest["made_with"][name] for name in ("batch_size", "compression")}
     settings |= {"seed": facts["extra_boxes"]["seed"], "skip_bad": source["skip_bad"], "workers": workers}
-    return extract_checkpoint(
+    return prepare_checkpoint(
         ckpt or source["checkpoint"], source["benchmark"], source["split"], out, root=root or source["root"],
         options=source["options"], limit=source["limit"], data_seed=source["data_seed"], views=add_views or None,
         sites=add_sites or None, device=device, add=bool(add_views or add_sites), progress=progress,
-        **source["loading"], **settings,
+        command=command, **source["loading"], **settings,
     )  # fmt: skip
+
+
+@arguments_of(prepare_continued)
+def continue_run(*arguments: Any, **settings: Any) -> Run:
+    """Go on with the run that ``prepare_continued``, whose arguments these are, gets ready; see ``extract``."""
+    return prepare_continued(*arguments, **settings).run()
 
 
 def examples_of(run: Run, root: Path | str | None = None) -> dict[str, Example]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 
+from extract.arguments import arguments_of
 from extract.batch_size import find_batch_size
+from extract.claims import Claims
 from extract.collect import DEFAULT_VIEWS, choose_views, offered_views
 from extract.folder import RunFolder, Work, contents, views_of
 from extract.identity import (
@@ -23,10 +25,12 @@ from extract.identity import (
     same_run,
 )
 from extract.interrupts import Interrupts
+from extract.loading import shard_range
 from extract.reader import Run
 from extract.shards import Extractor, Options, Settings, attention_heads, extract_shards
-from extract.store import FORMAT, read_shards
-from grounding.errors import BadInput, RunFailed
+from extract.share import Share
+from extract.store import FORMAT
+from grounding.errors import BadInput
 from grounding.examples import Example
 from grounding.models.base import GroundingModel, Site
 
@@ -35,7 +39,79 @@ _POLL = 1.0  # seconds between looks at shards that other processes hold
 _Views = dict[str, tuple[str, ...]]
 
 
-def extract(
+@dataclass(frozen=True)
+class Extraction:
+    """A run that is ready to be made (``prepare``); a shard of it is what engines hand out.
+
+    options, made_with: of the shards. works: what is to be written, one after the other; none if the run is there.
+    progress: called with (examples done, all of them).
+    """
+
+    model: GroundingModel
+    examples: Sequence[Example]
+    out: Path
+    options: Options
+    made_with: Mapping[str, Any]
+    works: Sequence[Work]
+    progress: Callable[[int, int], None] | None = None
+
+    def run(self) -> Run:
+        """Make the run in this process, beside others that may do the same."""
+        self.run_share(Share())
+        return Run.open(self.out)
+
+    def run_share(self, share: Share) -> list[int]:
+        """Make a worker's share, and leave the others' to them; returns the shards that are missing of the whole.
+
+        Whoever finishes last leaves the run whole. Raises what ``extract`` does.
+        """
+        missing: set[int] = set()
+        for work in self.works:
+            with Interrupts() as interrupts, RunFolder(self.out, work) as folder:
+                self.write(work, share.of(work.shards), folder.claims, lambda: interrupts.asked)
+            missing |= set(work.missing(self.out))
+        return sorted(missing)
+
+    def write(
+        self, work: Work, shards: Sequence[int], claims: Claims, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Write those of ``shards`` that are missing: the one function behind every engine.
+
+        Doing it twice, or in two places at once, changes nothing. Shards that others hold are waited for, and taken
+        over if their owner is lost. Progress counts the examples of ``shards``. stopping: True to begin no further
+        shard, and to end with KeyboardInterrupt if one is missing. Raises what ``extract`` does, and OSError.
+        """
+        extractor = Extractor(self.model, work.site_views, self.options, self.made_with, work.part)
+        missing = set(work.missing(self.out, shards))
+        done = sum(len(self.examples_of(shard)) for shard in shards if shard not in missing)
+        total = sum(len(self.examples_of(shard)) for shard in shards)
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            if self.progress is not None:
+                self.progress(done, total)
+
+        count(0)
+        while True:
+            extract_shards(extractor, self.examples, self.out, claims, shards, count, stopping)
+            if not work.missing(self.out, shards):
+                return
+            if stopping():
+                raise KeyboardInterrupt
+            time.sleep(_POLL)
+
+    @property
+    def shards(self) -> int:
+        """How many shards the run has."""
+        return -(-len(self.examples) // self.options.shard_size)
+
+    def examples_of(self, shard: int) -> range:
+        """Numbers of a shard's examples."""
+        return shard_range(shard, self.options.shard_size, len(self.examples))
+
+
+def prepare(
     model: GroundingModel,
     examples: Sequence[Example],
     out: Path | str,
@@ -50,8 +126,8 @@ def extract(
     source: Mapping[str, Any] | None = None,
     skipped_on_load: Sequence[tuple[str, str]] = (),
     **settings: Unpack[Settings],
-) -> Run:
-    """Run ``model`` over ``examples`` and keep views of its sites in the folder ``out``; returns the opened run.
+) -> Extraction:
+    """Get ready to run ``model`` over ``examples`` and to keep views of its sites in the folder ``out``.
 
     identity: JSON facts that the activations depend on and that this function cannot see: the checkpoint's
     content hash, the benchmark's ``identity()``, split and limit. The rest is added. sites: names, or ``block.*``
@@ -64,11 +140,7 @@ def extract(
     skipped_on_load: (id, reason) of examples that the benchmark left out, listed with those left out here. settings: as
     ``extract.shards.Settings`` says; ``batch_size="auto"`` takes the fastest, or that of the run that is resumed.
 
-    A folder that holds a part of the same run is resumed at its missing shards, and may be shared by several
-    processes; one that holds all that is asked for is opened. Ctrl-C stops after the current shard, a second one at
-    once. Stopped by either or by an error, the folder keeps its complete shards, or is removed if there is none.
-    Raises BadInput for impossible arguments, another run in ``out``, an example that cannot be read, values that
-    are not finite or do not fit the storage; RunFailed where the disk fails or is full; KeyboardInterrupt.
+    Nothing is written yet. Raises BadInput for impossible arguments and for another run in ``out``.
     """
     out = Path(out)
     if not len(examples):
@@ -90,18 +162,27 @@ def extract(
     if there is None:
         skips = [{"id": name, "reason": reason} for name, reason in skipped_on_load]
         about = {"identity": facts, "source": dict(source or {}), "skipped_on_load": skips}
-        shards = -(-len(examples) // options.shard_size)
-        works = [_new_run(part | {"sites": _records(model, wanted)}, shards, about)]
+        works = [_new_run(part | {"sites": _records(model, wanted)}, -(-len(examples) // options.shard_size), about)]
     else:
         works = _pending(out, there, wanted)
         if lacking := _lacking(out, there, wanted, add, works):
             works = [_addition(there, part | {"sites": _records(model, lacking)})]
         if works:
             same_means(out, there["made_with"], means)
-    for work in works:
-        extractor = Extractor(model, work.site_views, options, means, work.part)
-        _write(extractor, examples, out, work, progress)
-    return Run.open(out)
+    return Extraction(model, examples, out, options, means, works, progress)
+
+
+@arguments_of(prepare)
+def extract(*arguments: Any, **settings: Any) -> Run:
+    """Make the run that ``prepare``, whose arguments these are, gets ready; returns it opened.
+
+    A folder that holds a part of the same run is resumed at its missing shards, and may be shared by several
+    processes; one that holds all that is asked for is opened. Ctrl-C stops after the current shard, a second one at
+    once. Stopped by either or by an error, the folder keeps its complete shards, or is removed if there is none.
+    Raises what ``prepare`` does; BadInput for an example that cannot be read and for values that are not finite or do
+    not fit the storage; RunFailed where the disk fails or is full; KeyboardInterrupt.
+    """
+    return prepare(*arguments, **settings).run()
 
 
 def choose(
@@ -184,53 +265,6 @@ def _records(model: GroundingModel, views: _Views) -> list[dict[str, Any]]:
             record |= {"streams": list(site.streams), "views": list(views[site.name])}
             records.append(record | {"heads": attention_heads(model, site), "order": order})
     return records
-
-
-def _write(
-    extractor: Extractor,
-    examples: Sequence[Example],
-    out: Path,
-    work: Work,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Do the work, and say what to do about a disk that fails."""
-    with Interrupts() as interrupts:
-        folder = RunFolder(out, work)
-        try:
-            with folder:
-                _fill(extractor, examples, folder, interrupts, progress)
-        except OSError as error:
-            more = folder.bytes_missing()
-            needed = f", about {more / 1e6:,.0f} MB more are needed" if more else ""
-            raise RunFailed(f"{out}: {error}; complete shards are kept{needed}; extract again to go on") from error
-
-
-def _fill(
-    extractor: Extractor,
-    examples: Sequence[Example],
-    folder: RunFolder,
-    interrupts: Interrupts,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Write the missing shards; those that others hold are waited for, and taken over if their owner is lost."""
-    done = folder.done()
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress is not None:
-            progress(done, len(examples))
-
-    count(0)
-    while True:
-        extract_shards(extractor, examples, folder.path, folder.claims, count, lambda: interrupts.asked)
-        if folder.work.is_done(folder.path):
-            break
-        if interrupts.asked:
-            raise KeyboardInterrupt
-        time.sleep(_POLL)
-    if not any(shard.examples for shard in read_shards(folder.path)):
-        raise BadInput(f"none of the {len(examples)} examples could be read; see the manifest of {str(folder.path)!r}")
 
 
 def _with_partners(model: GroundingModel, chosen: list[Site]) -> list[Site]:

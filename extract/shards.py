@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -201,17 +201,18 @@ def extract_shards(
     examples: Sequence[Example],
     out: Path,
     claims: Claims,
+    shards: Iterable[int],
     progress: Callable[[int], None] | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Write every shard of ``out`` that is neither complete nor claimed by another worker.
+    """Write those of ``shards`` that are neither complete in ``out`` nor claimed by another worker.
 
     progress: called with the number of examples that a batch had. stopping: True to begin no further shard. On an
     error nothing unfinished stays behind.
     """
     options = extractor.options
     batches = load_batches(
-        extractor.model, examples, _claimed_tasks(extractor, examples, out, claims, stopping),
+        extractor.model, examples, _claimed_tasks(extractor, examples, out, claims, shards, stopping),
         skip_bad=options.skip_bad, extra_boxes=EXTRA_BOXES, seed=options.seed, workers=options.workers,
     )  # fmt: skip
     opened: list[OpenShard] = []
@@ -249,11 +250,16 @@ def attention_heads(model: GroundingModel, site: Site) -> int | None:
 
 
 def _claimed_tasks(
-    extractor: Extractor, examples: Sequence[Example], out: Path, claims: Claims, stopping: Callable[[], bool]
+    extractor: Extractor,
+    examples: Sequence[Example],
+    out: Path,
+    claims: Claims,
+    shards: Iterable[int],
+    stopping: Callable[[], bool],
 ) -> Iterator[BatchTask]:
     """Batches of the shards that this worker could claim, each shard claimed when it is asked for."""
     options = extractor.options
-    for shard in range(-(-len(examples) // options.shard_size)):
+    for shard in shards:
         if stopping():
             return
         if is_complete(out, shard, extractor.part) or not claims.acquire(shard):

@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from grounding.errors import BadInput
+from probe.cli.engines import (
+    Address,
+    CpusPerWorker,
+    Engine,
+    EngineName,
+    GpusPerWorker,
+    NumWorkers,
+    ShardIndex,
+    run_engine,
+)
 from probe.cli.options import (
     AsJson,
     BenchmarkOptions,
@@ -48,7 +58,7 @@ EPILOG = (
 # What a manifest says of a run that goes on.
 SAID = (
     "split", "option", "limit", "views", "sites", "batch_size", "dtype", "precision", "compression", "tokenizer",
-    "weights", "config", "seed", "data_seed", "skip_bad", "estimate",
+    "weights", "config", "seed", "data_seed", "skip_bad", "shard_size", "estimate",
 )  # fmt: skip
 
 Checkpoint = Annotated[
@@ -97,7 +107,14 @@ def command(
     precision: Annotated[str, typer.Option(help="Of computing: fp32, bf16 or fp16.")] = "fp32",
     compression: Annotated[str, typer.Option(help="Of the views on disk: none, lzf or gzip.")] = "none",
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that open images.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that open images, of each worker.")] = 0,
+    shard_size: Annotated[int, typer.Option(help="Examples a shard, the unit of resuming and of sharing out.")] = 256,
+    engine: EngineName = "local",
+    num_workers: NumWorkers = None,
+    shard_index: ShardIndex = None,
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
     tokenizer: Tokenizer = None,
     weights: ChosenWeights = None,
     config: ModelSizes = None,
@@ -109,16 +126,27 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Run a checkpoint over a split and store its activations, predictions and annotations as HDF5."""
-    from extract.from_checkpoint import continue_run, estimate_checkpoint, extract_checkpoint
+    from extract.from_checkpoint import estimate_checkpoint, prepare_checkpoint, prepare_continued
+    from extract.identity import command_line
 
     faults = _verified(out) if verify else []
-    where: dict[str, Any] = {"root": root, "device": choose_device(device), "workers": workers}
+    engines: Engine = {
+        "engine": engine,
+        "num_workers": num_workers,
+        "shard_index": shard_index,
+        "address": address,
+        "gpus_per_worker": gpus_per_worker,
+        "cpus_per_worker": cpus_per_worker,
+    }
+    where: dict[str, Any] = {"root": root, "device": device, "workers": workers}
+    there: dict[str, Any] = {"out": out, "command": command_line()}
     new_views, new_sites = _items(add_view), _items(add_site)
     if benchmark is None:
         _refuse_beside(context)
+        there |= {"ckpt": ckpt, "add_views": new_views, "add_sites": new_sites}
         with progress_bar("extracting", as_json) as progress:
-            run = continue_run(out, ckpt=ckpt, add_views=new_views, add_sites=new_sites, progress=progress, **where)
-        _report(run, out, faults, as_json)
+            run, left = run_engine(prepare_continued, there | where, engines, progress)
+        _report(run, left, out, faults, as_json)
         return
     if ckpt is None:
         raise BadInput("ckpt is missing; accepted: --ckpt CHECKPOINT, or no --benchmark either to go on with --out")
@@ -128,12 +156,13 @@ def command(
     where |= {"options": parse_pairs(option, "--option"), "limit": limit, "data_seed": data_seed}
     where |= {"batch_size": _batch_size(batch_size), "dtype": dtype, "precision": precision, "seed": seed}
     where |= {"compression": compression, "skip_bad": skip_bad, **loading(tokenizer, weights, config)}
+    where |= {"ckpt": ckpt, "benchmark": benchmark, "split": split, "shard_size": shard_size}
     if estimate:
-        _tell(estimate_checkpoint(ckpt, benchmark, split, **where), out, as_json)
+        _tell(estimate_checkpoint(**{**where, "device": choose_device(device)}), out, as_json)
         return
     with progress_bar("extracting", as_json) as progress:
-        run = extract_checkpoint(ckpt, benchmark, split, out, add=add, progress=progress, **where)
-    _report(run, out, faults, as_json)
+        run, left = run_engine(prepare_checkpoint, there | where | {"add": add}, engines, progress)
+    _report(run, left, out, faults, as_json)
 
 
 def _refuse_beside(context: typer.Context) -> None:
@@ -145,9 +174,12 @@ def _refuse_beside(context: typer.Context) -> None:
             raise BadInput(f"{option} needs --ckpt and --benchmark; without them, --out goes on as its manifest says")
 
 
-def _report(run: Run, out: Path, faults: list[str], as_json: bool) -> None:
+def _report(run: Run | None, left: str, out: Path, faults: list[str], as_json: bool) -> None:
     from grounding.predictions import DROPPED
 
+    if run is None:
+        show({"run": str(out), "complete": False, "left": left}, as_json, left)
+        return
     skipped = run.manifest["skipped_on_load"] + run.manifest["skipped"]
     size = sum(path.stat().st_size for path in out.glob("*.h5"))
     counts = {"examples": len(run.examples), "phrases": len(run.phrases), "regions": len(run.regions)}
