@@ -8,15 +8,23 @@ import h5py
 from tiny_model import TinyModel, tiny_games
 
 from extract.reader import Run
-from extract.run import extract
+from extract.run import Extraction, extract, prepare
 
 IDENTITY = {"checkpoint": "c0ffee", "benchmark": {"name": "tiny", "seed": 0}, "split": "dev", "limit": None}
 ALL_VIEWS = ("phrase", "region", "attention", "tokens")
 
 
+def tiny_arguments(out: Path, games=None, **options) -> dict:
+    settings = {"identity": IDENTITY, "batch_size": 3, "shard_size": 4, "views": ALL_VIEWS} | options
+    return {"model": TinyModel(), "examples": tiny_games(10) if games is None else games, "out": out, **settings}
+
+
+def prepare_tiny(out: Path, games=None, **options) -> Extraction:
+    return prepare(**tiny_arguments(out, games, **options))
+
+
 def run_tiny(out: Path, games=None, **options) -> Run:
-    options = {"identity": IDENTITY, "batch_size": 3, "shard_size": 4, "views": ALL_VIEWS} | options
-    return extract(TinyModel(), tiny_games(10) if games is None else games, out, **options)
+    return extract(**tiny_arguments(out, games, **options))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
