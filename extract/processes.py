@@ -42,8 +42,7 @@ def run_processes(
     started = [context.Process(target=_work, args=(prepare, dict(arguments), share, errors)) for share in shares]
     with Interrupts() as interrupts:
         try:
-            for process in started:
-                process.start()
+            _start(started)
             while not interrupts.asked and _going_on(started):
                 if progress is not None:
                     _report(out, progress)
@@ -68,18 +67,33 @@ def run_processes(
 def _work(prepare: Callable[..., Any], arguments: dict[str, Any], share: Share, errors: Any) -> None:
     """A worker's life. The process that started it passes Ctrl-C on; the terminal's reaches only that one."""
     os.setpgid(0, 0)
-    import torch
-
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // share.workers))
-    arguments["device"] = share.device(arguments.get("device") or "cpu", torch.cuda.device_count())
     try:
-        prepare(**arguments).run()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        _extract(prepare, arguments, share)
     except (BadInput, RunFailed) as error:
         errors.put(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(1)
+
+
+def _extract(prepare: Callable[..., Any], arguments: dict[str, Any], share: Share) -> None:
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // share.workers))
+    arguments["device"] = share.device(arguments.get("device") or "cpu", torch.cuda.device_count())
+    prepare(**arguments).run()
+
+
+def _start(processes: Sequence[BaseProcess]) -> None:
+    """Start them with Ctrl-C held back: one that is cut off while it receives its arguments would leave us waiting."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def _interrupt(started: Sequence[BaseProcess]) -> None:

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, Protocol
 
@@ -38,15 +39,15 @@ def connected(address: str, cpus: int | None = None) -> Iterator[None]:
     of the head node. cpus: of a new one; None for those of the machine. Raises BadInput for another address, one that
     does not answer, and without the package ray.
     """
-    try:
-        import ray
-    except ImportError:
-        raise BadInput(INSTALL) from None
+    if find_spec("ray") is None:
+        raise BadInput(INSTALL)
+    if address not in ("auto", "local") and not re.fullmatch(r"[^\s:/]+:\d+", address):
+        raise BadInput(f"address {address!r} is unknown; accepted: auto, local, HOST:PORT of the head node")
+    import ray
+
     if ray.is_initialized():
         yield
         return
-    if address not in ("auto", "local") and not re.fullmatch(r"[^\s:/]+:\d+", address):
-        raise BadInput(f"address {address!r} is unknown; accepted: auto, local, HOST:PORT of the head node")
     if ":" in address:
         _check_answer(address)
     settings = {"num_cpus": cpus} if address == "local" else {}
