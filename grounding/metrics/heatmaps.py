@@ -124,12 +124,15 @@ def _of_candidate(cells: Tensor, index: Tensor) -> Tensor:
 
 def _count_binned(heatmaps: Tensor, index: Tensor, coverage: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """The same in one pass over the cells, however many levels."""
-    relative = heatmaps / heatmaps.amax((1, 2, 3), keepdim=True)
-    order = levels.argsort()
-    passed = _levels_below(relative, levels[order])
-    cells = _from_top(passed.flatten(1)[:, None], None, len(levels))
-    own = _of_candidate(passed, index).flatten(1)[:, None].expand_as(coverage)
-    shared = _from_top(own, coverage, len(levels))
+    order, number = levels.argsort(), len(levels)
+    passed = _levels_below(heatmaps / heatmaps.amax((1, 2, 3), keepdim=True), levels[order])
+    if coverage.dtype == torch.bool and passed.shape[1] == 1:  # one count: cells outside of the truth, and inside
+        sides = _from_top(torch.add(passed.flatten(2), coverage, alpha=number + 1), None, number, 2)
+        cells, shared = sides.sum(2)[:, :1], sides[:, :, 1]
+    else:
+        own = _of_candidate(passed, index).flatten(1)[:, None].expand_as(coverage)
+        cells = _from_top(passed.flatten(1)[:, None], None, number)[:, :, 0]
+        shared = _from_top(own, coverage.to(torch.float64), number)[:, :, 0]
     back = order.argsort()
     return cells[..., back], shared[..., back]
 
@@ -149,20 +152,17 @@ def _levels_below(values: Tensor, levels: Tensor) -> Tensor:
     return least.index_select(0, places).add_(passes).view(values.shape)
 
 
-def _from_top(passed: Tensor, weights: Tensor | None, levels: int) -> Tensor:
-    """Sum of the weights ``[..., cells]`` (1 each for None) of cells that pass level 0..T-1 -> float64 ``[..., T]``.
+def _from_top(places: Tensor, weights: Tensor | None, levels: int, sides: int = 1) -> Tensor:
+    """Sum of the weights ``[P, M, cells]`` (1 each for None) of cells that pass level 0..T-1 -> ``[P, M, sides, T]``.
 
-    passed: int32 ``[..., cells]``. Weights that are bool are counted, not summed up: several times as fast.
+    places: int32 ``[P, M, cells]``, how many levels a cell passes; T + 1 more for each side before its own.
     """
-    rows = torch.arange(passed[..., 0].numel(), dtype=torch.int32, device=passed.device) * (levels + 1)
-    places = passed + rows.view(*passed.shape[:-1], 1)
-    if weights is not None and weights.dtype == torch.bool:
-        places.mul_(weights)  # place 0 is of cells that pass no level, which nobody asks for
-        weights = None
-    bins = torch.bincount(
-        places.flatten(), None if weights is None else weights.double().flatten(), rows.numel() * (levels + 1)
-    )
-    bins = bins.view(*passed.shape[:-1], levels + 1).to(torch.float64)
+    width = sides * (levels + 1)
+    phrases, truths = places.shape[:2]
+    rows = torch.arange(phrases * truths, dtype=torch.int32, device=places.device).view(phrases, truths, 1) * width
+    of_cells = None if weights is None else weights.flatten()
+    bins = torch.bincount((places + rows).flatten(), of_cells, rows.numel() * width)
+    bins = bins.view(phrases, truths, sides, levels + 1).to(torch.float64)
     return bins.flip(-1).cumsum(-1).flip(-1)[..., 1:]
 
 
