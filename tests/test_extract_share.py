@@ -178,3 +178,12 @@ def test_a_shard_that_another_holds_is_waited_for_if_it_is_ones_own(run, tmp_pat
         assert not naps
         assert prepare_tiny(out).run_share(Share(0, 2)) == []
         assert naps
+
+
+def test_shares_made_without_a_common_disk_are_joined_by_copying_them_together(run, tmp_path):
+    for index in (0, 1):
+        prepare_tiny(tmp_path / f"host-{index}").run_share(Share(index, 2))
+    for path in (tmp_path / "host-1").glob("shard-*"):
+        shutil.copy(path, tmp_path / "host-0")
+    assert read_manifest(tmp_path / "host-0")["complete"] is False
+    assert contents(run_tiny(tmp_path / "host-0").path) == contents(run.path)
