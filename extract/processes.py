@@ -18,6 +18,7 @@ from extract.store import read_manifest, read_shards
 from grounding.errors import BadInput, RunFailed
 
 _LOOK = 0.5  # seconds between looks at the workers and at the shards they have finished
+_STOPPED = 130  # exit code of a worker that was told to stop
 
 
 def run_processes(
@@ -54,7 +55,7 @@ def run_processes(
             raise
         if interrupts.asked:
             raise KeyboardInterrupt
-    failed = [process for process in started if process.exitcode]
+    failed = [process for process in started if process.exitcode not in (0, _STOPPED)]
     if not errors.empty():
         raise errors.get()
     if failed:
@@ -74,7 +75,7 @@ def _work(prepare: Callable[..., Any], arguments: dict[str, Any], share: Share, 
         errors.put(error)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(1)
+        sys.exit(_STOPPED)
 
 
 def _extract(prepare: Callable[..., Any], arguments: dict[str, Any], share: Share) -> None:
