@@ -54,6 +54,7 @@ class Run:
             for site in manifest["sites"]
         ]
         self._datasets: dict[str, JoinedRows] = {}
+        self._token_offsets: dict[str, np.ndarray] = {}
 
     @classmethod
     def open(cls, path: Path | str, allow_partial: bool = False) -> Run:
@@ -141,8 +142,10 @@ class Run:
         Raises BadInput where they are not stored.
         """
         self._require(self.site(site), "tokens")
-        with h5py.File(self.path / VIRTUAL, "r", locking=False) as file:
-            offsets = _offsets(file[f"{site}/tokens_lengths"][:])
+        if site not in self._token_offsets:
+            with h5py.File(self.path / VIRTUAL, "r", locking=False) as file:
+                self._token_offsets[site] = _offsets(file[f"{site}/tokens_lengths"][:])
+        offsets = self._token_offsets[site]
         return self._rows(f"{site}/tokens", np.arange(*self._ragged(offsets, example_row, "example_row")))
 
     def text_offsets(self, example_row: int) -> np.ndarray:

@@ -8,10 +8,12 @@ A process keeps its last maps, read-only and apart from the objects here: those 
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -21,6 +23,7 @@ from extract.store import BFLOAT16
 from grounding.errors import BadInput
 
 _BLOCK = 1 << 20  # bytes that are copied before they are made float32: few enough to stay in a processor's cache
+_RUN = 8  # rows that are copied in one go rather than one by one
 _FEW = 1 << 16  # bytes that are not worth giving back: the system maps about as many at a time
 _MAPS = 200  # files that a process keeps mapped; each takes a file descriptor, of which some systems allow 256
 
@@ -52,7 +55,7 @@ class _Layout:
 
     @property
     def row_bytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """Stored values as floats: bfloat16 is the upper half of a float32, others are what they are."""
@@ -140,16 +143,29 @@ def _copy(part: Part, layout: _Layout, addresses: np.ndarray, places: np.ndarray
     step = max(1, _BLOCK // width)
     for begin in range(0, len(places), step):
         here = places[begin : begin + step]
-        taken = np.ascontiguousarray(windows[addresses[here]]).view(layout.dtype)
-        in_turn = here[-1] - here[0] == len(here) - 1
-        out[slice(here[0], here[-1] + 1) if in_turn else here] = layout.decode(taken.reshape(-1, *layout.shape))
-        _let_go(mapped, addresses[here], width)
+        starts = addresses[here]
+        if runs := _runs(here, starts, width):
+            for first, last in runs:
+                stored = np.ndarray((last - first, *layout.shape), layout.dtype, mapped, starts[first])
+                out[here[first] : here[first] + last - first] = layout.decode(stored)
+        else:
+            taken = np.ascontiguousarray(windows[starts]).view(layout.dtype)
+            out[here] = layout.decode(taken.reshape(-1, *layout.shape))
+        if len(here) * width >= _FEW:
+            _let_go(mapped, int(starts.min()), int(starts.max()) + width, len(here) * width)
 
 
-def _let_go(mapped: mmap.mmap, addresses: np.ndarray, width: int) -> None:
-    """Take pages that were read in full out of the process's memory (they stay in the system's cache)."""
-    begin, end, size = int(addresses.min()), int(addresses.max()) + width, len(addresses) * width
-    if _FEW <= size >= (end - begin) // 2 and hasattr(mmap, "MADV_DONTNEED"):
+def _runs(places: np.ndarray, starts: np.ndarray, width: int) -> list[tuple[int, int]]:
+    """Rows that follow one another, wanted and stored alike, from and to; none where most rows stand alone."""
+    if len(places) < 2 * _RUN:
+        return []
+    breaks = np.flatnonzero((np.diff(starts) != width) | (np.diff(places) != 1)) + 1
+    return list(pairwise([0, *breaks.tolist(), len(places)])) if len(places) > _RUN * len(breaks) else []
+
+
+def _let_go(mapped: mmap.mmap, begin: int, end: int, size: int) -> None:
+    """Take pages of which most was read out of the process's memory (they stay in the system's cache)."""
+    if size >= (end - begin) // 2 and hasattr(mmap, "MADV_DONTNEED"):
         begin -= begin % mmap.PAGESIZE
         mapped.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
