@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -90,17 +90,30 @@ class JoinedRows:
         order, ends = np.argsort(owner, kind="stable"), np.cumsum(counts)
         needed = np.flatnonzero(counts).tolist()
         self._look_at(needed)
-        layout, out = self._layout, np.empty((len(wanted), *self._layout.shape), dtype=np.float32)
+        layout, addresses = self._layout, np.empty(0, dtype=np.int64)
         if layout.chunk is not None:
             chunk, within = np.divmod(local, layout.chunk)
             addresses = self._offsets[self._chunk_begin[owner] + chunk] + within * layout.row_bytes
+        places = {number: order[ends[number] - counts[number] : ends[number]] for number in needed}
+        direct = [number for number in needed if self._direct[number]]
+        out = np.empty((len(wanted), *layout.shape), dtype=np.float32)
+        if len(wanted) < 2 * _RUN * len(direct):
+            out = self._gather(addresses, {number: places[number] for number in direct}, len(wanted))
+        else:
+            for number in direct:
+                _copy(self.parts[number], layout, addresses, places[number], out)
         for number in needed:
-            places = order[ends[number] - counts[number] : ends[number]]
-            if self._direct[number]:
-                _copy(self.parts[number], layout, addresses, places, out)
-            else:
-                _read_through_hdf5(self.parts[number].path, self.name, local, places, out)
+            if not self._direct[number]:
+                _read_through_hdf5(self.parts[number].path, self.name, local, places[number], out)
         return out
+
+    def _gather(self, addresses: np.ndarray, places: Mapping[int, np.ndarray], count: int) -> np.ndarray:
+        """``count`` rows of many parts, few of each: they are made float32 at once, not part by part."""
+        layout = self._layout
+        stored = np.empty(count, f"V{layout.row_bytes}")
+        for number, here in places.items():
+            stored[here] = _windows(self.parts[number], layout.row_bytes)[addresses[here]]
+        return layout.decode(stored.view(layout.dtype).reshape(-1, *layout.shape)).astype(np.float32, copy=False)
 
     def _look_at(self, needed: Sequence[int]) -> None:
         """Find the chunks of these parts, unless that is done."""
@@ -136,10 +149,16 @@ def _map(path: Path, sha256: str) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def _windows(part: Part, width: int) -> np.ndarray:
+    """The ``width`` bytes that begin at every byte of a part's file: a row is the element at its address."""
+    mapped = _map(part.path, part.sha256)
+    return np.ndarray(len(mapped) - width + 1, f"V{width}", mapped, strides=(1,))
+
+
 def _copy(part: Part, layout: _Layout, addresses: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
     """Fill the rows ``places`` of ``out`` with those that begin at these bytes of the part's file."""
     mapped, width = _map(part.path, part.sha256), layout.row_bytes
-    windows = np.ndarray((len(mapped) - width + 1, width), np.uint8, mapped, strides=(1, 1))  # one for every byte
+    windows = _windows(part, width)
     step = max(1, _BLOCK // width)
     for begin in range(0, len(places), step):
         here = places[begin : begin + step]
@@ -149,8 +168,7 @@ def _copy(part: Part, layout: _Layout, addresses: np.ndarray, places: np.ndarray
                 stored = np.ndarray((last - first, *layout.shape), layout.dtype, mapped, starts[first])
                 out[here[first] : here[first] + last - first] = layout.decode(stored)
         else:
-            taken = np.ascontiguousarray(windows[starts]).view(layout.dtype)
-            out[here] = layout.decode(taken.reshape(-1, *layout.shape))
+            out[here] = layout.decode(windows[starts].view(layout.dtype).reshape(-1, *layout.shape))
         if len(here) * width >= _FEW:
             _let_go(mapped, int(starts.min()), int(starts.max()) + width, len(here) * width)
 

@@ -77,7 +77,7 @@ def _open(folder: Path) -> JoinedRows:
 
 def _compare(folder: Path, shards: int, options: argparse.Namespace) -> None:
     """The lines of the table for these files."""
-    array, reader = np.load(folder / "rows.npy", mmap_mode="r"), _open(folder)
+    array, reader = np.asarray(np.load(folder / "rows.npy", mmap_mode="r")), _open(folder)
     random, total = np.random.default_rng(1), len(array)
     choices: dict[str, tuple[Callable[[], np.ndarray | slice], float]] = {
         f"{options.chosen:,} random rows": (lambda: random.choice(total, options.chosen, replace=False), 0.5),
@@ -89,7 +89,7 @@ def _compare(folder: Path, shards: int, options: argparse.Namespace) -> None:
     }
     with h5py.File(folder / "all.h5") as file:
         ways: list[Callable[[np.ndarray | slice], np.ndarray]] = [
-            lambda rows: np.array(array[rows], dtype=np.float32),
+            lambda rows: array[rows].astype(np.float32, copy=isinstance(rows, slice)),  # a slice is no copy yet
             lambda rows: reader.read(None if isinstance(rows, slice) else rows),
             lambda rows: _by_h5py(file[NAME], rows),
         ]

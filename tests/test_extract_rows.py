@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import extract.rows
 from extract.rows import JoinedRows, Part
 from extract.store import TABLES, ShardWriter, read_shards
 from grounding.errors import BadInput
@@ -38,6 +39,7 @@ def write(path: Path, length: int, dtype: str, shape=(3,), chunk=4, seed=0, **fi
             data[begin:] = part
             other.resize(begin + 1, axis=0)
             other[begin] = 1.0
+            file.flush()  # gives both their places now
     return Part(path, str(path), length)
 
 
@@ -73,6 +75,25 @@ def test_rows_are_those_that_h5py_reads(tmp_path, dtype, filters, lengths):
     for count in (0, 1, 20, 200) if len(expected) else (0,):
         chosen = random.integers(len(expected), size=count) if count else []
         np.testing.assert_array_equal(rows.read(chosen), expected[chosen] if count else expected[:0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16", ">f4"])
+def test_stretches_of_rows_are_copied_in_one_go(tmp_path, monkeypatch, dtype):
+    parts = [write(tmp_path / f"{k}.h5", 200, dtype, chunk=64, seed=k) for k in range(2)]
+    rows, expected = JoinedRows(NAME, parts), by_h5py(parts)
+    chosen = np.concatenate([np.arange(90), np.arange(250, 400), np.arange(90, 130), np.arange(60, 80)])
+    lengths, runs = [], extract.rows._runs
+
+    def counted(*arguments):
+        found = runs(*arguments)
+        lengths.extend(last - first for first, last in found)
+        return found
+
+    monkeypatch.setattr(extract.rows, "_runs", counted)
+    np.testing.assert_array_equal(rows.read(chosen), expected[chosen])
+    np.testing.assert_array_equal(rows.read(), expected)
+    assert sum(lengths) == len(chosen) + len(expected)
+    assert max(lengths) <= 64  # chunks of other data lie between
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3)], ids=str)
