@@ -15,7 +15,7 @@ from grounding.errors import BadInput
 from grounding.examples import Example
 
 if TYPE_CHECKING:
-    from extract.shards import Extractor
+    from extract.shards import Extractor, Forward
 
 LARGEST = 256
 _ROUNDS = 3  # timed passes a size; the median counts
@@ -32,7 +32,7 @@ def find_batch_size(extractor: Extractor, examples: Sequence[Example]) -> int:
     size = 1
     while size <= min(LARGEST, extractor.options.shard_size, len(examples)):
         try:
-            seconds = time_batch(extractor, prepare(extractor, examples, range(size))) / size
+            seconds = time_batch(extractor, prepare(extractor, examples, range(size)))[0] / size
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -55,13 +55,17 @@ def prepare(extractor: Extractor, examples: Sequence[Example], chosen: range) ->
     )
 
 
-def time_batch(extractor: Extractor, prepared: Prepared) -> float:
-    """Seconds that a pass over a batch takes, with its rows on the host: the median of three, after one to warm up."""
+def time_batch(extractor: Extractor, prepared: Prepared) -> tuple[float, Forward]:
+    """Seconds that a pass over a batch takes, with its rows on the host: the median of three, after one to warm up.
+
+    Also what the last pass gave. Raises BadInput where no example of the batch could be read.
+    """
     if prepared.ready is None:
         raise BadInput(f"example {prepared.skipped[0][0]!r}: {prepared.skipped[0][1]}")
     seconds = []
     for _ in range(_ROUNDS + 1):
         begin = time.perf_counter()
-        extractor.forward(prepared.ready).rows.arrays()
+        result = extractor.forward(prepared.ready)
+        result.rows.arrays()
         seconds.append(time.perf_counter() - begin)
-    return median(seconds[1:])
+    return median(seconds[1:]), result

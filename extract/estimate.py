@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Unpack
 
 import h5py
 import numpy as np
@@ -99,8 +99,9 @@ def _sample(extractor: Extractor, examples: Sequence[Example], size: int) -> _Sa
         sample.examples += size
         if prepared.ready is None:
             continue
-        sample.seconds += opening + time_batch(extractor, prepared)
-        ready, result = prepared.ready, extractor.forward(prepared.ready)
+        passing, result = time_batch(extractor, prepared)
+        sample.seconds += opening + passing
+        ready = prepared.ready
         for key, rows in result.rows.arrays().items():
             sample.rows[key] = sample.rows.get(key, 0) + len(rows)
             sample.row_bytes[key] = rows.shape[1] * rows.itemsize
@@ -116,17 +117,3 @@ def _table_bytes(sample: _Sample) -> int:
             write_table(file, name, table)
         file.flush()
         return int(file.id.get_filesize()) + sample.heatmap_bytes + sample.tables.all_text_offsets().nbytes
-
-
-def told(estimate: Estimate, free: int) -> dict[str, Any]:
-    """An estimate in plain values, beside the free bytes of the disk it would go to."""
-    return {
-        "examples": estimate.examples,
-        "sampled": estimate.sampled,
-        "batch_size": estimate.batch_size,
-        "shards": estimate.shards,
-        "bytes": estimate.bytes,
-        "total_bytes": estimate.total_bytes,
-        "free_bytes": free,
-        "seconds": round(estimate.seconds, 1),
-    }

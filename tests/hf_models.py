@@ -16,6 +16,7 @@ from torch import Tensor
 from extract.run import extract
 from extract.self_checks import CAPTION, LONGER, run_self_checks
 from grounding.benchmarks import open_benchmark
+from grounding.examples import Prediction
 from grounding.models.hf import HfConfig, HfModel, build_adapted
 from grounding.models.hf.captions import word_tokenizer
 from grounding.models.text import CaptionTokenizer, train_tokenizer
@@ -174,6 +175,15 @@ def randomised(model: Any) -> Any:
             else:
                 parameter.add_(0.1 * noise)
     return model
+
+
+def three_answers(model: HfModel) -> tuple[Any, list[Prediction]]:
+    """Output and predictions for a game of three squares, one of two, and a single image, in one batch."""
+    examples = [square_game(model, images=3, target=1), game(images=2, target=0, seed=4), single_image()]
+    with torch.no_grad():
+        batch = model.preprocess(examples)
+        output = model(batch)
+    return output, model.predict(batch, output)
 
 
 def certificate(model: HfModel) -> dict[str, int]:

@@ -8,11 +8,10 @@ import shutil
 import numpy as np
 import pytest
 from tiny_model import TinyModel, tiny_games
-from tiny_run import ALL_VIEWS, IDENTITY, contents, run_tiny
+from tiny_run import ALL_VIEWS, IDENTITY, contents, interrupt_at, run_tiny
 
 from extract.reader import Run
 from extract.run import extract
-from extract.shards import OpenShard
 from extract.store import faults, read_records, verify_run
 from grounding.errors import BadInput
 
@@ -91,14 +90,8 @@ def test_an_unfinished_run_is_finished_before_anything_is_added(some):
 
 @pytest.mark.parametrize("stop", [0, 3])
 def test_an_addition_that_was_stopped_goes_on(some, whole, monkeypatch, stop):
-    add, calls, manifest = OpenShard.add, iter(range(100)), json.loads((some.path / "manifest.json").read_text())
-
-    def failing(self, *arguments):
-        if next(calls) == stop:
-            raise KeyboardInterrupt
-        add(self, *arguments)
-
-    monkeypatch.setattr(OpenShard, "add", failing)
+    manifest = json.loads((some.path / "manifest.json").read_text())
+    interrupt_at(monkeypatch, stop)
     with pytest.raises(KeyboardInterrupt):
         run_tiny(some.path, **REST)
     monkeypatch.undo()

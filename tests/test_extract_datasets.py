@@ -63,25 +63,16 @@ def test_a_batch_is_one_read_a_site(run, monkeypatch):
     assert batch["phrase_row"]["text"] == list(run.phrases["text"].iloc[data.rows["phrase"][:5]])
 
 
-def check_workers(data: RunDataset, start: str) -> None:
-    """What workers read, joined, is what the reader gives here."""
-    data.run.read("block.0", "phrase", [0])  # something was read before the workers began
-    loader = DataLoader(data, batch_size=4, num_workers=2, multiprocessing_context=start)
-    batches = list(loader)
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_what_workers_read_joined_is_what_is_read_here(run, start):
+    data = pairs(run)
+    run.read("block.0", "phrase", [0])  # something was read before the workers began
+    batches = list(DataLoader(data, batch_size=4, num_workers=2, multiprocessing_context=start))
     for view, rows in data.rows.items():
         assert torch.cat([batch[f"{view}_row"]["row"] for batch in batches]).tolist() == rows.tolist()
         for site in data.sites:
             found = torch.cat([batch[view][site] for batch in batches])
             np.testing.assert_array_equal(found, data.run.read(site, view, rows))
-
-
-def test_forked_workers(run):
-    check_workers(pairs(run), "fork")
-
-
-@pytest.mark.slow
-def test_spawned_workers(run):
-    check_workers(pairs(run), "spawn")
 
 
 @pytest.mark.parametrize(

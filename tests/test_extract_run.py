@@ -14,12 +14,11 @@ import h5py
 import numpy as np
 import pytest
 from tiny_model import BrokenImage, TinyModel, tiny_games
-from tiny_run import ALL_VIEWS, IDENTITY, contents, run_tiny
+from tiny_run import ALL_VIEWS, IDENTITY, contents, interrupt_at, run_tiny
 
 from extract.claims import Claims
 from extract.reader import Run
 from extract.run import extract
-from extract.shards import OpenShard
 from extract.store import ShardWriter, read_shards, verify_run
 from grounding.errors import BadInput, RunFailed
 from grounding.examples import Phrase, Region
@@ -135,14 +134,8 @@ def test_a_run_that_is_there_is_opened_again_without_the_model(run):
 
 @pytest.mark.parametrize("stop", range(5))
 def test_stopped_and_resumed_gives_the_same_bytes(run, tmp_path, monkeypatch, stop):
-    out, add, calls = tmp_path / "x", OpenShard.add, iter(range(100))
-
-    def failing(self, *arguments):
-        if next(calls) == stop:
-            raise KeyboardInterrupt
-        add(self, *arguments)
-
-    monkeypatch.setattr(OpenShard, "add", failing)
+    out = tmp_path / "x"
+    interrupt_at(monkeypatch, stop)
     with pytest.raises(KeyboardInterrupt):
         run_tiny(out)
     monkeypatch.undo()

@@ -63,7 +63,7 @@ def test_the_batch_size_is_the_first_that_a_larger_one_does_not_beat(monkeypatch
     extractor = Extractor(model, choose_views(model.sites(), ["phrase"]), Options())
 
     def timed(extractor, prepared):
-        return seconds[len(prepared.ready.batch)]
+        return seconds[len(prepared.ready.batch)], None
 
     monkeypatch.setattr("extract.batch_size.time_batch", timed)
     assert find_batch_size(extractor, tiny_games(10)) == 2

@@ -132,7 +132,9 @@ def test_outlines_are_drawn_as_the_studys_targets(targets_case, number):
 def test_the_vector_of_a_phrase_is_the_mean_of_its_tokens(targets_case):
     example = torch.arange(2).repeat_interleave(targets_case.tensor("kl_phrases_per_example"))
     text, tokens = targets_case.tensor("kl_text_feats")[example], targets_case.tensor("kl_token_masks").float()
-    targets_case.close(mean_of_tokens(text, tokens), "kl_pooled_text")
+    found = mean_of_tokens(text, tokens)
+    assert found.shape == targets_case.tensor("kl_pooled_text").shape
+    targets_case.close(found, "kl_pooled_text")
 
 
 def test_every_recorded_target_is_compared(targets_case):

@@ -9,7 +9,8 @@ import torch
 from hf_models import square_game, tiny
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from grounding.models.hf.captions import PromptTokenizer, lower_cased, word_tokenizer
+from grounding.models.hf.captions import lower_cased, word_tokenizer
+from grounding.models.hf.prompts import PromptTokenizer
 from grounding.models.text import CaptionTokenizer, train_tokenizer
 
 CAPTION = "a red disc and a blue box"

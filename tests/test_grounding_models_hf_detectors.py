@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hf_models import certificate, changed_cells, check_extraction, pixels_of, square_game, tiny
-from small_models import captured, game, single_image
+from hf_models import certificate, changed_cells, check_extraction, pixels_of, square_game, three_answers, tiny
+from small_models import captured
 from torch.testing import assert_close
 from torchvision.ops import box_convert
 
@@ -88,11 +88,7 @@ def test_a_region_of_a_query_is_the_state_of_the_box_that_overlaps_it_most(model
 
 
 def test_answers(model):
-    examples = [square_game(model, images=3, target=1), game(images=2, target=0, seed=4), single_image()]
-    with torch.no_grad():
-        batch = model.preprocess(examples)
-        output = model(batch)
-    first, second, third = model.predict(batch, output)
+    output, (first, second, third) = three_answers(model)
     assert [first.answer, second.answer] == [int(output.match[b, :n].argmax()) for b, n in ((0, 3), (1, 2))]
     assert first.score == pytest.approx(float(output.match[0].log_softmax(0)[1]), abs=1e-5)
     assert third.answer == pytest.approx(tuple(output.task_point[2].tolist()))

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hf_models import certificate, check_extraction, pixels_of, square_game, tiny, write_folder
-from small_models import captured, game, single_image
+from hf_models import certificate, check_extraction, pixels_of, square_game, three_answers, tiny, write_folder
+from small_models import captured
 from test_probe_cli import run
 from torch.testing import assert_close
 from transformers import GenerationConfig
@@ -221,11 +221,7 @@ def test_extraction_end_to_end(model, tmp_path):
 
 
 def test_answers(model):
-    examples = [square_game(model, images=3, target=1), game(images=2, target=0, seed=4), single_image()]
-    with torch.no_grad():
-        batch = model.preprocess(examples)
-        output = model(batch)
-    first, second, third = model.predict(batch, output)
+    output, (first, second, third) = three_answers(model)
     assert [first.answer, second.answer] == [int(output.match[b, :n].argmax()) for b, n in ((0, 3), (1, 2))]
     assert third.answer == pytest.approx(tuple(output.task_point[2].tolist()))
     for prediction, images in ((first, 3), (second, 2), (third, 1)):

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from grounding.checkpoint import load_checkpoint
 from grounding.errors import BadInput
 from grounding.models.hf.idefics import latent_attention
-from grounding.models.hf.prompts import PromptTokenizer
+from grounding.models.hf.prompts import ImagePromptTokenizer
 
 QWEN = ("qwen2_5_vl", "qwen3_vl")
 JOINT = [name for name in VARIANTS if not name.startswith("idefics")]
@@ -263,18 +263,18 @@ def test_phrases_beyond_the_limit_are_dropped_and_a_prompt_must_fit(name):
     model = tiny(name)
     length = len(model.preprocessor.tokenizer.encode("a red disc").ids) + (name in JOINT)
     options = {"whole": model.whole, "adds_special": model.adds_special}
-    cut = PromptTokenizer(tokenizer(kind, length), model.prompt, model.image_token, **options)
+    cut = ImagePromptTokenizer(tokenizer(kind, length), model.prompt, model.image_token, **options)
     text = cut.encode(game().caption)
     assert text.holds([(0, 10)])
     assert not text.holds([(14, 18)])
     assert text.lost_from is not None
     with pytest.raises(BadInput, match="text limit 2 is too short for the prompt"):
-        PromptTokenizer(tokenizer(kind, 2), model.prompt, "<|vision_end|>", **options)
+        ImagePromptTokenizer(tokenizer(kind, 2), model.prompt, "<|vision_end|>", **options)
 
 
 def test_a_tokenizer_without_the_image_token_is_refused():
     with pytest.raises(BadInput, match="no token '<picture>', where the prompt has the image"):
-        PromptTokenizer(tokenizer("llava"), "USER: <picture> ", "<picture>")
+        ImagePromptTokenizer(tokenizer("llava"), "USER: <picture> ", "<picture>")
 
 
 def test_settings_of_llava_that_have_no_layout_are_refused():

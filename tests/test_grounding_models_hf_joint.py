@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hf_models import certificate, changed_cells, check_extraction, pixels_of, square_game, tiny
-from small_models import captured, game, single_image
+from hf_models import certificate, changed_cells, check_extraction, pixels_of, square_game, three_answers, tiny
+from small_models import captured
 from torch.testing import assert_close
 
 KINDS = ("blip", "vilt")
@@ -129,11 +129,7 @@ def test_a_map_is_the_mean_attention_of_the_phrase_within_each_candidate(kind):
 
 def test_answers(kind):
     model = tiny(kind)
-    examples = [square_game(model, images=3, target=1), game(images=2, target=0, seed=4), single_image()]
-    with torch.no_grad():
-        batch = model.preprocess(examples)
-        output = model(batch)
-    first, second, third = model.predict(batch, output)
+    output, (first, second, third) = three_answers(model)
     assert [first.answer, second.answer] == [int(output.match[b, :n].argmax()) for b, n in ((0, 3), (1, 2))]
     assert third.answer == pytest.approx(tuple(output.task_point[2].tolist()))
     assert [phrase.heatmap.shape[0] for phrase in (*first.phrases, *third.phrases)] == [3, 3, 1, 1]

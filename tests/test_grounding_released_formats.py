@@ -337,6 +337,7 @@ def test_a_file_may_be_replaced_while_its_model_is_in_use(files, tmp_path):
     loaded = load_checkpoint(path, tokenizer=files["tokenizers"]["vilt-aligner"])
     (tmp_path / "other.pt").write_bytes(b"0" * path.stat().st_size)
     (tmp_path / "other.pt").replace(path)
+    assert not path.read_bytes().strip(b"0")
     equal(loaded, files["vilt-aligner"])
 
 

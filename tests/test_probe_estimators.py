@@ -27,7 +27,7 @@ torch.set_num_threads(1)
     [BilinearProbe(), BilinearProbe(rank=1), ConcatenationProbe(), MLPProbe(hidden=(16,), max_epochs=20)]
 )
 def test_scikit_learn_contract(estimator, check):
-    check(estimator)
+    assert check(estimator) is None  # or it raises
 
 
 def _pairs(n=600, widths=(4, 5), seed=0):

@@ -9,6 +9,7 @@ from tiny_model import TinyModel, tiny_games
 
 from extract.reader import Run
 from extract.run import Extraction, extract, prepare
+from extract.shards import OpenShard
 
 IDENTITY = {"checkpoint": "c0ffee", "benchmark": {"name": "tiny", "seed": 0}, "split": "dev", "limit": None}
 ALL_VIEWS = ("phrase", "region", "attention", "tokens")
@@ -40,3 +41,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
             file.visititems(keep)
     return found
+
+
+def interrupt_at(monkeypatch, number: int) -> None:
+    """Ctrl-C when a batch, counted from 0, is to be written."""
+    add, calls = OpenShard.add, iter(range(100))
+
+    def failing(self, *arguments):
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        add(self, *arguments)
+
+    monkeypatch.setattr(OpenShard, "add", failing)

@@ -94,6 +94,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.examples)
 
+    @property
+    def asked_examples(self) -> Tensor:
+        """The example of each phrase, then of each caption: int64 ``[P + B]``."""
+        return torch.cat([self.phrase_example, torch.arange(len(self), device=self.phrase_example.device)])
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with every tensor on ``device``."""
         moved = {

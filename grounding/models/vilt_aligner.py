@@ -177,7 +177,7 @@ class ViltAligner(GroundingModel):
         tokens = batch.input_ids.shape[1]
         text, patches = states[:, :tokens], states[:, tokens + 1 :]
         asked = torch.cat([batch.phrase_tokens, batch.caption_tokens]).to(text.dtype)  # [P + B, T]
-        example = torch.cat([batch.phrase_example, torch.arange(len(batch), device=states.device)])
+        example = batch.asked_examples
         vectors = mean_of_tokens(text[example], asked)
         logits = self.sdr_head(patches, vectors, example, batch.grid).float()
         canvas = tuple(batch.images.shape[-2:])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +44,7 @@ from probe.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from extract.estimate import Estimate
     from extract.reader import Run
 
 NAME = "extract"
@@ -129,39 +132,32 @@ def command(
     from extract.from_checkpoint import estimate_checkpoint, prepare_checkpoint, prepare_continued
     from extract.identity import command_line
 
-    faults = _verified(out) if verify else []
-    engines: Engine = {
-        "engine": engine,
-        "num_workers": num_workers,
-        "shard_index": shard_index,
-        "address": address,
-        "gpus_per_worker": gpus_per_worker,
-        "cpus_per_worker": cpus_per_worker,
-    }
-    where: dict[str, Any] = {"root": root, "device": device, "workers": workers}
-    there: dict[str, Any] = {"out": out, "command": command_line()}
+    if estimate and verify:
+        raise BadInput("--estimate writes nothing and --verify writes damaged shards anew; accepted: one of them")
     new_views, new_sites = _items(add_view), _items(add_site)
+    where: dict[str, Any] = {"ckpt": ckpt, "root": root, "device": device, "workers": workers}
     if benchmark is None:
         _refuse_beside(context)
-        there |= {"ckpt": ckpt, "add_views": new_views, "add_sites": new_sites}
-        with progress_bar("extracting", as_json) as progress:
-            run, left = run_engine(prepare_continued, there | where, engines, progress)
-        _report(run, left, out, faults, as_json)
-        return
-    if ckpt is None:
-        raise BadInput("ckpt is missing; accepted: --ckpt CHECKPOINT, or no --benchmark either to go on with --out")
-    add = bool(new_views or new_sites)
-    chosen = (new_views, new_sites) if add else (parse_list(views), _items(sites))
-    where |= {"views": chosen[0] or None, "sites": chosen[1] or None}
-    where |= {"options": parse_pairs(option, "--option"), "limit": limit, "data_seed": data_seed}
-    where |= {"batch_size": _batch_size(batch_size), "dtype": dtype, "precision": precision, "seed": seed}
-    where |= {"compression": compression, "skip_bad": skip_bad, **loading(tokenizer, weights, config)}
-    where |= {"ckpt": ckpt, "benchmark": benchmark, "split": split, "shard_size": shard_size}
-    if estimate:
-        _tell(estimate_checkpoint(**{**where, "device": choose_device(device)}), out, as_json)
-        return
+        prepare: Callable[..., Any] = prepare_continued
+        where |= {"add_views": new_views, "add_sites": new_sites}
+    else:
+        if ckpt is None:
+            raise BadInput("ckpt is missing; accepted: --ckpt CHECKPOINT, or no --benchmark either to go on with --out")
+        prepare, add = prepare_checkpoint, bool(new_views or new_sites)
+        chosen = (new_views, new_sites) if add else (parse_list(views), _items(sites))
+        where |= {"benchmark": benchmark, "split": split, "views": chosen[0] or None, "sites": chosen[1] or None}
+        where |= {"options": parse_pairs(option, "--option"), "limit": limit, "data_seed": data_seed, "seed": seed}
+        where |= {"batch_size": _batch_size(batch_size), "dtype": dtype, "precision": precision}
+        where |= {"compression": compression, "shard_size": shard_size, "skip_bad": skip_bad}
+        where |= loading(tokenizer, weights, config)
+        if estimate:
+            _tell(estimate_checkpoint(**{**where, "device": choose_device(device)}), out, as_json)
+            return
+        where["add"] = add
+    faults = _verified(out) if verify else []
+    engines: Any = {name: context.params[name] for name in Engine.__annotations__}
     with progress_bar("extracting", as_json) as progress:
-        run, left = run_engine(prepare_checkpoint, there | where | {"add": add}, engines, progress)
+        run, left = run_engine(prepare, {"out": out, "command": command_line(), **where}, engines, progress)
     _report(run, left, out, faults, as_json)
 
 
@@ -194,18 +190,15 @@ def _report(run: Run | None, left: str, out: Path, faults: list[str], as_json: b
     show(result, as_json, text + f"\nNext: probe sweep {out}")
 
 
-def _tell(estimate: Any, out: Path, as_json: bool) -> None:
-    from extract.estimate import told
-
+def _tell(estimate: Estimate, out: Path, as_json: bool) -> None:
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    result = told(estimate, shutil.disk_usage(place).free)
+    free = shutil.disk_usage(place).free
+    result = {**asdict(estimate), "total_bytes": estimate.total_bytes, "free_bytes": free}
     rows = [(name, f"{result[name]:,}") for name in ("examples", "batch_size", "shards")]
-    rows += [
-        (f"view {view}" if view != "meta" else "tables", f"{size / 1e6:,.1f} MB")
-        for view, size in result["bytes"].items()
-    ]
-    rows += [("all", f"{result['total_bytes'] / 1e6:,.1f} MB of {result['free_bytes'] / 1e6:,.0f} MB free")]
-    rows += [("time", f"about {result['seconds']:,.0f} s, told from {result['sampled']} examples")]
+    for view, size in estimate.bytes.items():
+        rows.append(("tables" if view == "meta" else f"view {view}", f"{size / 1e6:,.1f} MB"))
+    rows.append(("all", f"{estimate.total_bytes / 1e6:,.1f} MB of {free / 1e6:,.0f} MB free"))
+    rows.append(("time", f"about {estimate.seconds:,.0f} s, told from {estimate.sampled} examples"))
     show_table(f"Estimate for {out}", rows, result, as_json)
 
 

@@ -21,6 +21,9 @@ from grounding.models.hf.heatmaps import HeatmapModel, HeatmapOutput, asked_toke
 from grounding.models.layouts import first
 from grounding.models.text import CaptionTokenizer
 
+LAYERS = "network.qformer.encoder.layer"
+SELF, CROSS = ".attention.attention", ".crossattention.attention"
+
 
 @dataclass
 class Blip2Output(HeatmapOutput):
@@ -128,7 +131,3 @@ class Blip2Matching(HeatmapModel):
 
     def _stacked_attention(self, query: Tensor, key: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         return stacked_attention(self.candidates, query, key, bias, slice(1, 1 + self.cells))
-
-
-LAYERS = "network.qformer.encoder.layer"
-SELF, CROSS = ".attention.attention", ".crossattention.attention"

@@ -60,7 +60,7 @@ class BoxModel(HfModel):
 
         logits: ``[M, Q, C]`` for C tokens or labels. asked: bool ``[P + B, C]``, of phrases, then of captions.
         """
-        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=logits.device)])
+        owner = batch.asked_examples
         stacked = candidates.stack(logits)[owner]  # [P + B, N, Q, C]
         return stacked.masked_fill(~asked[:, None, None], NOTHING).amax(-1).clamp(min=NOTHING)
 
@@ -76,7 +76,7 @@ class BoxModel(HfModel):
 
         scores: ``[M]`` of images for their captions, where it is these that choose the candidate and not the best box.
         """
-        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=logits.device)])
+        owner = batch.asked_examples
         logits = logits.float().masked_fill(~candidates.real[owner][..., None], NOTHING)
         log_phrases, log_task = logits.flatten(1).split([len(batch.phrase_example), len(batch)])
         match = logits[len(batch.phrase_example) :].amax(-1).masked_fill(~candidates.real, 0.0)
@@ -87,8 +87,8 @@ class BoxModel(HfModel):
             log_task = log_task.masked_fill(place != chosen[:, None], -torch.inf)
         boxes = candidates.stack(box_convert(boxes_cxcywh.float(), "cxcywh", "xyxy"))  # [B, N, Q, 4]
         counts = candidates.real.sum(1)[:, None, None]
-        first = torch.arange(candidates.real.shape[1], device=logits.device)[:, None]
-        rows = (boxes[..., 1::2] + first[..., None]) / counts[..., None]
+        place_of = torch.arange(candidates.real.shape[1], device=logits.device)[:, None]
+        rows = (boxes[..., 1::2] + place_of[..., None]) / counts[..., None]
         boxes = torch.stack([boxes[..., 0], rows[..., 0], boxes[..., 2], rows[..., 1]], dim=-1).flatten(1, 2)
         boxes = boxes * candidates.real.repeat_interleave(logits.shape[-1], 1)[..., None]
         centres = (boxes[..., :2] + boxes[..., 2:]) / 2

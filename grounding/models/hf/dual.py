@@ -69,7 +69,7 @@ class DualEncoder(HeatmapModel):
         scale = self.network.logit_scale.exp()
         match = scale * (text[candidates.example] * image).sum(-1) + self.bias()
         asked = torch.cat([text[len(batch) :], text[: len(batch)]])  # phrases, then captions
-        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=text.device)])
+        owner = batch.asked_examples
         places = torch.einsum("ad,ancd->anc", asked, candidates.stack(patches)[owner])
         return self.maps(batch, candidates, match, (scale * places).log_softmax(-1))
 

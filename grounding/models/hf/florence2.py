@@ -23,9 +23,10 @@ from grounding.models.base import Batch, Site, TokenLayout
 from grounding.models.hf.base import crossed, text_then_image
 from grounding.models.hf.boxes import NOTHING, BoxModel, BoxOutput
 from grounding.models.hf.candidate_attention import stacked_attention
-from grounding.models.hf.captions import PromptTokenizer, asked_texts
+from grounding.models.hf.captions import asked_texts
 from grounding.models.hf.config import HfConfig
 from grounding.models.hf.images import Candidates
+from grounding.models.hf.prompts import PromptTokenizer
 from grounding.models.hf.written import BOXES, WrittenBoxes, box_scores
 from grounding.models.layouts import first, image_only
 from grounding.models.text import CaptionTokenizer

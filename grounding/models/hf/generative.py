@@ -18,12 +18,12 @@ from torch.nn import functional
 from grounding.models.base import Batch, Site
 from grounding.models.hf.config import HfConfig
 from grounding.models.hf.heatmaps import HeatmapModel
-from grounding.models.hf.prompts import PromptTokenizer
+from grounding.models.hf.prompts import ImagePromptTokenizer
 from grounding.models.text import CaptionTokenizer
 
 
 class GenerativeModel(HeatmapModel):
-    """Base of them. prompt: what the caption answers, with ``image_token`` in it; others: ``PromptTokenizer``."""
+    """Base of them. prompt: what the caption answers, with ``image_token`` in it; others: ``ImagePromptTokenizer``."""
 
     prompt: ClassVar[str]
     image_token: ClassVar[str] = "<image>"
@@ -33,7 +33,7 @@ class GenerativeModel(HeatmapModel):
     def __init__(self, config: HfConfig, tokenizer: CaptionTokenizer | None, network: Any = None):
         prompted = None
         if tokenizer is not None:
-            prompted = PromptTokenizer(
+            prompted = ImagePromptTokenizer(
                 tokenizer, self.prompt, self.image_token, whole=self.whole, adds_special=self.adds_special
             )
         super().__init__(config, prompted, network)

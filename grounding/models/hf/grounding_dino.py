@@ -16,7 +16,7 @@ from grounding.models.base import Batch, Site
 from grounding.models.hf.attention import attach_taps
 from grounding.models.hf.base import crossed
 from grounding.models.hf.boxes import BoxModel, BoxOutput
-from grounding.models.hf.captions import PromptTokenizer
+from grounding.models.hf.prompts import PromptTokenizer
 from grounding.models.text import CaptionTokenizer
 
 

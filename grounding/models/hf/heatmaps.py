@@ -42,7 +42,7 @@ class HeatmapModel(HfModel):
         """match: ``[M]`` scores. places: log-probabilities ``[P + B, N, cells]`` within each candidate."""
         scores = candidates.stack(match.float())
         log_candidate = scores.masked_fill(~candidates.real, -torch.inf).log_softmax(1)
-        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=match.device)])
+        owner = batch.asked_examples
         log_maps = log_candidate[owner][..., None] + places.float()  # [P + B, N, cells]
         log_maps = log_maps.clamp(min=NOTHING)
         canvas = candidates.spread(log_maps, owner, NOTHING).unflatten(1, batch.grid)
@@ -101,7 +101,7 @@ def attended_places(batch: Batch, candidates: Candidates, attention: Tensor, ima
     attention: ``[M, T, L]``, from the caption's tokens to the tokens of a pass, of which ``image`` are image tokens.
     """
     looks = candidates.stack(attention[..., image])  # [B, N, T, cells]
-    owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=attention.device)])
+    owner = batch.asked_examples
     places = torch.einsum("at,antc->anc", asked_tokens(batch), looks[owner])
     places = places + 1e-12
     return (places / places.sum(-1, keepdim=True)).log()

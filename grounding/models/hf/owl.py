@@ -56,7 +56,7 @@ class Owlv2(BoxModel):
         features = self.see(pixels)
         queries, slot = _by_example(text, batch)
         logits, _ = self.network.class_predictor(features, queries[candidates.example])  # [M, cells, K]
-        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=text.device)])
+        owner = batch.asked_examples
         asked = candidates.stack(logits.transpose(1, 2))[owner, :, slot]  # [P + B, N, cells]
         grid = features.unflatten(1, (self.preprocessor.cells, -1))
         return self.answers(batch, candidates, self.network.box_predictor(features, grid), asked)

@@ -19,10 +19,7 @@ from grounding.models.layouts import first, image_only
 from grounding.models.text import CaptionTokenizer
 
 SIDE = 16  # cells along a candidate's side where the processor does not say otherwise: ten of them are 2560 tokens
-LEAST, MOST = (
-    4,
-    1280,
-)  # cells of a single image for a checkpoint whose processor tells no pixels, as transformers has it
+LEAST, MOST = 4, 1280  # cells of a single image where the processor tells no pixels, as transformers has it
 VISUAL = "network.model.visual"
 
 

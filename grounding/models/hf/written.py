@@ -35,7 +35,7 @@ class WrittenBoxes:
     def of(cls, batch: Batch, candidates: Candidates, lengths: Sequence[int]) -> WrittenBoxes:
         """lengths: tokens of each of the P + B prefixes, after which the locations follow."""
         device = candidates.example.device
-        owner = torch.cat([batch.phrase_example, torch.arange(len(batch), device=device)])
+        owner = batch.asked_examples
         asked, image = (owner[:, None] == candidates.example).nonzero().unbind(1)
         start = torch.tensor(lengths, device=device)[asked] - 1
         return cls(asked, image, slots_of(batch)[asked], start, cls.slots_of(batch), len(candidates.images))
