@@ -68,6 +68,7 @@ def run_processes(
 def _work(prepare: Callable[..., Any], arguments: dict[str, Any], share: Share, errors: Any) -> None:
     """A worker's life. The process that started it passes Ctrl-C on; the terminal's reaches only that one."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the command runs in the background
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         _extract(prepare, arguments, share)

@@ -65,7 +65,8 @@ def test_a_process_that_is_killed_is_said_and_the_run_goes_on_from_there(tmp_pat
 @pytest.mark.slow
 def test_ctrl_c_ends_all_processes_after_their_shards(tmp_path):
     program = (
-        "import sys; from pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # even where the tests run in the background
         "from extract.processes import run_processes; from extract.run import prepare\n"
         "from tiny_model import tiny_games; from tiny_run import tiny_arguments; from ray_jobs import SlowModel\n"
         "if __name__ == '__main__':\n"
