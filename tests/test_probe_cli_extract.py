@@ -71,6 +71,7 @@ def test_an_estimate_writes_nothing(tmp_path, monkeypatch, capsys):
         (("--views", "tokens"), "--views needs --ckpt and --benchmark"),
         (("--estimate",), "--estimate needs --ckpt and --benchmark"),
         (("--benchmark", "mini-game"), "ckpt is missing"),
+        ((*NEW, "--estimate", "--verify"), "--estimate writes nothing and --verify writes"),
         ((), "is not a folder"),
         (("--add-view", "tokens"), "is not a folder"),
         ((*NEW, "--batch-size", "many"), "batch-size 'many' is not a number; accepted: 1 or more, or auto"),

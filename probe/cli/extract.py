@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,8 +132,6 @@ def command(
     from extract.from_checkpoint import estimate_checkpoint, prepare_checkpoint, prepare_continued
     from extract.identity import command_line
 
-    if estimate and verify:
-        raise BadInput("--estimate writes nothing and --verify writes damaged shards anew; accepted: one of them")
     new_views, new_sites = _items(add_view), _items(add_site)
     where: dict[str, Any] = {"ckpt": ckpt, "root": root, "device": device, "workers": workers}
     if benchmark is None:
@@ -141,15 +139,9 @@ def command(
         prepare: Callable[..., Any] = prepare_continued
         where |= {"add_views": new_views, "add_sites": new_sites}
     else:
-        if ckpt is None:
-            raise BadInput("ckpt is missing; accepted: --ckpt CHECKPOINT, or no --benchmark either to go on with --out")
         prepare, add = prepare_checkpoint, bool(new_views or new_sites)
         chosen = (new_views, new_sites) if add else (parse_list(views), _items(sites))
-        where |= {"benchmark": benchmark, "split": split, "views": chosen[0] or None, "sites": chosen[1] or None}
-        where |= {"options": parse_pairs(option, "--option"), "limit": limit, "data_seed": data_seed, "seed": seed}
-        where |= {"batch_size": _batch_size(batch_size), "dtype": dtype, "precision": precision}
-        where |= {"compression": compression, "shard_size": shard_size, "skip_bad": skip_bad}
-        where |= loading(tokenizer, weights, config)
+        where |= {"views": chosen[0] or None, "sites": chosen[1] or None, **_settings(context.params)}
         if estimate:
             _tell(estimate_checkpoint(**{**where, "device": choose_device(device)}), out, as_json)
             return
@@ -159,6 +151,18 @@ def command(
     with progress_bar("extracting", as_json) as progress:
         run, left = run_engine(prepare, {"out": out, "command": command_line(), **where}, engines, progress)
     _report(run, left, out, faults, as_json)
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options say of a run that is named by checkpoint and benchmark. Raises BadInput where they cannot."""
+    if given["ckpt"] is None:
+        raise BadInput("ckpt is missing; accepted: --ckpt CHECKPOINT, or no --benchmark either to go on with --out")
+    if given["estimate"] and given["verify"]:
+        raise BadInput("--estimate writes nothing and --verify writes damaged shards anew; accepted: one of them")
+    names = ("benchmark", "split", "limit", "data_seed", "seed", "dtype", "precision", "compression", "shard_size")
+    said = {name: given[name] for name in (*names, "skip_bad")}
+    said |= {"options": parse_pairs(given["option"], "--option"), "batch_size": _batch_size(given["batch_size"])}
+    return said | dict(loading(given["tokenizer"], given["weights"], given["config"]))
 
 
 def _refuse_beside(context: typer.Context) -> None:
