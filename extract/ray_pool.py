@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import warnings
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from grounding.errors import BadInput, RunFailed
 
 INSTALL = "engine 'ray' needs the package ray: pip install 'phrase-grounding-probe[cluster]'"
+_HEAD = re.compile(r"[^\s:/]+:\d+")  # HOST:PORT
 _ANSWER = 10.0  # seconds to wait for the head node
 _REASON = 160  # characters of what Ray says about a lost worker
 
@@ -35,21 +37,22 @@ class Worker(Protocol):
 def connected(address: str, cpus: int | None = None) -> Iterator[None]:
     """Inside, this process belongs to a Ray cluster, as it did before if it did.
 
-    address: ``auto`` (the cluster of this machine), ``local`` (a new one, here, that ends with this) or ``HOST:PORT``
-    of the head node. cpus: of a new one; None for those of the machine. Raises BadInput for another address, one that
-    does not answer, and without the package ray.
+    address: ``auto`` (RAY_ADDRESS, else the cluster of this machine), ``local`` (a new one, here, that ends with
+    this) or ``HOST:PORT`` of the head node. cpus: of a new one; None for those of the machine.
+    Raises BadInput for another address, one that does not answer, and without the package ray.
     """
     if find_spec("ray") is None:
         raise BadInput(INSTALL)
-    if address not in ("auto", "local") and not re.fullmatch(r"[^\s:/]+:\d+", address):
+    if address not in ("auto", "local") and not _HEAD.fullmatch(address):
         raise BadInput(f"address {address!r} is unknown; accepted: auto, local, HOST:PORT of the head node")
     import ray
 
     if ray.is_initialized():
         yield
         return
-    if ":" in address:
-        _check_answer(address)
+    head = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if _HEAD.fullmatch(head):
+        _check_answer(head)
     settings = {"num_cpus": cpus} if address == "local" else {}
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **settings)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 
 import pytest
 from test_probe_cli import run as run_command
@@ -35,9 +36,19 @@ def test_an_address_is_checked_before_ray_is_started():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("address", ["auto", "127.0.0.1:1"])
-def test_an_address_where_nobody_answers_is_refused(monkeypatch, tmp_path, address):
+def test_without_a_cluster_on_this_machine_auto_is_refused(monkeypatch, tmp_path):
+    from ray._private import services
+
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # no cluster of this machine is known there
+    monkeypatch.setattr(services, "find_gcs_addresses", lru_cache(set))  # and none of another test is seen
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(BadInput, match=f"address '{address}': no Ray cluster answers there"):
-        connected(address).__enter__()
+    with pytest.raises(BadInput, match="address 'auto': no Ray cluster answers there"):
+        connected("auto").__enter__()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "environment"), [("127.0.0.1:1", ""), ("auto", "127.0.0.1:1")])
+def test_an_address_where_nobody_answers_is_refused(monkeypatch, given, environment):
+    monkeypatch.setenv("RAY_ADDRESS", environment)
+    with pytest.raises(BadInput, match=r"address '127\.0\.0\.1:1': no Ray cluster answers there"):
+        connected(given).__enter__()
