@@ -20,7 +20,8 @@ from grounding.models.base import Batch, Site, TokenLayout
 
 _PEAKS = "peaks"
 DEFAULT_VIEWS = ("phrase", "region", "attention")
-VIEWS = ("phrase", "region", "attention", "tokens")
+TOKENS = "tokens"
+VIEWS = (*DEFAULT_VIEWS, TOKENS)
 DTYPES = {"float16": torch.float16, "float32": torch.float32, BFLOAT16: torch.bfloat16}
 
 

@@ -14,6 +14,7 @@ import torch
 
 from extract.batch_size import find_batch_size, prepare, time_batch
 from extract.metadata import ShardTables
+from extract.modules import add_modules
 from extract.run import choose
 from extract.shards import Extractor, Options, Settings
 from extract.store import META, rows_a_chunk
@@ -63,6 +64,7 @@ def estimate(
     examples: Sequence[Example],
     *,
     sites: Sequence[str] | None = None,
+    modules: Sequence[str] = (),
     views: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     **settings: Unpack[Settings],
@@ -76,6 +78,7 @@ def estimate(
     automatic = settings.get("batch_size") == "auto"
     options = Options(**{**settings, **({"batch_size": 1} if automatic else {})})  # type: ignore[arg-type]
     model.to(device if device is not None else model.device).eval()
+    sites = add_modules(model, modules, examples, sites)
     extractor = Extractor(model, choose(model, sites, views), options)
     size = find_batch_size(extractor, examples) if automatic else options.batch_size
     sample = _sample(extractor, examples, min(size, len(examples)))

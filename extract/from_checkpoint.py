@@ -20,7 +20,13 @@ from grounding.evaluate_checkpoint import stored_threshold
 from grounding.examples import Example
 
 
-class CheckpointSettings(Settings, Loading):
+class AnyLoading(Loading, total=False):
+    """As ``Loading``. adapted: False takes Hugging Face folders of models without an adapter too."""
+
+    adapted: bool
+
+
+class CheckpointSettings(Settings, AnyLoading):
     """Settings of an extraction, and of loading the checkpoint: the keys of both."""
 
 
@@ -45,6 +51,7 @@ def prepare_checkpoint(
     data_seed: int = 0,
     views: Sequence[str] | None = None,
     sites: Sequence[str] | None = None,
+    modules: Sequence[str] = (),
     device: str = "cpu",
     add: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -53,14 +60,16 @@ def prepare_checkpoint(
 ) -> Extraction:
     """Get ready to store the activations of a checkpoint on a split of a benchmark in the folder ``out``.
 
-    See ``prepare``. options: of the benchmark. settings: as ``Settings`` and ``Loading`` say. The manifest notes where
-    everything came from, so that ``continue_run`` and ``examples_of`` find it again. Raises BadInput for whatever is
-    unknown or cannot be read.
+    See ``prepare``. options: of the benchmark. modules: with them, a Hugging Face folder may be of any model. settings:
+    as ``Settings`` and ``Loading`` say. The manifest notes where everything came from, so that ``continue_run`` and
+    ``examples_of`` find it again. Raises BadInput for whatever is unknown or cannot be read.
     """
+    if modules:
+        settings["adapted"] = False
     opened = _open(ckpt, benchmark, split, root, options, limit, data_seed, device, settings)
     return prepare(
-        opened.checkpoint.model, opened.examples, out, views=views, sites=sites, device=device, add=add,
-        progress=progress, command=command, **opened.about,
+        opened.checkpoint.model, opened.examples, out, views=views, sites=sites, modules=modules, device=device,
+        add=add, progress=progress, command=command, **opened.about,
     )  # fmt: skip
 
 
@@ -81,13 +90,18 @@ def estimate_checkpoint(
     data_seed: int = 0,
     views: Sequence[str] | None = None,
     sites: Sequence[str] | None = None,
+    modules: Sequence[str] = (),
     device: str = "cpu",
     **settings: Unpack[CheckpointSettings],
 ) -> Estimate:
     """What ``extract_checkpoint`` would take with the same arguments, in bytes and time; see ``estimate``."""
+    if modules:
+        settings["adapted"] = False
     opened = _open(ckpt, benchmark, split, root, options, limit, data_seed, device, settings)
     chosen = {name: value for name, value in opened.about.items() if name in Settings.__annotations__}
-    return estimate(opened.checkpoint.model, opened.examples, views=views, sites=sites, device=device, **chosen)
+    return estimate(
+        opened.checkpoint.model, opened.examples, views=views, sites=sites, modules=modules, device=device, **chosen
+    )
 
 
 def prepare_continued(
@@ -95,6 +109,7 @@ def prepare_continued(
     *,
     add_views: Sequence[str] = (),
     add_sites: Sequence[str] = (),
+    add_modules: Sequence[str] = (),
     root: Path | str | None = None,
     ckpt: str | Path | None = None,
     device: str = "cpu",
@@ -105,9 +120,10 @@ def prepare_continued(
     """Get ready to go on with the run in ``out`` as its manifest says: to finish it or, where views or sites are
     given, to add to it.
 
-    add_views alone come at every site of the run, add_sites alone with every view of it; both together mean those
-    views of those sites. root, ckpt: where the benchmark's files and the checkpoint are now, if they have moved.
-    Raises BadInput as ``extract_checkpoint`` does, and for a run that was not made from a checkpoint by name.
+    add_views alone come at every site of the run, add_sites and add_modules (paths) alone with every view of it; both
+    together mean those views of those sites. root, ckpt: where the benchmark's files and the checkpoint are now, if
+    they have moved. Raises BadInput as ``extract_checkpoint`` does, and for a run that was not made from a checkpoint
+    by name.
     """
     out = Path(out)
     manifest = read_manifest(out)
@@ -120,8 +136,8 @@ def prepare_continued(
     return prepare_checkpoint(
         ckpt or source["checkpoint"], source["benchmark"], source["split"], out, root=root or source["root"],
         options=source["options"], limit=source["limit"], data_seed=source["data_seed"], views=add_views or None,
-        sites=add_sites or None, device=device, add=bool(add_views or add_sites), progress=progress,
-        command=command, **source["loading"], **settings,
+        sites=add_sites or None, modules=add_modules, device=device, add=bool(add_views or add_sites or add_modules),
+        progress=progress, command=command, **source["loading"], **settings,
     )  # fmt: skip
 
 
@@ -154,7 +170,7 @@ def _open(
     device: str,
     settings: CheckpointSettings,
 ) -> _Opened:
-    loading: Any = {name: value for name, value in settings.items() if name in Loading.__annotations__}
+    loading: Any = {name: value for name, value in settings.items() if name in AnyLoading.__annotations__}
     kept = {name: value for name, value in settings.items() if name not in loading}
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)

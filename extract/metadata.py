@@ -196,13 +196,14 @@ def _phrase_columns(items: Sequence[PhraseItem], example: np.ndarray, heatmaps: 
 def score_phrases(items: Sequence[PhraseItem], threshold: float | None) -> Columns:
     """iou, pointing and best box of each phrase, as ``grounding.metrics.phrases`` measures them.
 
-    iou and pointing are NaN for a phrase without regions: nothing is known of them. Without a threshold, the iou
-    of a heatmap is NaN and its predicted box too (image -1).
+    iou and pointing are NaN for a phrase without regions, and where nothing was predicted: nothing is known of them.
+    Without a threshold, the iou of a heatmap is NaN and its predicted box too (image -1).
     """
     anywhere = (Region((0.0, 0.0, 1.0, 1.0)),)  # a stand-in, so that a phrase without regions has a box
     whole = [i if i.phrase.regions else replace(i, phrase=replace(i.phrase, regions=anywhere)) for i in items]
     scores = phrase_scores(whole, 0.0 if threshold is None else threshold, protocols=("all",))
-    unknown = np.array([not item.phrase.regions for item in items], dtype=bool)
+    silent = [item.prediction.boxes is None and item.prediction.heatmap is None for item in items]
+    unknown = np.array([not item.phrase.regions for item in items], dtype=bool) | np.array(silent, dtype=bool)
     mapped = np.array([item.prediction.heatmap is not None and threshold is None for item in items], dtype=bool)
     scores["iou"][unknown | mapped] = np.nan
     scores["pointing"][unknown] = np.nan

@@ -13,7 +13,7 @@ import torch
 from extract.arguments import arguments_of
 from extract.batch_size import find_batch_size
 from extract.claims import Claims
-from extract.collect import DEFAULT_VIEWS, choose_views, offered_views
+from extract.collect import DEFAULT_VIEWS, TOKENS, choose_views, offered_views
 from extract.folder import RunFolder, Work, contents, views_of
 from extract.identity import (
     command_line,
@@ -26,6 +26,7 @@ from extract.identity import (
 )
 from extract.interrupts import Interrupts
 from extract.loading import shard_range
+from extract.modules import add_modules, require_views
 from extract.reader import Run
 from extract.shards import Extractor, Options, Settings, attention_heads, extract_shards
 from extract.share import Share
@@ -118,6 +119,7 @@ def prepare(
     *,
     identity: Mapping[str, Any],
     sites: Sequence[str] | None = None,
+    modules: Sequence[str] = (),
     views: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     add: bool = False,
@@ -131,12 +133,13 @@ def prepare(
 
     identity: JSON facts that the activations depend on and that this function cannot see: the checkpoint's
     content hash, the benchmark's ``identity()``, split and limit. The rest is added. sites: names, or ``block.*``
-    for a stage; partner sites that supply a missing stream come along. views: of ``phrase``, ``region``,
-    ``attention``, ``tokens``; a site gives those it has the streams for. None stands for all sites and the first three
-    views or, where a run is in ``out``, for those that it has. device: the model is moved there
-    and put in eval mode. add: what the finished run in ``out`` lacks of these views of these sites is added to it, and
-    nothing that it has is computed again. progress: called with (examples done, all of them). command: how the run
-    was started, for the manifest. source: JSON facts that find the examples again (not part of the identity).
+    for a stage; partner sites that supply a missing stream come along. modules: further sites by their paths
+    (``extract.modules``), or the only ones where ``sites`` is None. views: of ``phrase``, ``region``, ``attention``,
+    ``tokens``; a site gives those it has the streams for. None stands for all sites and those of the first three views
+    that they offer or, where a run is in ``out``, for those that it has. device: the model is moved there and put in
+    eval mode. add: what the finished run in ``out`` lacks of these views of these sites is added to it, and nothing
+    that it has is computed again. progress: called with (examples done, all of them). command: how the run was
+    started, for the manifest. source: JSON facts that find the examples again (not part of the identity).
     skipped_on_load: (id, reason) of examples that the benchmark left out, listed with those left out here. settings: as
     ``extract.shards.Settings`` says; ``batch_size="auto"`` takes the fastest, or that of the run that is resumed.
 
@@ -151,6 +154,7 @@ def prepare(
         settings["batch_size"] = 1 if there is None else there["made_with"]["batch_size"]
     options = Options(**settings)  # type: ignore[arg-type]
     model.to(device if device is not None else model.device).eval()
+    sites = add_modules(model, modules, examples, sites, there)
     wanted = choose(model, sites, views, there, add)
     facts = run_identity(identity, model, examples, **options.identity())
     if there is not None:
@@ -159,6 +163,7 @@ def prepare(
         options = replace(options, batch_size=find_batch_size(Extractor(model, wanted, options), examples))
     means = made_with(options.batch_size, options.compression, model.device)
     part = {"complete": False, "command": list(command or command_line()), "made_with": means}
+    part["modules"] = list(modules)
     if there is None:
         skips = [{"id": name, "reason": reason} for name, reason in skipped_on_load]
         about = {"identity": facts, "source": dict(source or {}), "skipped_on_load": skips}
@@ -194,7 +199,11 @@ def choose(
 ) -> _Views:
     """Site -> views to extract; there: the manifest of the run that is resumed or added to. See ``extract``."""
     if there is None or (views is not None and not add):
-        return choose_views(_with_partners(model, model.choose_sites(sites)), views or DEFAULT_VIEWS)
+        chosen = _with_partners(model, model.choose_sites(sites))
+        default = [view for view in DEFAULT_VIEWS if any(view in offered_views(site) for site in chosen)] or [TOKENS]
+        kept = choose_views(chosen, views or default)
+        require_views(model.added_sites, kept)
+        return kept
     held = views_of(contents(there["parts"])["sites"])
     if views is None and sites is None:
         return held
@@ -221,8 +230,8 @@ def _lacking(out: Path, there: Mapping[str, Any], wanted: _Views, add: bool, pen
     lacking = {site: views for site, views in lacking.items() if views}
     if lacking and not add:
         raise BadInput(
-            f"out {str(out)!r} holds this run without {_told(lacking)}; add them (--add-view, --add-site), or choose "
-            "another folder"
+            f"out {str(out)!r} holds this run without {_told(lacking)}; add them (--add-view, --add-site, "
+            "--add-module), or choose another folder"
         )
     if lacking and pending:
         raise BadInput(f"out {str(out)!r} holds an unfinished run; finish it first, then add {_told(lacking)}")
@@ -259,7 +268,7 @@ def _records(model: GroundingModel, views: _Views) -> list[dict[str, Any]]:
     """What a manifest says of sites and the views that are kept of them."""
     names = ("name", "stage", "layer", "width", "phrase_partner", "region_partner")
     records = []
-    for order, site in enumerate(model.sites()):
+    for order, site in enumerate(model.all_sites()):
         if site.name in views:
             record = {name: getattr(site, name) for name in names}
             record |= {"streams": list(site.streams), "views": list(views[site.name])}
@@ -272,4 +281,4 @@ def _with_partners(model: GroundingModel, chosen: list[Site]) -> list[Site]:
     wanted = {site.name for site in chosen}
     for site in chosen:
         wanted |= {partner for partner in (site.phrase_partner, site.region_partner) if partner is not None}
-    return [site for site in model.sites() if site.name in wanted]
+    return [site for site in model.all_sites() if site.name in wanted]

@@ -114,7 +114,7 @@ class Extractor:
     @cached_property
     def sites(self) -> list[Site]:
         """The sites that are read, in the model's order."""
-        return [site for site in self.model.sites() if site.name in self.site_views]
+        return [site for site in self.model.all_sites() if site.name in self.site_views]
 
     @cached_property
     def transfer(self) -> Transfer:

@@ -24,6 +24,7 @@ from grounding.models.hf import HfConfig
 from grounding.models.hf.captions import word_tokenizer
 from grounding.models.text import CaptionTokenizer, load_tokenizer
 from grounding.released import ACCEPTED, LoadReport, Stored, load_strictly, open_released
+from grounding.released.automatic import load_automatic, needs_automatic
 from grounding.released.formats import read_safetensors
 from grounding.released.hub import download, may_be_on_the_hub
 from grounding.released.hugging_face import has_adapter, load_hugging_face, open_hugging_face
@@ -131,12 +132,20 @@ def load_checkpoint(
     tokenizer: str | Path | None = None,
     weights: str | None = None,
     config: Mapping[str, Any] | None = None,
+    adapted: bool = True,
 ) -> Checkpoint:
     """Load a checkpoint of any accepted format in eval mode.
 
     model: raise BadInput unless the checkpoint is for it. tokenizer: file, folder or name to use instead of its own;
-    released files have none. weights, config: as in ``open_stored``.
+    released files have none. weights, config: as in ``open_stored``. adapted: False also takes Hugging Face
+    folders of models without an adapter, as an ``AnyModel``.
     """
+    if not adapted and needs_automatic(path := find_checkpoint(source)):
+        said = {"tokenizer": tokenizer, "weights": weights, "config": config}
+        if given := [f"--{option}" for option, value in said.items() if value]:
+            raise BadInput(f"{path} is a Hugging Face folder, which says what it holds itself; leave {given[0]} out")
+        whole, report, content = load_automatic(path)
+        return Checkpoint(path, whole.to(device), content, "Hugging Face without an adapter", "only", report)
     stored = open_stored(source, weights, config)
     name = stored.config.model
     if model is not None and name != model:

@@ -94,7 +94,11 @@ def choose_sites(run: Run, names: Sequence[str] | None = None) -> list[SiteInfo]
     """
     usable = [site for site in run.sites if _has(run, site, "phrase") and _has(run, site, "region")]
     if not usable:
-        raise BadInput("no site of the run has phrase and region rows; extract with --views phrase,region")
+        streams = " and ".join(sorted({stream for site in run.sites for stream in site.streams})) or "no known tokens"
+        raise BadInput(
+            f"no site of the run, whose sites hold {streams}, has phrase and region rows; extract sites with text and "
+            "sites with image or query tokens, with --views phrase,region"
+        )
     if names is None:
         return usable
     chosen: list[SiteInfo] = []

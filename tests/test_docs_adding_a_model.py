@@ -30,7 +30,7 @@ def follow(blocks: list[str]) -> None:
 
 
 def test_the_guide_works_as_it_is_written():
-    assert len(blocks()) == 4
+    assert len(blocks()) == 5
     follow(blocks())
     assert "metaclip_2" not in ADAPTERS
 
@@ -41,11 +41,12 @@ def test_the_guide_works_as_it_is_written():
         (0, '"skip": 1', '"skip": 0'),
         (0, "seen[:, 0]", "seen[:, 1]"),
         (1, '"metaclip_2"', '"metaclip"'),
+        (4, "=image+text", "=2+image+text"),
     ],
 )
 def test_a_mistake_in_it_is_noticed(block, right, wrong):
     parts = blocks()
     assert right in parts[block]
     parts[block] = parts[block].replace(right, wrong)
-    with pytest.raises(Exception, match=r"metaclip_2|Tensor-likes|model_type|assert|^$"):
+    with pytest.raises(Exception, match=r"metaclip_2|layers.0|Tensor-likes|model_type|assert|^$"):
         follow(parts)

@@ -216,7 +216,7 @@ def test_bad_runs_are_named():
     with pytest.raises(BadInput, match="fewer than 5 folds"):
         sweep(few)
     bare = make_run(20)
-    with pytest.raises(BadInput, match="no site of the run has phrase and region rows"):
+    with pytest.raises(BadInput, match=r"no site of the run, whose sites hold .*, has phrase and region rows"):
         sweep(bare)
 
 

@@ -122,6 +122,8 @@ def _plan(
         rows = tuple(firsts or [s.rows[0] for s in galleries["right-and-wrong"][0] if s.rows])
     if not outcomes.table["grounding"].notna().any():
         del galleries["quadrants"]
+    if not outcomes.table["score"].notna().any():
+        del galleries["right-and-wrong"]  # a model that answers nothing
     site = _attention_site(run, site, head)
     plan = Plan(run, examples, outcomes, galleries, rows, site, head, sweep, note)
     if site is not None and head is not None:

@@ -30,7 +30,8 @@ _GUTTER = 0.4
 class Outcomes:
     """Task and grounding of every example of a run, side by side, as stored.
 
-    table: id, correct, score, grounding (NaN where nothing is known), row index = row number of the example.
+    table: id, correct, score (NaN without an answer, which is neither right nor wrong), grounding (NaN where nothing is
+    known), row index = row number of the example.
     measure: what ``grounding`` is, in words. threshold: from which value on an example counts as grounded.
     """
 
@@ -53,7 +54,7 @@ class Outcomes:
         """Rows of the examples in that quadrant, in order of their ids; None leaves a side open."""
         keep = np.ones(len(self.table), dtype=bool)
         if correct is not None:
-            keep &= self.table["correct"].to_numpy() == correct
+            keep &= (self.table["correct"].to_numpy() == correct) & self.table["score"].notna().to_numpy()
         if grounded is not None:
             value = self.table["grounding"].to_numpy(float)
             keep &= (value >= self.threshold) if grounded else (value < self.threshold)

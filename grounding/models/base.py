@@ -151,12 +151,14 @@ class GroundingModel(nn.Module, ABC):
 
     predicts: how it grounds them, ``boxes`` (ranked) or ``heatmap``. image_padding: why the padding of a batch with
     images of several sizes changes its states; None where it does not. answers_all: whether every example of a task has
-    an answer; else its prediction may say that it has none.
+    an answer; else its prediction may say that it has none. added_sites: further ones, which are modules chosen by path
+    (``extract.modules``).
     """
 
     predicts: ClassVar[str]
     image_padding: ClassVar[str | None] = None
     answers_all: ClassVar[bool] = True
+    added_sites: tuple[Site, ...] = ()
     config: ModelConfig
     preprocessor: Preprocessor
 
@@ -206,9 +208,15 @@ class GroundingModel(nn.Module, ABC):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    def all_sites(self) -> list[Site]:
+        """Its sites and those added to it."""
+        return [*self.sites(), *self.added_sites]
+
     def choose_sites(self, names: Sequence[str] | None = None) -> list[Site]:
         """The sites of those names (``block.*`` matches a stage); all of them for None."""
-        sites = self.sites()
+        sites = self.all_sites()
+        if not sites:
+            raise BadInput("the model has no adapter and so no sites of its own; name modules of it with --module")
         if names is None:
             return sites
         chosen = []

@@ -62,7 +62,10 @@ class Preprocessor:
 
     def encode(self, example: Example) -> Encoded:
         """Open the images and tokenise the caption of one example."""
-        text = self.tokenizer.encode(example.caption)
+        return self.align(example, self.tokenizer.encode(example.caption), self.canvas(example))
+
+    def align(self, example: Example, text: EncodedText, canvas: np.ndarray) -> Encoded:
+        """Which tokens of a caption answer the task, and which are each phrase's. Raises BadInput."""
         spans: tuple[Span, ...] = ((0, len(example.caption)),)
         if isinstance(example.task, SpatialDescription) and example.task.target_spans:
             spans = example.task.target_spans
@@ -78,7 +81,7 @@ class Preprocessor:
         masks = {i: text.tokens_of(example.phrases[i].spans) for i in kept}
         return Encoded(
             example=example,
-            canvas=self.canvas(example),
+            canvas=canvas,
             text=text,
             caption_tokens=caption_tokens,
             phrase_tokens=np.stack(list(masks.values())) if kept else np.zeros((0, len(text.ids)), dtype=bool),

@@ -167,7 +167,10 @@ def _folder(path: Path) -> _Found:
     kind = content.get("model_type")
     if kind != "vilt":
         accepted = ", ".join(sorted({"vilt", *ADAPTERS}))
-        raise BadInput(f"{path} is a Hugging Face folder with model_type {kind!r}; accepted: {accepted}")
+        raise BadInput(
+            f"{path} is a Hugging Face folder with model_type {kind!r}; accepted: {accepted}; probe extract "
+            "--module takes others too"
+        )
     for name, value in (("qkv_bias", True), ("hidden_act", "gelu"), ("num_channels", 3)):
         if content.get(name, value) != value:
             raise BadInput(f"{path / 'config.json'}: {name} {content[name]!r} is not supported; accepted: {value!r}")

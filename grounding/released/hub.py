@@ -11,6 +11,9 @@ from grounding.released.sharded import INDEX
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = (
     "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
     "model*.safetensors",
     INDEX,
     "tokenizer*.json",

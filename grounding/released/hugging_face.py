@@ -65,6 +65,21 @@ def load_hugging_face(stored: Stored, tokenizer: CaptionTokenizer | None) -> tup
         )
     names = [name for file in stored.files[1:] for name in _names(file)]
     network, told = _read(stored.path, config)
+    require_sound(stored.path, adapter(config.model_type).architecture, network, told)
+    ignored = {
+        name: NUMBERS if name.endswith(POSITIONS) else LEFT_OUT for name in names if name not in network.state_dict()
+    }
+    renamed, missing = _not_by_name(network, set(names))
+    loaded = tuple(name for name in network.state_dict() if name not in missing)
+    report = LoadReport(loaded, renamed, ignored, missing)
+    return build_adapted(config, tokenizer, network), report
+
+
+def require_sound(folder: Path, fits: str, network: Any, told: Mapping[str, Any]) -> None:
+    """Raise BadInput for weights that are missing, unexpected, of another shape or not finite.
+
+    fits: the name of the network's class. told: transformers' account of names.
+    """
     own = network.state_dict()
     problems = [f"missing {name}" for name in sorted(told["missing_keys"])]
     problems += [f"unexpected {name}" for name in sorted(told["unexpected_keys"]) if not name.endswith(POSITIONS)]
@@ -72,13 +87,7 @@ def load_hugging_face(stored: Stored, tokenizer: CaptionTokenizer | None) -> tup
     problems += [f"{name} has non-finite values" for name, tensor in own.items() if not tensor.isfinite().all()]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        fits = adapter(config.model_type).architecture
-        raise BadInput(f"{stored.path} does not fit {fits}: {'; '.join(problems[:3])}{more}")
-    ignored = {name: NUMBERS if name.endswith(POSITIONS) else LEFT_OUT for name in names if name not in own}
-    renamed, missing = _not_by_name(network, set(names))
-    loaded = tuple(name for name in own if name not in missing)
-    report = LoadReport(loaded, renamed, ignored, missing)
-    return build_adapted(config, tokenizer, network), report
+        raise BadInput(f"{folder} does not fit {fits}: {'; '.join(problems[:3])}{more}")
 
 
 def _not_by_name(network: Any, names: Container[str]) -> tuple[dict[str, str], dict[str, str]]:

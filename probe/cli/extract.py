@@ -60,8 +60,8 @@ EPILOG = (
 
 # What a manifest says of a run that goes on.
 SAID = (
-    "split", "option", "limit", "views", "sites", "batch_size", "dtype", "precision", "compression", "tokenizer",
-    "weights", "config", "seed", "data_seed", "skip_bad", "shard_size", "estimate",
+    "split", "option", "limit", "views", "sites", "module", "batch_size", "dtype", "precision", "compression",
+    "tokenizer", "weights", "config", "seed", "data_seed", "skip_bad", "shard_size", "estimate",
 )  # fmt: skip
 
 Checkpoint = Annotated[
@@ -77,6 +77,16 @@ BenchmarkName = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the run; one that holds a part of it is completed.")]
 Views = Annotated[str, typer.Option(help="Comma-separated: phrase, region, attention, tokens.")]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--module",
+        metavar="PATH[=MEANING]",
+        help="Modules by path, * for one name, repeatable: 'blocks.*.mlp', 'encoder.*[0]' for a part of an output. "
+        "MEANING of its tokens, where it is not found by itself: a site's name, 1+image, text+image, ... or tokens. "
+        "With it, a Hugging Face folder may be of any model.",
+    ),
+]
 Sites = Annotated[str | None, typer.Option(help=f"Comma-separated, block.* for a stage; default all ({SITES}).")]
 AddViews = Annotated[
     str | None,
@@ -84,6 +94,9 @@ AddViews = Annotated[
 ]
 AddSites = Annotated[
     str | None, typer.Option("--add-site", help="Sites to add to the run in --out, with its views or --add-view's.")
+]
+AddModules = Annotated[
+    list[str] | None, typer.Option("--add-module", metavar="PATH[=MEANING]", help="The same for modules; repeatable.")
 ]
 BatchSize = Annotated[str, typer.Option("--batch-size", help="Examples a batch; auto takes the fastest that fits.")]
 Verify = Annotated[
@@ -103,8 +116,10 @@ def command(
     limit: Limit = None,
     views: Views = "phrase,region,attention",
     sites: Sites = None,
+    module: Modules = None,
     add_view: AddViews = None,
     add_site: AddSites = None,
+    add_module: AddModules = None,
     batch_size: BatchSize = "16",
     dtype: Annotated[str, typer.Option(help="Of storage: float16, bfloat16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="Of computing: fp32, bf16 or fp16.")] = "fp32",
@@ -137,11 +152,13 @@ def command(
     if benchmark is None:
         _refuse_beside(context)
         prepare: Callable[..., Any] = prepare_continued
-        where |= {"add_views": new_views, "add_sites": new_sites}
+        where |= {"add_views": new_views, "add_sites": new_sites, "add_modules": add_module or ()}
     else:
-        prepare, add = prepare_checkpoint, bool(new_views or new_sites)
-        chosen = (new_views, new_sites) if add else (parse_list(views), _items(sites))
-        where |= {"views": chosen[0] or None, "sites": chosen[1] or None, **_settings(context.params)}
+        prepare, add = prepare_checkpoint, bool(new_views or new_sites or add_module)
+        told = [] if module and not _is_given(context, "views") else parse_list(views)
+        chosen, paths = ((new_views, new_sites), add_module) if add else ((told, _items(sites)), module)
+        where |= {"views": chosen[0] or None, "sites": chosen[1] or None, "modules": paths or ()}
+        where |= _settings(context.params)
         if estimate:
             _tell(estimate_checkpoint(**{**where, "device": choose_device(device)}), out, as_json)
             return
@@ -168,10 +185,14 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_beside(context: typer.Context) -> None:
     """Raise BadInput for an option that says what a run holds where its manifest does."""
     for name in SAID:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if _is_given(context, name):
             option = f"--{name.replace('_', '-')}"
             raise BadInput(f"{option} needs --ckpt and --benchmark; without them, --out goes on as its manifest says")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _report(run: Run | None, left: str, out: Path, faults: list[str], as_json: bool) -> None:
