@@ -78,6 +78,11 @@ class Rows:
         """The images of the present pass of such a model."""
         return self.model.candidates
 
+    @property
+    def cells(self) -> int | None:
+        """Tokens of an image of such a model; None where images have their own numbers, or nobody knows."""
+        return getattr(self.model, "cells", None)
+
     def states(self, output: Tensor) -> Tensor:
         """As ``[R, N, D]``; maps ``[R, C, H, W]`` in raster order."""
         if output.ndim == 4 and not self.tokens_first:
@@ -97,7 +102,7 @@ def in_parts(model: GroundingModel, parts: tuple[str | int, ...], tokens_first: 
     layouts: dict[tuple[str, ...], Any] = {("text",): text_only, ("image",): image_only}
 
     def to_tokens(output: Tensor) -> Tensor:
-        return _one_image_a_row(rows.states(output), rows.images, parts, model.cells)  # type: ignore[arg-type]
+        return _one_image_a_row(rows.states(output), rows.images, parts, rows.cells)
 
     return Reading(name, streams, layouts.get(streams, text_then_image), to_tokens)
 

@@ -14,6 +14,7 @@ from extract.collect import TOKENS, offered_views
 from extract.module_layouts import (
     GUESSES,
     Reading,
+    Rows,
     Unfit,
     all_tokens,
     in_parts,
@@ -180,9 +181,9 @@ def _readings(model: GroundingModel, pattern: ModulePattern) -> Iterator[Reading
 
 
 def _trials(examples: Sequence[Example]) -> list[list[Example]]:
-    """Batches that tell lengths apart: the shortest caption, the longest, and two examples together."""
+    """Batches that tell lengths apart: the shortest caption, the longest, and two examples of equally many images."""
     order = sorted(range(len(examples)), key=lambda place: (len(examples[place].caption), place))
-    together = list(examples[:2])
+    together = [example for example in examples[:2] if len(example.images) == len(examples[0].images)]
     return [[examples[order[0]]], [examples[order[-1]]], together]
 
 
@@ -254,11 +255,12 @@ def _facts(
 ) -> str:
     """What is known of the pass that no reading fits, and which common ones would."""
     images = sum(len(example.images) for example in batch.examples)
-    cells = getattr(model, "cells", batch.grid[0] * batch.grid[1])
+    rows = Rows(model)
+    cells = rows.cells if rows.one_image_each else batch.grid[0] * batch.grid[1]
     facts = f"{list(output.shape)} for {len(batch)} captions of {batch.input_ids.shape[1]} tokens, {images} images"
-    if not isinstance(cells, int):
+    if cells is None:
         facts += " whose tokens have no known places"
-    elif hasattr(type(model), "candidates"):
+    elif rows.one_image_each:
         facts += f" of {cells} tokens each"
     else:
         facts += f" on canvases of {cells} tokens"

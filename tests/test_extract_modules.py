@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from hf_generative_models import tiny as written
 from hf_models import tiny
 from small_models import game, single_image, small_mdetr, small_vilt
 from unadapted import SIDE, WIDTH, read_pairs, research_model
@@ -123,6 +124,14 @@ def test_modules_of_an_adapter_over_transformers_run_one_image_at_a_time():
     assert image.to_tokens(states).shape == (2, 3 * 16, 24)
     torch.testing.assert_close(image.to_tokens(states)[1, 16:32], states[4, 1:])
     torch.testing.assert_close(vision.to_tokens(states), image.to_tokens(states))
+
+
+def test_modules_of_models_whose_images_have_their_own_numbers_of_tokens():
+    model = written("qwen3_vl")
+    path = "model.language_model.layers.1.mlp"
+    assert [site.streams for site in sites_of(model, path)] == [("text", "image")]
+    assert [site.streams for site in sites_of(model, f"{path}=tokens", examples=[GAMES[0], MIXED[-1]])] == [()]
+    assert "3 images whose tokens have no known places" in problem(model, f"{path}=text+image")
 
 
 def test_parts_are_taken_apart_in_their_order(tmp_path):
