@@ -7,6 +7,7 @@ none is ever listed that is not complete). The small tables are copied, with row
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import h5py
@@ -20,14 +21,13 @@ def build_virtual(folder: Path, shards: Sequence[Shard], token: str) -> None:
     """Write ``activations.h5`` over ``shards`` (at least one), in their order, under its name in one step."""
     temporary = folder / f"{VIRTUAL}.tmp-{token}"
     try:
-        # made in memory, where no disk can be full: HDF5 does not survive that
-        with h5py.File(temporary.name, "w", driver="core", backing_store=False) as file:
+        image = BytesIO()  # in memory no disk is full: HDF5 does not survive that
+        with h5py.File(image, "w") as file:
             for name in _common(shards):
                 _link(file, folder, name, shards)
             _copy_tables(file, folder, shards)
             file.attrs["shards"] = [shard.shard for shard in shards]
-            file.flush()
-            temporary.write_bytes(file.id.get_file_image())
+        temporary.write_bytes(image.getbuffer())
         publish(temporary, folder / VIRTUAL)
     finally:
         temporary.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class RenderedImage(Protocol):
 ImageSource = Path | str | np.ndarray | RenderedImage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Region:
     """A place in one image.
 
@@ -42,11 +42,11 @@ class Region:
     """
 
     box: Box
-    polygons: tuple[tuple[Point, ...], ...] = ()
+    polygons: tuple[Sequence[Point], ...] = ()
     mask_rle: tuple[int, int, str] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Phrase:
     """Character spans ``[begin, end)`` of the caption, with the regions they name in image ``image_index``."""
 
@@ -61,14 +61,14 @@ class Phrase:
         return " ".join(caption[begin:end] for begin, end in self.spans)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReferenceGame:
     """Which of the candidate images does the caption describe?"""
 
     target_index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SpatialDescription:
     """Which point of the image does the caption describe? ``target_xy`` is relative to the image (0..1)."""
 
@@ -81,7 +81,7 @@ class SpatialDescription:
 Task = ReferenceGame | SpatialDescription
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One caption over one image (spatial description) or N candidate images (reference game).
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_two_processes_give_the_bytes_of_one(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_an_error_of_one_stops_all(tmp_path):
-    games = [type(game)(**{**vars(game), "images": (BrokenImage(),) * 3}) for game in tiny_games(4)]
+    games = [replace(game, images=(BrokenImage(),) * 3) for game in tiny_games(4)]
     with pytest.raises(BadInput, match=r"^image broken.png cannot be read$"):
         run_processes(prepare, tiny_arguments(tmp_path / "x", games=games, shard_size=2), 2)
     assert not (tmp_path / "x").exists()

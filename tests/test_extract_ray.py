@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_those_of_one_process(clus
 @pytest.mark.slow
 def test_errors_of_workers_arrive_in_one_line_and_nothing_is_left(cluster, tmp_path):
     games = tiny_games(10)
-    broken = [*games[:8], *(type(game)(**{**vars(game), "images": (BrokenImage(),) * 3}) for game in games[8:])]
+    broken = [*games[:8], *(replace(game, images=(BrokenImage(),) * 3) for game in games[8:])]
     with pytest.raises(BadInput) as error:
         ray_engine.run_on_ray(prepare, tiny_arguments(tmp_path / "x", games=broken), num_workers=1)
     assert str(error.value) == "image broken.png cannot be read"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_what_is_converted_loads_as_equal_examples(tmp_path, name):
     for example, original in zip(after, before, strict=True):
         for image, drawn in zip(example.images, original.images, strict=True):
             np.testing.assert_array_equal(read_image(image), read_image(drawn))
-    assert [type(v) for v in vars(after[0].task).values()] == [type(v) for v in vars(before[0].task).values()]
+    assert [type(v) for v in astuple(after[0].task)] == [type(v) for v in astuple(before[0].task)]
 
 
 def test_masks_and_polygons_come_back_exactly(tmp_path):

@@ -117,7 +117,7 @@ def test_without_grounding_no_region_is_looked_at(tmp_path, monkeypatch, model):
 
     def bare(self: Any, split: str, index: int) -> Example:
         found = example(self, split, index)
-        return Example(**{**vars(found), "phrases": tuple(Phrase(p.id, p.type, p.spans, ()) for p in found.phrases)})
+        return replace(found, phrases=tuple(Phrase(p.id, p.type, p.spans, ()) for p in found.phrases))
 
     plain = tuned(tmp_path / "plain", model, grounding=False, ema_decay=0.0)
     monkeypatch.setattr(MiniatureGame, "example", bare)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_the_place_of_a_token_is_where_its_pixels_are(folders):
     example = EXAMPLES[0]
     changed = np.array(example.images[1])
     changed[8:16, 24:32] ^= 255  # the second candidate, row 1, column 3
-    other = type(example)(**{**vars(example), "images": (example.images[0], changed)})
+    other = replace(example, images=(example.images[0], changed))
     with torch.no_grad():
         for one in (example, other):
             model(model.preprocess([one]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ class CasePhrase:
     spans: tuple[Span, ...]
     image_index: int
     boxes: tuple[Box, ...] = ()
-    polygons: tuple[tuple[Point, ...], ...] = ()
+    polygons: tuple[Sequence[Point], ...] = ()
     predicted: tuple[int, Box] | None = None
     iou: float | None = None
     pointing: bool | None = None

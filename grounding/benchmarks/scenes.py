@@ -7,7 +7,7 @@ Objects are drawn in order, later ones in front.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -89,6 +89,8 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 }
 Description = Mapping[str, str]  # attribute -> value
 _RECORD = Struct("<4B4d")  # an object: its attributes as places in ATTRIBUTES, then x, y, radius, angle
+
+_VERTEX = Struct("<2d")  # of an outline: x, y
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,34 @@ class Scene:
         return self._drawn(height, lambda number: (number,))
 
 
+class Outline(Sequence[Point]):
+    """Vertices of a polygon, equal to the tuple of them, in a seventh of its memory."""
+
+    __slots__ = ("_packed",)
+
+    def __init__(self, packed: bytes):
+        """packed: float64 x and y of one vertex after the other."""
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return len(self._packed) // _VERTEX.size
+
+    def __iter__(self) -> Iterator[Point]:
+        yield from _VERTEX.iter_unpack(self._packed)
+
+    def __getitem__(self, place: Any) -> Any:
+        return tuple(self)[place]
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == (tuple(other) if isinstance(other, Outline) else other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 def excluded_by(description: Description, scene: Scene) -> bool:
     """True if nothing in the scene fits the description."""
     return not scene.matching(description)
@@ -206,18 +236,17 @@ def regions(scene: Scene, indices: Sequence[int]) -> list[Region]:
     """
     from pycocotools.mask import encode
 
-    owners = scene.owners()
+    owners, objects = scene.owners(), scene.objects
     height, width = owners.shape
     found = []
     for index in indices:
         mask = owners == index + 1
         columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
         box = (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
-        outline = np.clip(scene.objects[index].outline() / (scene.aspect, 1), 0, 1)
+        outline = np.clip(objects[index].outline() / (scene.aspect, 1), 0, 1)
         counts = encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
         x1, y1, x2, y2 = map(float, box)
-        polygon = tuple((float(x), float(y)) for x, y in outline)
-        found.append(Region((x1, y1, x2, y2), (polygon,), (height, width, counts)))
+        found.append(Region((x1, y1, x2, y2), (Outline(outline.tobytes()),), (height, width, counts)))
     return found
 
 

@@ -105,7 +105,7 @@ def outline_area(regions: Sequence[Region]) -> Area | None:
 def draw_regions(regions: Sequence[Region], height: int, width: int) -> np.ndarray:
     """Union of the outlines of regions as a mask, bool ``[height, width]``; their masks must have that size."""
     mask = np.zeros((height, width), dtype=bool)
-    polygons: list[tuple[Point, ...]] = []
+    polygons: list[Sequence[Point]] = []
     for region in regions:
         x1, y1, x2, y2 = region.box
         if region.mask_rle is not None:
