@@ -1,9 +1,11 @@
 """Speed and memory of extraction, as ratios taken in one run: ``python perf/extract.py [--help]``.
 
-Speed: every site with the views phrase, region and attention, written to disk, against the bare forward pass of the
-same model over the same batches in the same precision; and the same with opening and tokenising included in both.
-The variants take turns, and the median over rounds of each round's ratio is reported. Memory: the peak of a process
-that extracts 5,000 examples against one that extracts 500.
+Speed: every site with the views phrase, region and attention, and with tokens too, written to disk, against the bare
+forward pass of the same model over the same batches in the same precision; with opening and tokenising included in
+both; and what others do instead, which is to keep every state in memory: plain hooks, and a trace of nnsight where that
+is installed. The variants take turns, and the median over rounds of each round's ratio is reported. Memory: what is
+resident while a process extracts the last 1,000 of 10,000 examples against the first 1,000, and its peak against
+that of a process that extracts 1,000.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +42,8 @@ from grounding.models.base import Batch, GroundingModel
 from grounding.models.text import train_tokenizer
 
 VIEWS = ("phrase", "region", "attention")
+COUNTS = (1_000, 10_000)  # examples whose memory is compared
+Preprocess = Callable[[Sequence[Example]], Batch]
 
 
 def main() -> None:
@@ -61,18 +67,25 @@ def _speed(options: argparse.Namespace) -> list[str]:
     ready = {chunk[0].id: model.preprocess(chunk) for chunk in chunks}
     opened = model.preprocess
 
-    def bare(preprocess: Callable[[Sequence[Example]], Batch]) -> Callable[[], None]:
+    def bare(preprocess: Preprocess) -> Callable[[], None]:
         return lambda: _forward(model, chunks, preprocess, options)
 
-    def kept(preprocess: Callable[[Sequence[Example]], Batch]) -> Callable[[], None]:
-        return lambda: _extract(model, examples, preprocess, options)
+    def kept(preprocess: Preprocess, views: Sequence[str] = VIEWS) -> Callable[[], None]:
+        return lambda: _extract(model, examples, preprocess, options, views)
+
+    def at_hand(chunk: Sequence[Example]) -> Batch:
+        return ready[chunk[0].id]
 
     variants = {
-        "bare": bare(lambda chunk: ready[chunk[0].id]),
-        "extraction": kept(lambda chunk: ready[chunk[0].id]),
+        "bare": bare(at_hand),
+        "extraction": kept(at_hand),
+        "extraction, tokens too": kept(at_hand, (*VIEWS, "tokens")),
+        "plain hooks, all states in memory": lambda: _hooked(model, chunks, at_hand, options),
         "bare, with opening images": bare(opened),
         "extraction, with opening images": kept(opened),
     }
+    if find_spec("nnsight"):
+        variants["nnsight, all states in memory"] = _traced(model, chunks, at_hand, options)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for turn in range(options.rounds + 1):  # the first round warms up
         for name, run in variants.items():
@@ -84,8 +97,10 @@ def _speed(options: argparse.Namespace) -> list[str]:
     for name, values in times.items():
         clock, processor = (median(column) / len(examples) * 1000 for column in zip(*values, strict=True))
         lines.append(f"| {name} | {clock:.2f} ms an example ({processor:.2f} of processor time, all threads) |")
-    lines += _ratios(times, "extraction", "bare")
-    return lines + _ratios(times, "extraction, with opening images", "bare, with opening images")
+    for over in variants:
+        under = "bare, with opening images" if over.endswith("opening images") else "bare"
+        lines += _ratios(times, over, under) if over != under else []
+    return lines
 
 
 def _ratios(times: dict[str, list[tuple[float, float]]], over: str, under: str) -> list[str]:
@@ -99,32 +114,52 @@ def _ratios(times: dict[str, list[tuple[float, float]]], over: str, under: str) 
 
 
 def _memory(options: argparse.Namespace) -> list[str]:
-    peaks = {}
-    for count in (500, 5000):
+    found = {}
+    for count in COUNTS:
         arguments = [sys.executable, __file__, *sys.argv[1:], "--child", str(count)]
         done = subprocess.run(arguments, check=True, capture_output=True, text=True)
-        peaks[count] = json.loads(done.stdout.splitlines()[-1])
-    lines = [
-        f"| {count} examples: peak memory (before: model and examples) | {p['peak']:.0f} MiB ({p['before']:.0f}) |"
-        for count, p in peaks.items()
+        found[count] = json.loads(done.stdout.splitlines()[-1])
+    few, many = (found[count] for count in COUNTS)
+    return [
+        f"| resident at the first 1,000 of 10,000 examples, and at the last | {_mebibytes(many, 'first', 'last')} |",
+        f"| **last / first** | **{many['last'] / many['first']:.3f}** |",
+        f"| 1,000 examples: their list and the model; peak | {_mebibytes(few, 'before', 'peak')} |",
+        f"| 10,000 examples: their list and the model; peak | {_mebibytes(many, 'before', 'peak')} |",
+        f"| **peak of 10,000 / peak of 1,000** | **{many['peak'] / few['peak']:.3f}** |",
     ]
-    return [*lines, f"| **memory 5,000 / 500** | **{peaks[5000]['peak'] / peaks[500]['peak']:.3f}** |"]
+
+
+def _mebibytes(found: dict[str, float], *names: str) -> str:
+    return ", ".join(f"{found[name]:.0f} MiB" for name in names)
 
 
 def _child(options: argparse.Namespace) -> dict[str, float]:
+    """Of a run: peak memory before and after; the median of what was resident at its first and last 1,000 examples."""
     torch.set_num_threads(options.threads)
     examples = _examples(options, options.child)
     model = _model(options, examples[:500])
-    before = _peak_mebibytes()
-    _extract(model, examples, model.preprocess, options)
-    return {"before": before, "peak": _peak_mebibytes()}
+    before, resident = _peak(), {}
+    sizes: dict[str, Any] = {"progress": lambda done, total: resident.update({done: _resident()})}
+    _extract(model, examples, model.preprocess, options, **sizes)
+    first = median(size for done, size in resident.items() if done <= COUNTS[0])
+    last = median(size for done, size in resident.items() if done > len(examples) - COUNTS[0])
+    return {"before": before, "peak": _peak(), "first": first, "last": last}
 
 
-def _peak_mebibytes() -> float:
+def _peak() -> float:
+    """MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _forward(model: GroundingModel, chunks: list[list[Example]], preprocess: Any, options: argparse.Namespace) -> None:
+def _resident() -> float:
+    """MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _forward(
+    model: Callable[[Batch], Any], chunks: list[list[Example]], preprocess: Preprocess, options: argparse.Namespace
+) -> None:
     dtype = PRECISIONS[options.precision]
     precision = nullcontext() if dtype is None else torch.autocast(options.device, dtype=dtype)
     with torch.inference_mode(), precision:
@@ -134,17 +169,66 @@ def _forward(model: GroundingModel, chunks: list[list[Example]], preprocess: Any
         torch.cuda.synchronize()
 
 
-def _extract(model: GroundingModel, examples: list[Example], preprocess: Any, options: argparse.Namespace) -> None:
-    model.preprocess = preprocess  # type: ignore[method-assign]
+def _hooked(
+    model: GroundingModel, chunks: list[list[Example]], preprocess: Preprocess, options: argparse.Namespace
+) -> None:
+    """The output of every site's module, moved to the CPU and kept until the end."""
+    states: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        states.append((output[0] if isinstance(output, tuple) else output).to("cpu", copy=True))
+
+    handles = [model.get_submodule(site.module_path).register_forward_hook(keep) for site in model.sites()]
+    try:
+        _forward(model, chunks, preprocess, options)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _traced(
+    model: GroundingModel, chunks: list[list[Example]], preprocess: Preprocess, options: argparse.Namespace
+) -> Callable[[], None]:
+    """The same states by ``nnsight.NNsight(model).trace``."""
+    from nnsight import NNsight, save
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about names of submodules that nnsight renames
+        network = NNsight(model)
+    paths = [site.module_path for site in model.sites()]
+
+    def run() -> None:
+        states: list[Any] = []
+
+        def trace(batch: Batch) -> None:
+            with network.trace(batch):
+                kept = save([network.get(path).output for path in paths])
+            states.append(kept)
+
+        _forward(trace, chunks, preprocess, options)
+
+    return run
+
+
+def _extract(
+    model: GroundingModel,
+    examples: list[Example],
+    preprocess: Preprocess,
+    options: argparse.Namespace,
+    views: Sequence[str] = VIEWS,
+    **settings: Any,
+) -> None:
+    model.preprocess = preprocess  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory(dir=options.out) as folder:
         extract(
-            model, examples, Path(folder) / "run", identity={}, views=VIEWS, batch_size=options.batch_size,
-            precision=options.precision, dtype=options.dtype, device=options.device, threshold=0.5,
+            model, examples, Path(folder) / "run", identity={}, views=views, batch_size=options.batch_size,
+            precision=options.precision, dtype=options.dtype, device=options.device, threshold=0.5, **settings,
         )  # fmt: skip
 
 
 def _examples(options: argparse.Namespace, count: int) -> list[Example]:
-    return list(open_benchmark(options.benchmark, root=options.root).load("train", limit=count))
+    chosen = dict(pair.split("=") for pair in options.option)
+    return list(open_benchmark(options.benchmark, root=options.root, **chosen).load("train", limit=count))
 
 
 def _model(options: argparse.Namespace, examples: Sequence[Example]) -> GroundingModel:
@@ -165,6 +249,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="vilt-aligner", choices=["vilt-aligner", "mdetr"])
     parser.add_argument("--size", default="miniature", choices=["miniature", "base"])
     parser.add_argument("--benchmark", default="mini-game")
+    parser.add_argument("--option", action="append", default=[], help="of the benchmark, as difficulty=single")
     parser.add_argument("--root", default=None)
     parser.add_argument("--examples", type=int, default=256, help="examples a round")
     parser.add_argument("--rounds", type=int, default=7)
