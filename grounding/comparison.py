@@ -54,7 +54,7 @@ def in_common(one: Evaluation, other: Evaluation, names: str) -> tuple[Evaluatio
 
 def differences_told(table: pd.DataFrame) -> str:
     """The differences as a Markdown table; bold where the interval leaves out 0."""
-    lines = ["| first | second | figure | first | second | difference | 95 % interval | n |", "|" + "---|" * 8]
+    lines = ["| first | second | figure | first | second | difference | 95 % interval | n | note |", "|" + "---|" * 9]
     for row in table.to_dict("records"):
         known = not pd.isna(row["low"])
         low, high = (row["low"], row["high"]) if known else (None, None)
@@ -62,5 +62,6 @@ def differences_told(table: pd.DataFrame) -> str:
         apart = known and (row["low"] > 0 or row["high"] < 0)
         told = f"**{number(row['difference'])}**" if apart else number(row["difference"])
         values = (number(row["value_first"]), number(row["value_second"]), told, interval(estimate), str(row["n"]))
-        lines.append(f"| {' | '.join((row['first'], row['second'], row['figure'], *values))} |")
+        note = row["reason"] or ""
+        lines.append(f"| {' | '.join((row['first'], row['second'], row['figure'], *values, note))} |")
     return "\n".join(lines) + "\n"

@@ -56,7 +56,7 @@ def evaluate_checkpoint(
     """Task performance and phrase grounding of a checkpoint on a split of a benchmark, also one it never saw.
 
     threshold: of heatmaps; by default the one that was tuned when the checkpoint was made. tune_split: choose it on
-    this split of the benchmark instead (no test split). out: folder for tables and summary, see
+    this split of the benchmark instead (no test split). Ranked boxes have none. out: folder for tables and summary, see
     ``grounding.evaluation_files``. export: file for the predictions (``grounding.predictions_export``). train_root:
     files of the benchmark that the checkpoint was trained on, where they moved: images that are in both are counted
     (``Evaluation.overlap``). options: of the benchmark. progress: called with (examples done, all of them).
@@ -68,7 +68,9 @@ def evaluate_checkpoint(
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
     level: Threshold | float | None = threshold if threshold is not None else stored_threshold(checkpoint.info)
-    if tune_split is not None:
+    if checkpoint.model.predicts == "boxes":
+        level = None
+    elif tune_split is not None:
         level = _tuned(checkpoint.model, source, tune_split, limit, metrics, batch_size, device, skip_bad)
     examples = source.load(split, limit, skip_bad)
     skipped = tuple(source.skipped)

@@ -75,9 +75,9 @@ class Evaluation:
         (_main) and those that are (_propagated), and consistency@40px, ... (resampling captions).
         Grounding, over phrases: mean_iou, mean_iou_any, mean_iou_merged, and the share with an IoU of 0.5 or more as
         recall@1, recall_any@1, recall_merged@1, of ranked boxes also @5, @10, @all, and average_precision; pointing.
-        Over examples with phrases, against mean_iou: pearson, spearman (task score) and point_biserial (task success),
-        as ``Correlation``, and pearson_partial: given the number of phrases, the words of the caption and the size of
-        the regions.
+        Over examples with phrases and an answer, against mean_iou: pearson, spearman (task score) and point_biserial
+        (task success), as ``Correlation``, and pearson_partial: given the number of phrases, the words of the caption
+        and the size of the regions; without any such examples, each says that it is undefined.
         """
         settings = (resamples, permutations, seed)
         return dict(self._once("summary", settings, lambda: self._summary(*settings)))
@@ -158,7 +158,8 @@ class Evaluation:
     def to_markdown(self, summary: Mapping[str, Estimate] | None = None) -> str:
         """The summary as a Markdown table (figure, value, 95 % interval, p, n, groups, note), and what was left out."""
         lines = evaluation_text.figure_lines(self.summary() if summary is None else summary)
-        lines += ["", evaluation_text.quadrants_told(self.quadrants(), GROUNDED_AT)]
+        if not linked_examples(self.per_example).empty:
+            lines += ["", evaluation_text.quadrants_told(self.quadrants(), GROUNDED_AT)]
         lines += ["", f"Metrics: {self.measure.mode}. {evaluation_text.threshold_told(self.threshold)}"]
         lines += [] if self.overlap is None else [self.overlap.told()]
         unanswered = int((~self.per_example["answered"]).sum())

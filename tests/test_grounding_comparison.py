@@ -54,6 +54,8 @@ def test_every_shared_figure_is_compared_over_what_both_have():
     assert rows.loc["mean_iou", "difference"] > 0
     assert "pearson" not in rows.index  # undefined for the first: it is right everywhere
     assert "**0.500**" in differences_told(table)
+    told = differences_told(table.assign(reason="too few"))
+    assert all(line.endswith("| too few |") for line in told.splitlines()[2:])
     swapped = differences({"b": score(examples, answers), "a": score(examples, better)}, resamples=200)
     assert swapped.set_index("figure").loc["accuracy", "difference"] == -0.5
 

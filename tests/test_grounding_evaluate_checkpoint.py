@@ -77,7 +77,10 @@ def test_boxes_need_no_threshold(tmp_path):
     save_checkpoint(tmp_path / "mdetr", small_mdetr(max_text=60, token_slots=60, text_positions=70), {})
     assert stored_threshold({}) is None
     assert stored_threshold({"threshold": None}) is None
-    assert len(evaluate_checkpoint(tmp_path / "mdetr", "mini-game", limit=2).per_example) == 2
+    evaluation = evaluate_checkpoint(tmp_path / "mdetr", "mini-game", limit=2, threshold=0.4)
+    assert len(evaluation.per_example) == 2
+    assert evaluation.threshold is None
+    assert "Ranked boxes: no threshold." in evaluation.to_markdown()
 
 
 @pytest.mark.parametrize("model", ["vilt-aligner", "mdetr"])
