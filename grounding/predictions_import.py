@@ -168,7 +168,8 @@ def _check_formats(found: Sequence[tuple[_Image, Record, str]], path: Path) -> N
         if sizes.min() > 2 and (boxes * sizes).max() <= _OVERSHOOT:
             raise BadInput(f"{path}: every bbox is within 0..1, so they look relative; {accepted} (or images of 1 x 1)")
         outside = (boxes[:, :2] + boxes[:, 2:] > _OVERSHOOT).any(1)
-        if outside.any() and (boxes[:, 2:] > boxes[:, :2]).all() and boxes.max() <= _OVERSHOOT:
+        also_outside = (boxes[:, 2:] > _OVERSHOOT).any(1)  # if they were corners; models overshoot
+        if (boxes[:, 2:] > boxes[:, :2]).all() and also_outside.sum() < outside.sum():
             where = group[int(outside.argmax())][2]
             raise BadInput(f"{where}: bbox leaves its image, and all look like (x1, y1, x2, y2); {accepted}")
 

@@ -226,6 +226,20 @@ def test_what_cannot_be_scored_is_named(tmp_path, content, message):
         score([game(0, phrases=1)], back)
 
 
+def test_corners_are_told_from_sizes_where_a_model_overshoots(tmp_path):
+    rng = np.random.default_rng(0)
+    begin = rng.uniform(-2, 60, (40, 2))
+    size = rng.uniform(5, 45, (40, 2))  # some end beyond an image of 100 x 50
+
+    def content(ends: np.ndarray) -> dict:
+        boxes = np.concatenate([begin, ends], axis=1).tolist()
+        return a_file(annotations=[annotation(bbox=box)["annotations"][0] for box in boxes])
+
+    with pytest.raises(BadInput, match=r"all look like \(x1, y1, x2, y2\)"):
+        read(tmp_path, content(np.maximum(begin, 0) * 1.05 + size + 20))
+    read(tmp_path, content(size))
+
+
 def test_files_that_are_no_utf8_or_not_there(tmp_path):
     (tmp_path / "latin.json").write_bytes(json.dumps(a_file()).encode() + b"\xe9")
     with pytest.raises(BadInput, match=r"latin\.json is not JSON: 'utf-8' codec"):

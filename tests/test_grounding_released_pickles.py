@@ -146,6 +146,16 @@ def test_text_with_the_name_of_a_checkpoint_is_named(tmp_path, content):
     assert refusal(path) == expected
 
 
+def test_a_pickle_that_torch_did_not_write_is_refused_without_torchs_advice_to_run_it(tmp_path):
+    path = tmp_path / "notes.pth"
+    path.write_bytes(pickle.dumps({"model": Path(path)}, protocol=4))
+    told = refusal(path)
+    assert told.startswith(
+        f"{path} cannot be read as a file written by torch.save: UnpicklingError Unsupported operand"
+    )
+    assert "weights_only" not in told
+
+
 @pytest.mark.parametrize("content", [b"\x80\x04\x95", b"\0" * 100])
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "notes.pth"

@@ -88,5 +88,6 @@ def _damage(path: Path, error: Exception) -> str:
     archive = begin.startswith(b"PK\x03\x04")
     if (archive and not zipfile.is_zipfile(path)) or "EOF" in f"{type(error).__name__} {error}":
         return f"{path} is truncated ({path.stat().st_size} bytes); copy or download it again"
-    reason = " ".join(str(error).split())[:80] or type(error).__name__
-    return f"{path} cannot be read as a file written by torch.save: {type(error).__name__} {reason}"
+    said = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # behind advice that is not for users
+    reason = (said.splitlines() or [""])[0][:80]
+    return f"{path} cannot be read as a file written by torch.save: {type(error).__name__} {reason}".rstrip()

@@ -75,9 +75,10 @@ def _show_run(path: str, verify: bool, as_json: bool) -> None:
     for held in result["sites"]:
         told = f"{held['rows']:,} x {held['channels']}, all finite, at most {held['peak']:.3g}"
         rows.append((f"{held['site']}/{held['view']}", told))
-    rows.append(("to open it", "\n".join(result["open"])))
     rows += [("faults", "\n".join(faults) or "none: every file is as it was written")] if verify else []
     show_table(f"Run {path}", rows, result, as_json)
+    if not as_json:  # below the table, where lines are whole and can be copied
+        typer.echo("\n".join(["To open it:", "", *result["open"]]))
     if faults:
         raise typer.Exit(1)
 
