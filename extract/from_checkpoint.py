@@ -107,8 +107,8 @@ def estimate_checkpoint(
 def prepare_continued(
     out: Path | str,
     *,
-    add_views: Sequence[str] = (),
-    add_sites: Sequence[str] = (),
+    add_views: Sequence[str] | None = None,
+    add_sites: Sequence[str] | None = None,
     add_modules: Sequence[str] = (),
     root: Path | str | None = None,
     ckpt: str | Path | None = None,

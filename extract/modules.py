@@ -235,7 +235,8 @@ def _narrow(
         target.width = tokens.shape[2]
         signature = f"{reading.streams} {layout} {hash(tokens.cpu().numpy().tobytes())}"
         target.seen.setdefault(number, []).append(signature)
-    target.told = target.told or (None if target.seen else _facts(target, output, batch, shapes, model)) or ""
+    if not target.seen and not target.told:
+        target.told = _facts(target, output, batch, shapes, model)
 
 
 def _check(tokens: Tensor, layout: TokenLayout, reading: Reading, batch: Batch) -> None:

@@ -162,18 +162,13 @@ def prepare(
     elif automatic:
         options = replace(options, batch_size=find_batch_size(Extractor(model, wanted, options), examples))
     means = made_with(options.batch_size, options.compression, model.device)
-    part = {"complete": False, "command": list(command or command_line()), "made_with": means}
-    part["modules"] = list(modules)
+    part = {"complete": False, "command": list(command or command_line()), "made_with": means, "modules": [*modules]}
     if there is None:
         skips = [{"id": name, "reason": reason} for name, reason in skipped_on_load]
         about = {"identity": facts, "source": dict(source or {}), "skipped_on_load": skips}
         works = [_new_run(part | {"sites": _records(model, wanted)}, -(-len(examples) // options.shard_size), about)]
     else:
-        works = _pending(out, there, wanted)
-        if lacking := _lacking(out, there, wanted, add, works):
-            works = [_addition(there, part | {"sites": _records(model, lacking)})]
-        if works:
-            same_means(out, there["made_with"], means)
+        works = _left(model, out, there, wanted, add, part)
     return Extraction(model, examples, out, options, means, works, progress)
 
 
@@ -210,6 +205,18 @@ def choose(
     chosen = _with_partners(model, model.choose_sites(sites if sites is not None else list(held)))
     offered = {view for site in chosen for view in offered_views(site)}
     return choose_views(chosen, views or [view for view in there["views"] if view in offered])
+
+
+def _left(
+    model: GroundingModel, out: Path, there: dict[str, Any], wanted: _Views, add: bool, part: dict[str, Any]
+) -> list[Work]:
+    """What is to be done in the run in ``out``: its unfinished parts, or else a new one with what it lacks."""
+    works = _pending(out, there, wanted)
+    if lacking := _lacking(out, there, wanted, add, works):
+        works = [_addition(there, part | {"sites": _records(model, lacking)})]
+    if works:
+        same_means(out, there["made_with"], part["made_with"])
+    return works
 
 
 def _pending(out: Path, there: dict[str, Any], wanted: _Views) -> list[Work]:

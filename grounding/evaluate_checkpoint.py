@@ -67,11 +67,8 @@ def evaluate_checkpoint(
     _check_thresholds(threshold, tune_split)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
-    level: Threshold | float | None = threshold if threshold is not None else stored_threshold(checkpoint.info)
-    if checkpoint.model.predicts == "boxes":
-        level = None
-    elif tune_split is not None:
-        level = _tuned(checkpoint.model, source, tune_split, limit, metrics, batch_size, device, skip_bad)
+    level = threshold if threshold is not None else stored_threshold(checkpoint.info)
+    level = _level(checkpoint.model, level, source, tune_split, limit, metrics, batch_size, device, skip_bad)
     examples = source.load(split, limit, skip_bad)
     skipped = tuple(source.skipped)
     writer = None if export is None else PredictionWriter(level)
@@ -177,18 +174,21 @@ def _check_thresholds(threshold: float | None, tune_split: str | None) -> None:
         check_tuning_split(tune_split)
 
 
-def _tuned(
+def _level(
     model: GroundingModel,
+    given: Threshold | float | None,
     source: Benchmark,
-    split: str,
+    tune_split: str | None,
     limit: int | None,
     metrics: str,
     batch_size: int,
     device: str,
     skip_bad: bool,
-) -> Threshold | None:
-    """The threshold of the best mean IoU on a split, as fine-tuning does it; None for a model with boxes."""
+) -> Threshold | float | None:
+    """The threshold given, or that of the best mean IoU on a split, as fine-tuning does it; None for ranked boxes."""
     if model.predicts != "heatmap":
         return None
-    examples = source.load(split, limit, skip_bad)
+    if tune_split is None:
+        return given
+    examples = source.load(tune_split, limit, skip_bad)
     return tune(model, examples, "iou", metrics, batch_size=batch_size, device=device, skip_bad=skip_bad)

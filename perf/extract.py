@@ -139,8 +139,11 @@ def _child(options: argparse.Namespace) -> dict[str, float]:
     examples = _examples(options, options.child)
     model = _model(options, examples[:500])
     before, resident = _peak(), {}
-    sizes: dict[str, Any] = {"progress": lambda done, total: resident.update({done: _resident()})}
-    _extract(model, examples, model.preprocess, options, **sizes)
+
+    def look(done: int, total: int) -> None:
+        resident[done] = _resident()
+
+    _extract(model, examples, model.preprocess, options, progress=look)
     first = median(size for done, size in resident.items() if done <= COUNTS[0])
     last = median(size for done, size in resident.items() if done > len(examples) - COUNTS[0])
     return {"before": before, "peak": _peak(), "first": first, "last": last}
@@ -227,8 +230,7 @@ def _extract(
 
 
 def _examples(options: argparse.Namespace, count: int) -> list[Example]:
-    chosen = dict(pair.split("=") for pair in options.option)
-    return list(open_benchmark(options.benchmark, root=options.root, **chosen).load("train", limit=count))
+    return list(open_benchmark(options.benchmark, root=options.root).load("train", limit=count))
 
 
 def _model(options: argparse.Namespace, examples: Sequence[Example]) -> GroundingModel:
@@ -249,7 +251,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="vilt-aligner", choices=["vilt-aligner", "mdetr"])
     parser.add_argument("--size", default="miniature", choices=["miniature", "base"])
     parser.add_argument("--benchmark", default="mini-game")
-    parser.add_argument("--option", action="append", default=[], help="of the benchmark, as difficulty=single")
     parser.add_argument("--root", default=None)
     parser.add_argument("--examples", type=int, default=256, help="examples a round")
     parser.add_argument("--rounds", type=int, default=7)

@@ -6,7 +6,6 @@ image processor changes nothing but the values of pixels.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grounding.benchmarks.files import content_hash
 from grounding.config_files import read_json_object
 from grounding.errors import BadInput
 from grounding.models.any_model import AnyModel, Inputs
@@ -48,13 +48,8 @@ def load_automatic(folder: Path) -> tuple[AnyModel, LoadReport, str]:
     if not tokenizer.is_fast:
         raise BadInput(f"{folder} has no fast tokenizer (tokenizer.json), which knows the characters of its tokens")
     reader = PairReader.of(tokenizer, _from("AutoImageProcessor", folder), network)
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in HASHED):
-        digest.update(path.name.encode())
-        with path.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-    return AnyModel(network, reader, reader.size).eval(), report, digest.hexdigest()
+    content = content_hash(sorted(path for path in folder.iterdir() if path.suffix in HASHED))
+    return AnyModel(network, reader, reader.size).eval(), report, content
 
 
 @dataclass(frozen=True)

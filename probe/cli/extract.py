@@ -147,18 +147,15 @@ def command(
     from extract.from_checkpoint import estimate_checkpoint, prepare_checkpoint, prepare_continued
     from extract.identity import command_line
 
-    new_views, new_sites = _items(add_view), _items(add_site)
+    new: dict[str, Any] = {"views": _items(add_view), "sites": _items(add_site), "modules": add_module or ()}
     where: dict[str, Any] = {"ckpt": ckpt, "root": root, "device": device, "workers": workers}
     if benchmark is None:
         _refuse_beside(context)
         prepare: Callable[..., Any] = prepare_continued
-        where |= {"add_views": new_views, "add_sites": new_sites, "add_modules": add_module or ()}
+        where |= {f"add_{name}": value for name, value in new.items()}
     else:
-        prepare, add = prepare_checkpoint, bool(new_views or new_sites or add_module)
-        told = [] if module and not _is_given(context, "views") else parse_list(views)
-        chosen, paths = ((new_views, new_sites), add_module) if add else ((told, _items(sites)), module)
-        where |= {"views": chosen[0] or None, "sites": chosen[1] or None, "modules": paths or ()}
-        where |= _settings(context.params)
+        prepare, add = prepare_checkpoint, any(new.values())
+        where |= (new if add else _asked(context)) | _settings(context.params)
         if estimate:
             _tell(estimate_checkpoint(**{**where, "device": choose_device(device)}), out, as_json)
             return
@@ -168,6 +165,13 @@ def command(
     with progress_bar("extracting", as_json) as progress:
         run, left = run_engine(prepare, {"out": out, "command": command_line(), **where}, engines, progress)
     _report(run, left, out, faults, as_json)
+
+
+def _asked(context: typer.Context) -> dict[str, Any]:
+    """Views, sites and modules of a run; modules alone come with whatever views they offer."""
+    given = context.params
+    views = None if given["module"] and not _is_given(context, "views") else _items(given["views"])
+    return {"views": views, "sites": _items(given["sites"]), "modules": given["module"] or ()}
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,8 +237,8 @@ def _verified(out: Path) -> list[str]:
     return verify_run(out, drop=True)
 
 
-def _items(text: str | None) -> list[str]:
-    return parse_list(text) if text else []
+def _items(text: str | None) -> list[str] | None:
+    return (parse_list(text) or None) if text else None
 
 
 def _batch_size(text: str) -> Any:
