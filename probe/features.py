@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grounding.errors import BadInput, unknown_choice
-from probe.pairs import PairTable
+from grounding.errors import BadInput
 
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
@@ -69,45 +68,31 @@ class PairFeatures:
                 )
 
 
-def read_features(run: Run, site: str, pairs: PairTable) -> PairFeatures:
-    """Phrase and region rows of a site (or of its partner site) for the pairs of a run.
+def read_rows(run: Run, site: str, view: str) -> np.ndarray:
+    """All rows of a view (``phrase`` or ``region``) of a site or of its partner, float32 ``[rows, D]``.
 
-    Raises BadInput where the site does not hold one row for every phrase and region, or holds non-finite ones.
+    Raises BadInput where the site does not hold one row for every phrase or region.
     """
-    rows = {}
-    for view, expected in (("phrase", len(run.phrases)), ("region", len(run.regions))):
-        rows[view] = np.asarray(run.read(site, view), dtype=np.float32)
-        if rows[view].ndim != 2 or len(rows[view]) != expected:
-            raise BadInput(
-                f"site {site!r} holds {len(rows[view])} {view} rows for {expected} {view}s: some shards lack it; "
-                "run extract again with the same arguments to fill them, or leave the site out"
-            )
-    features = PairFeatures(rows["phrase"], rows["region"], pairs.phrase, pairs.region, pairs.example)
-    features.require_finite(f"site {site!r}")
-    return features
+    expected = len(getattr(run, f"{view}s"))
+    rows = np.asarray(run.read(site, view), dtype=np.float32)
+    if rows.ndim != 2 or len(rows) != expected:
+        raise BadInput(
+            f"site {site!r} holds {len(rows)} {view} rows for {expected} {view}s: some shards lack it; "
+            "run extract again with the same arguments to fill them, or leave the site out"
+        )
+    return rows
 
 
-def choose_sites(run: Run, names: Sequence[str] | None = None) -> list[SiteInfo]:
-    """The sites of those names (``block.*`` takes a stage); None: every site with both phrase and region rows.
-
-    Raises BadInput for an unknown name, one without such rows, or a run that has none.
-    """
-    usable = [site for site in run.sites if _has(run, site, "phrase") and _has(run, site, "region")]
+def sites_with(run: Run, views: Sequence[str]) -> list[SiteInfo]:
+    """The sites with rows of those views (``phrase``, ``region``). Raises BadInput for a run that has none."""
+    usable = [site for site in run.sites if all(_has(run, site, view) for view in views)]
     if not usable:
         streams = " and ".join(sorted({stream for site in run.sites for stream in site.streams})) or "no known tokens"
         raise BadInput(
-            f"no site of the run, whose sites hold {streams}, has phrase and region rows; extract sites with text and "
-            "sites with image or query tokens, with --views phrase,region"
+            f"no site of the run, whose sites hold {streams}, has {' and '.join(views)} rows; extract sites with text "
+            f"and sites with image or query tokens, with --views {','.join(views)}"
         )
-    if names is None:
-        return usable
-    chosen: list[SiteInfo] = []
-    for name in names:
-        matches = [s for s in usable if s.name == name or (name.endswith(".*") and s.stage == name[:-2])]
-        if not matches:
-            raise unknown_choice("site", name, [s.name for s in usable])
-        chosen += [site for site in matches if site not in chosen]
-    return chosen
+    return usable
 
 
 def _has(run: Run, site: SiteInfo, view: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.metrics.intervals import Estimate, bootstrap_weights
+from grounding.metrics.intervals import Statistic as Resampled
 
 SCORES = ("choice_accuracy", "average_precision", "auc")
 RESAMPLES = 1000
@@ -47,21 +47,9 @@ class ScoredPairs:
         return len(np.unique(self.image))
 
 
-def estimate(pairs: ScoredPairs, score: str, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """A score of SCORES with its 95 % interval over images."""
-    images = np.unique(pairs.image)
-    return bootstrap_weights(statistic(pairs, score), images, resamples, seed)
-
-
-def estimate_difference(
-    first: ScoredPairs, second: ScoredPairs, score: str, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
-    """``first`` minus ``second`` with its 95 % interval, both over the same draws of the same images."""
-    images = np.unique(first.image)
-    if not np.array_equal(images, np.unique(second.image)):
-        raise BadInput("a paired difference needs the same images on both sides")
-    one, other = statistic(first, score), statistic(second, score)
-    return bootstrap_weights(lambda weights: one(weights) - other(weights), images, resamples, seed)
+def as_statistic(pairs: ScoredPairs, score: str) -> Resampled:
+    """A score of SCORES, ready to be resampled over images."""
+    return Resampled.of_weights(statistic(pairs, score), np.unique(pairs.image))
 
 
 def chance(pairs: ScoredPairs, score: str) -> float:
@@ -96,6 +84,18 @@ def choices(pairs: ScoredPairs) -> tuple[np.ndarray, np.ndarray]:
     score, label = pairs.score[order], pairs.label[order]
     best = score == np.repeat(np.maximum.reduceat(score, starts), counts)
     return phrases, np.add.reduceat(best & label, starts, dtype=float) / np.add.reduceat(best, starts, dtype=float)
+
+
+def margins(pairs: ScoredPairs) -> np.ndarray:
+    """How much better the best candidate that belongs scores than the best that does not, ``[m]``, by phrase number.
+
+    Of phrases that have both.
+    """
+    order = np.argsort(pairs.phrase, kind="stable")
+    starts = np.unique(pairs.phrase[order], return_index=True)[1]
+    score, label = pairs.score[order], pairs.label[order]
+    own, other = (np.maximum.reduceat(np.where(side, score, -np.inf), starts) for side in (label, ~label))
+    return own - other
 
 
 def _choice(pairs: ScoredPairs) -> Statistic:

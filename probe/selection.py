@@ -5,28 +5,39 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 
 from grounding.errors import BadInput
 from probe.estimators import PairProbe, fit_together
-from probe.features import PairFeatures
 
 
 @dataclass(frozen=True)
 class Chosen:
     """A fitted probe of the best strength, and its log loss (nats) on the validation split."""
 
-    probe: PairProbe
+    probe: Any
     validation_loss: float
 
 
+def fit_all(
+    probes: Sequence[Any], features: Sequence[Any], y: np.ndarray, held_out: tuple[Sequence[Any], np.ndarray]
+) -> None:
+    """Fit one probe a site on the same answers: probes of pairs as one batched problem, others one by one."""
+    if isinstance(probes[0], PairProbe):
+        fit_together(probes, features, y, held_out)
+        return
+    for probe, X in zip(probes, features, strict=True):
+        probe.fit(X, y)
+
+
 def choose_strength(
-    prototype: PairProbe,
-    train: Sequence[PairFeatures],
+    prototype: Any,
+    train: Sequence[Any],
     y: np.ndarray,
-    validation: Sequence[PairFeatures],
+    validation: Sequence[Any],
     y_validation: np.ndarray,
     strengths: Sequence[float],
 ) -> list[Chosen]:
@@ -46,7 +57,7 @@ def choose_strength(
         for site in active:
             probes[site].set_params(strength=strength)
         held_out = ([validation[site] for site in active], y_validation)
-        fit_together([probes[site] for site in active], [train[site] for site in active], y, held_out)
+        fit_all([probes[site] for site in active], [train[site] for site in active], y, held_out)
         improved = []
         for site in active:
             loss = probes[site].log_loss(validation[site], y_validation)

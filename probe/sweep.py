@@ -1,296 +1,166 @@
-"""Every site, every probe, every control, as one tidy table."""
+"""Every run, question, site, probe, control and seed, as one tidy table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.metrics.intervals import Estimate
-from probe.controls import control_labels, seen_types
-from probe.estimators import (
-    BilinearProbe,
-    ConcatenationProbe,
-    MLPProbe,
-    PairProbe,
-    PhraseOnlyProbe,
-    RegionOnlyProbe,
-    fit_together,
-)
-from probe.features import PairFeatures, choose_sites, read_features
-from probe.pairs import PairTable, alignment_pairs
-from probe.scores import RESAMPLES, SCORES, ScoredPairs, chance, estimate, estimate_difference
-from probe.selection import Chosen, choose_strength
-from probe.splits import PARTS, split_examples
+from probe.questions import QUESTIONS
+from probe.settings import CONTROLS, PROBES, SweepSettings
 from probe.tables import write_tables
+from probe.unit_store import UnitStore
+from probe.units import Answered, Asker, Unit, probes_of
 
 if TYPE_CHECKING:
-    from extract.reader import Run, SiteInfo
+    from extract.reader import Run
 
-PROBES = ("linear", "mlp")
-BASELINES = ("concatenation", "phrase-only", "region-only")
-CONTROLS = ("labels", *BASELINES)
-FULL_FORM = 256 * 256  # largest bilinear form learned in full; above it, LOW_RANK
-LOW_RANK = 32
-_MEMORY = 2**29  # bytes of features trained together
+Engine = Callable[[Asker, Sequence[Unit]], Iterable[tuple[Unit, Answered]]]
 
 COLUMNS = [
-    *("site", "stage", "layer", "probe", "condition", "score"),
+    *("run", "question", "site", "stage", "layer", "probe", "condition", "score"),
     *("value", "low", "high", "chance", "n_phrases", "n_images"),
-    *("seed", "strength", "rank", "validation_loss"),
+    *("seed", "seed_spread", "strength", "rank", "validation_loss"),
 ]
 
 
-@dataclass(frozen=True)
-class SweepSettings:
-    """What a sweep depends on besides the run; plain values, stored beside its tables.
-
-    group: what is never split apart (image, caption, annotation, tangram). folds: a fold is test, one validation.
-    iou: overlap that makes a region the phrase's. linear_strengths, mlp_strengths: tried on the validation split.
-    rank: of the bilinear form; None learns it in full up to 256 x 256 and with rank 32 above.
-    """
-
-    probes: tuple[str, ...] = PROBES
-    controls: tuple[str, ...] = ("labels", "concatenation")
-    seeds: tuple[int, ...] = (0,)
-    group: str = "image"
-    folds: int = 5
-    iou: float = 0.5
-    linear_strengths: tuple[float, ...] = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
-    mlp_strengths: tuple[float, ...] = (10.0, 3.0, 1.0)
-    rank: int | None = None
-    resamples: int = RESAMPLES
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name, values, accepted in (
-            ("probe", self.probes, PROBES),
-            ("control", self.controls, CONTROLS),
-        ):
-            for value in values:
-                if value not in accepted:
-                    raise unknown_choice(name, value, accepted)
-        if not self.probes or not self.seeds:
-            raise BadInput(f"probes {self.probes} and seeds {self.seeds}; accepted: at least one of each")
-        if min(self.seeds) < 0:
-            raise BadInput(f"seed {min(self.seeds)} is too small; accepted: 0 or more")
-
-
 def sweep(
-    run: Run,
+    runs: Run | Sequence[Run] | Mapping[str, Run],
     probes: Sequence[str] = PROBES,
     controls: Sequence[str] | str = ("labels", "concatenation"),
     sites: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     out: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    questions: Sequence[str] = ("alignment",),
+    engine: Engine | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Ask of every site whether phrases can be matched with their regions there, and what its controls say.
+    """Ask questions of every site of some runs, and what the controls say.
 
-    controls: names of CONTROLS, "all" or (). sites: names, ``stage.*``, or None for all. out: folder for
-    ``sweep.csv``, ``sweep.json`` and ``summary.md``. progress: called with (steps done, steps in all).
-    settings: further fields of SweepSettings.
+    runs: one, several (named after their folders), or by name. questions: names of ``probe.questions.QUESTIONS``.
+    probes, controls ("all", or () for none): a question takes those that it has. sites: names, ``stage.*``, or None for
+    all. out: folder for the tables (``probe.tables``); a sweep that was interrupted there goes on where it was.
+    progress: called with (units done, units in all). engine: answers units; this process if None. settings: further
+    fields of SweepSettings.
 
-    Returns one row a (site, probe, condition, score, seed). Conditions: "alignment", the real question;
-    "control-labels", the same probe and strength on random labels a phrase type; "selectivity", the difference.
-    value, low, high: the score and its 95 % interval over images of the test part, chance beside it.
-    Raises BadInput for whatever cannot be probed.
+    Returns one row a (run, question, site, probe, condition, score, seed). Conditions: the question's name for the real
+    one; "control-labels", the same probe and strength on random labels a phrase type; "selectivity", the difference.
+    value, low, high: the score and its 95 % interval over images of the test part, chance beside it. seed_spread: the
+    standard deviation of value over seeds (NaN for one).
+    Raises BadInput for whatever cannot be probed, and where ``out`` holds another sweep.
     """
     controls = CONTROLS if controls == "all" else controls
     if isinstance(controls, str):
         raise unknown_choice("controls", controls, ["all", *CONTROLS])
-    options = SweepSettings(tuple(probes), tuple(controls), tuple(int(s) for s in seeds), **settings)
-    chosen = choose_sites(run, sites)
-    pairs = alignment_pairs(run, options.iou)
-    tasks = [_Task.prepare(run, pairs, seed, options) for seed in options.seeds]
-    batches = list(_site_batches(run, chosen, pairs))
-    names = [*options.probes, *(name for name in options.controls if name in BASELINES)]
-    total = len(batches) * len(tasks) * len(names)
-    rows: list[dict[str, Any]] = []
-    done = 0
-    for batch in batches:
-        features = [read_features(run, site.name, pairs) for site in batch]
-        for task in tasks:
-            for name in names:
-                rows += _probe_batch(batch, features, task, name, options)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-    table = _tidy(rows, chosen)
+    for name in questions:
+        if name not in QUESTIONS:
+            raise unknown_choice("question", name, QUESTIONS)
+    options = SweepSettings(
+        tuple(questions), tuple(probes), tuple(controls), None if sites is None else tuple(sites),
+        tuple(int(seed) for seed in seeds), **settings,
+    )  # fmt: skip
+    for name in options.questions:
+        probes_of(name, options)
+    asker = Asker(name_runs(runs), options)
+    units = list(asker.units())
+    store = None if out is None else UnitStore(Path(out), _about(asker))
+    found = _answer_all(asker, units, store, engine or _here, progress)
+    table = tidy([row for unit in units for row in found[unit].rows], asker)
     if out is not None:
-        write_tables(table, _describe(run, pairs, tasks, options), Path(out))
+        items = pd.concat([found[unit].items for unit in units], ignore_index=True)
+        write_tables(table, items, describe(asker), Path(out))
     return table
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The pairs of one seed: which part each is in, and its control label (None without that control)."""
-
-    seed: int
-    pairs: PairTable
-    part: np.ndarray
-    image: np.ndarray
-    control: np.ndarray | None
-    seen_types: float | None
-
-    @classmethod
-    def prepare(cls, run: Run, pairs: PairTable, seed: int, options: SweepSettings) -> _Task:
-        examples = np.unique(pairs.example)
-        parts = np.full(len(run.examples), "", dtype="<U10")
-        parts[examples] = split_examples(run.examples.iloc[examples], options.group, options.folds, seed)
-        part = parts[pairs.example]
-        image = run.examples["group_image"].astype(str).to_numpy()[pairs.example]
-        control, seen = None, None
-        if "labels" in options.controls:
-            types = run.phrases["type"].astype(str).to_numpy()
-            control = control_labels(pairs, types, run.regions, seed)
-            seen = seen_types(pairs, types, part == "train", part == "test")
-            if seen == 0:
-                raise BadInput(
-                    "control labels cannot be built: no phrase type of the test part occurs in train; "
-                    "split by image, or leave out the control 'labels'"
-                )
-        return cls(seed, pairs, part, image, control, seen)
-
-    def sizes(self) -> dict[str, dict[str, int]]:
-        """Phrases, pairs and images of each part."""
-        return {
-            name: {
-                "images": len(np.unique(self.image[self.part == name])),
-                "phrases": len(np.unique(self.pairs.phrase[self.part == name])),
-                "pairs": int((self.part == name).sum()),
-            }
-            for name in PARTS
-        }
+def name_runs(runs: Run | Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
+    """Runs by the names of their folders. Raises BadInput for none, and for two of one name."""
+    if isinstance(runs, Mapping):
+        return dict(runs)
+    several = list(runs) if isinstance(runs, Sequence) else [runs]
+    named = {_name(run): run for run in several}
+    if not several or len(named) < len(several):
+        names = [_name(run) for run in several]
+        raise BadInput(f"runs {names} cannot be told apart; accepted: one or more, in folders of different names")
+    return named
 
 
-def make_probe(
-    name: str, options: SweepSettings, widths: tuple[int, int], seed: int
-) -> tuple[PairProbe, tuple[float, ...]]:
-    """An unfitted probe by name, and the strengths to try for it."""
-    if name == "linear":
-        low = min(LOW_RANK, *widths) if widths[0] * widths[1] > FULL_FORM else None
-        rank = low if options.rank is None else options.rank
-        # A loss that is right to four digits is enough for choosing and for scoring.
-        return BilinearProbe(rank=rank, tol=1e-4, device=options.device), options.linear_strengths
-    if name == "mlp":
-        return MLPProbe(seed=seed, device=options.device), options.mlp_strengths
-    kind = {"concatenation": ConcatenationProbe, "phrase-only": PhraseOnlyProbe, "region-only": RegionOnlyProbe}
-    return kind[name](tol=1e-4, device=options.device), options.linear_strengths
-
-
-def _site_batches(run: Run, sites: list[SiteInfo], pairs: PairTable) -> Iterator[list[SiteInfo]]:
-    """Sites of equal widths, as many together as fit the memory."""
-    widths = {site.name: _widths(run, site) for site in sites}
-    for width in dict.fromkeys(widths.values()):
-        alike = [site for site in sites if widths[site.name] == width]
-        size = 4 * (len(run.phrases) * width[0] + len(run.regions) * width[1])
-        together = max(1, _MEMORY // max(1, size))
-        for begin in range(0, len(alike), together):
-            yield alike[begin : begin + together]
-
-
-def _widths(run: Run, site: SiteInfo) -> tuple[int, int]:
-    """Channels of a site's phrase and region rows, which may be its partners'."""
-    phrase, region = (run.read(site.name, view, rows=np.array([0])).shape[1] for view in ("phrase", "region"))
-    return phrase, region
-
-
-def _probe_batch(
-    sites: list[SiteInfo], features: list[PairFeatures], task: _Task, name: str, options: SweepSettings
-) -> list[dict[str, Any]]:
-    """Fit one probe at each of some sites, with its label control, and score it on test."""
-    masks = [task.part == part for part in PARTS]
-    train, validation, test = ([rows[mask] for rows in features] for mask in masks)
-    label = task.pairs.label
-    widths = features[0].phrase.shape[1], features[0].region.shape[1]
-    prototype, strengths = make_probe(name, options, widths, task.seed)
-    chosen = choose_strength(prototype, train, label[masks[0]], validation, label[masks[1]], strengths)
-    control: list[PairProbe] | None = None
-    if task.control is not None and name in PROBES:
-        # Selectivity compares one probe on two tasks, so the control keeps the strength.
-        control = [clone(c.probe).set_params(strength=c.probe.strength) for c in chosen]
-        fit_together(control, train, task.control[masks[0]], (validation, task.control[masks[1]]))
-    rows = []
-    for number, (site, best) in enumerate(zip(sites, chosen, strict=True)):
-        common = _common(site, name, best, task)
-        real = _scored(best.probe, test[number], task, label)
-        rows += _score_rows(common | {"condition": "alignment"}, real, options)
-        if control is not None and task.control is not None:
-            random = _scored(control[number], test[number], task, task.control)
-            without = common | {"condition": "control-labels", "validation_loss": None}
-            rows += _score_rows(without, random, options)
-            rows += _difference_rows(without | {"condition": "selectivity"}, real, random, options)
-    return rows
-
-
-def _common(site: SiteInfo, name: str, best: Chosen, task: _Task) -> dict[str, Any]:
-    probe = best.probe
-    rank = None
-    if isinstance(probe, BilinearProbe):
-        rank = min(probe.coef_.shape) if probe.rank is None else probe.rank
-    return {
-        "site": site.name,
-        "stage": site.stage,
-        "layer": site.layer,
-        "probe": name,
-        "seed": task.seed,
-        "strength": probe.strength,
-        "rank": rank,
-        "validation_loss": best.validation_loss,
-    }
-
-
-def _scored(probe: PairProbe, test: PairFeatures, task: _Task, label: np.ndarray) -> ScoredPairs:
-    asked = task.part == "test"
-    return ScoredPairs(task.pairs.phrase[asked], task.image[asked], label[asked], probe.decision_function(test))
-
-
-def _score_rows(common: dict[str, Any], pairs: ScoredPairs, options: SweepSettings) -> list[dict[str, Any]]:
-    return [
-        _row(common, pairs, score, estimate(pairs, score, options.resamples, common["seed"]), chance(pairs, score))
-        for score in SCORES
-    ]
-
-
-def _difference_rows(
-    common: dict[str, Any], real: ScoredPairs, control: ScoredPairs, options: SweepSettings
-) -> list[dict[str, Any]]:
-    return [
-        _row(common, real, score, estimate_difference(real, control, score, options.resamples, common["seed"]), 0.0)
-        for score in SCORES
-    ]
-
-
-def _row(common: dict[str, Any], pairs: ScoredPairs, score: str, found: Estimate, blind: float) -> dict[str, Any]:
-    numbers = {"value": found.value, "low": found.low, "high": found.high, "chance": blind}
-    return common | {"score": score, **numbers, "n_phrases": pairs.n_phrases, "n_images": pairs.n_images}
-
-
-def _tidy(rows: list[dict[str, Any]], sites: list[SiteInfo]) -> pd.DataFrame:
-    """Rows in the run's order of sites, columns in the documented order."""
+def tidy(rows: list[dict[str, Any]], asker: Asker) -> pd.DataFrame:
+    """Rows in the order of runs, questions and their sites, columns in the documented order."""
     table = pd.DataFrame(rows)
-    order = {site.name: number for number, site in enumerate(sites)}
-    table = table.iloc[np.argsort(table["site"].map(order).to_numpy(), kind="stable")].reset_index(drop=True)
+    place: dict[tuple[str, str, str], int] = {}
+    for run in asker.runs:
+        for name in asker.settings.questions:
+            for site in asker.question(run, name).sites():
+                place[run, name, site.name] = len(place)
+    order = [place[key] for key in zip(table["run"], table["question"], table["site"], strict=True)]
+    table = table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
     for name in ("value", "low", "high", "validation_loss"):
         table[name] = table[name].astype(float)
     table["rank"] = table["rank"].astype("Int64")
+    same = ["run", "question", "site", "probe", "condition", "score"]
+    table["seed_spread"] = table.groupby(same, sort=False)["value"].transform("std")
     return table[COLUMNS]
 
 
-def _describe(run: Run, pairs: PairTable, tasks: list[_Task], options: SweepSettings) -> dict[str, Any]:
+def describe(asker: Asker) -> dict[str, Any]:
     """What the tables rest on, as JSON values."""
+    asked = []
+    for run in asker.runs:
+        for name in asker.settings.questions:
+            question = asker.question(run, name)
+            splits = []
+            for seed in asker.settings.seeds:
+                part = question.split(seed)
+                seen = question.seen_types(part) if "labels" in asker.settings.controls else None
+                splits.append({"seed": seed, "parts": question.sizes(part), "seen_types": seen})
+            asked.append({"run": run, "question": name, "left_out": question.left_out, "splits": splits})
     return {
-        "run": {name: run.manifest.get(name) for name in ("identity_hash", "identity")},
-        "question": "alignment",
-        "settings": asdict(options),
-        "phrases_left_out": pairs.left_out,
-        "splits": [{"seed": task.seed, "parts": task.sizes(), "seen_types": task.seen_types} for task in tasks],
+        "runs": [{"name": name, **_identity(run)} for name, run in asker.runs.items()],
+        "settings": asdict(asker.settings),
+        "asked": asked,
     }
+
+
+def _answer_all(
+    asker: Asker, units: Sequence[Unit], store: UnitStore | None, engine: Engine, progress: Any
+) -> dict[Unit, Answered]:
+    """What was found of every unit: those on disk are read, the others done, and kept one by one."""
+    found: dict[Unit, Answered] = {}
+    for unit in units:
+        stored = None if store is None else store.load(unit)
+        if stored is not None:
+            found[unit] = stored
+    missing = [unit for unit in units if unit not in found]
+    if found and progress is not None:
+        progress(len(found), len(units))
+    for unit, answered in engine(asker, missing):
+        found[unit] = answered
+        if store is not None:
+            store.save(unit, answered)
+        if progress is not None:
+            progress(len(found), len(units))
+    return found
+
+
+def _here(asker: Asker, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answered]]:
+    return ((unit, asker.answer(unit)) for unit in units)
+
+
+def _name(run: Run) -> str:
+    return Path(run.path).resolve().name
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    return {name: run.manifest.get(name) for name in ("identity_hash", "identity")}
+
+
+def _about(asker: Asker) -> dict[str, Any]:
+    """What stored units depend on; the device is not of it."""
+    settings = {name: value for name, value in asdict(asker.settings).items() if name != "device"}
+    return settings | {"runs": {name: run.manifest["identity_hash"] for name, run in asker.runs.items()}}

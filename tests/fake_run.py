@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ class FakeRun:
     sites: list[FakeSite] = field(default_factory=list)
     rows: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     manifest: dict = field(default_factory=lambda: {"identity_hash": "fake", "identity": {"split": "dev"}})
+    path: Path = Path("fake")
 
     def read(self, site: str, view: str, rows: np.ndarray | None = None) -> np.ndarray:
         values = self.rows[site, view].astype(np.float32)

@@ -3,7 +3,16 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from grounding.errors import BadInput
-from probe.scores import SCORES, ScoredPairs, chance, choices, estimate, estimate_difference, statistic
+from grounding.metrics.intervals import bootstrap, paired_difference
+from probe.scores import SCORES, ScoredPairs, as_statistic, chance, choices, margins, statistic
+
+
+def estimate(pairs, score, resamples=1000):
+    return bootstrap({score: as_statistic(pairs, score)}, resamples)[score]
+
+
+def estimate_difference(first, second, score):
+    return paired_difference(as_statistic(first, score), as_statistic(second, score), 1000)
 
 
 def _by_hand():
@@ -36,6 +45,7 @@ def test_choice_accuracy_by_hand():
     assert found.value == pytest.approx(2 / 3)
     # Draws are {a, a}, {a, b}, {b, b}: 4/4, 2/3 and 0/2.
     assert (found.low, found.high) == (0.0, 1.0)
+    np.testing.assert_allclose(margins(pairs), [0.7, 0.1, -0.2])
     assert statistic(pairs, "choice_accuracy")(np.array([[1.0, 3.0], [2.0, 0.0]])) == pytest.approx([2 / 5, 1.0])
 
 

@@ -7,10 +7,12 @@ import torch
 from fake_run import FakeSite, make_run, noise, plant_alignment, plant_xor
 
 from grounding.errors import BadInput
-from probe.features import choose_sites, read_features
-from probe.pairs import alignment_pairs
+from probe.features import read_rows
+from probe.questions import QUESTIONS
+from probe.settings import SweepSettings
+from probe.summary import summarise
 from probe.sweep import COLUMNS, sweep
-from probe.tables import read_sweep, summarise
+from probe.tables import read_sweep
 
 torch.set_num_threads(1)
 FAST = {"resamples": 200}
@@ -128,11 +130,12 @@ def test_files_hold_the_table_its_settings_and_words(planted):
         pd.read_csv(out / "sweep.csv"), table.astype({"rank": float}), check_dtype=False, check_exact=False, rtol=1e-9
     )
     stored = json.loads((out / "sweep.json").read_text())
-    assert stored["run"]["identity_hash"] == "fake"
+    assert [run["identity_hash"] for run in stored["runs"]] == ["fake"]
     assert stored["settings"]["seeds"] == [0]
     assert stored["settings"]["folds"] == 5
-    assert stored["splits"][0]["parts"]["test"] == {"images": 60, "phrases": 180, "pairs": 1440}
-    assert stored["splits"][0]["seen_types"] == 1
+    (split,) = stored["asked"][0]["splits"]
+    assert split["parts"]["test"] == {"images": 60, "phrases": 180, "pairs": 1440}
+    assert split["seen_types"] == 1
     assert len(stored["rows"]) == len(table)
     assert stored["rows"][0]["value"] == pytest.approx(table["value"][0], abs=1e-5)
     words = (out / "summary.md").read_text()
@@ -147,7 +150,8 @@ def test_files_hold_the_table_its_settings_and_words(planted):
 def test_nothing_is_concluded_from_few_images(planted, images, few):
     parts = {"test": {"images": images, "phrases": 27}}
     split = {"seed": 0, "parts": parts, "seen_types": None}
-    words = summarise(planted[1], {"splits": [split], "phrases_left_out": 0})
+    asked = {"run": "fake", "question": "alignment", "left_out": 0, "splits": [split]}
+    words = summarise(planted[1], {"runs": [{"name": "fake"}], "asked": [asked]})
     assert ("Too few test images to conclude anything: 9; at least 10 are needed." in words) == few
     assert all((said in words) == (not few) for said in ("can be matched", "the same probe memorises", "told from"))
     assert words.count("Selectivity (minus control labels): ") == 2
@@ -196,10 +200,11 @@ def test_sites_can_be_named_or_taken_by_stage():
     run = make_run(10)
     for name in ("block.0", "block.1", "encoder.0"):
         run.add(name, *noise(run))
-    assert [s.name for s in choose_sites(run, ["block.*"])] == ["block.0", "block.1"]
-    assert [s.name for s in choose_sites(run, ["encoder.0", "encoder.*"])] == ["encoder.0"]
+    question = QUESTIONS["alignment"](run, SweepSettings())
+    assert [s.name for s in question.choose_sites(["block.*"])] == ["block.0", "block.1"]
+    assert [s.name for s in question.choose_sites(["encoder.0", "encoder.*"])] == ["encoder.0"]
     with pytest.raises(BadInput, match=r"site 'blok.0' is unknown; accepted: block.0, block.1, encoder.0"):
-        choose_sites(run, ["blok.0"])
+        question.choose_sites(["blok.0"])
 
 
 def test_bad_runs_are_named():
@@ -210,7 +215,7 @@ def test_bad_runs_are_named():
         sweep(run)
     run.rows["block.0", "region"] = run.rows["block.0", "region"][:100]
     with pytest.raises(BadInput, match="holds 100 region rows for 160 regions: some shards lack it"):
-        read_features(run, "block.0", alignment_pairs(run))
+        read_rows(run, "block.0", "region")
     few = make_run(4)
     few.add("block.0", *noise(few))
     with pytest.raises(BadInput, match="fewer than 5 folds"):

@@ -96,7 +96,10 @@ def next_steps(out: Path) -> list[tuple[str, str]]:
     """What to try after the demo: a sentence and a command."""
     run = out / "vilt-aligner-task"
     return [
-        ("all controls, three seeds", f"probe sweep {run} --control all --seed 0 --seed 1 --seed 2"),
+        (
+            "all controls, three seeds",
+            f"probe sweep {run} --control all --seed 0 --seed 1 --seed 2 --out {run}/all-controls",
+        ),
         ("the attention of another layer", f"probe visualize {run} --site block.2 --out {run}/block2"),
         (
             "your own split, to disk",

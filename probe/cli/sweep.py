@@ -10,11 +10,14 @@ import typer
 from probe.cli.options import AsJson, parse_list, progress_bar, show
 
 NAME = "sweep"
-EPILOG = "Example: probe sweep runs/vilt-grounded --probe linear --probe mlp --control all"
+EPILOG = "Example: probe sweep runs/vilt-grounded --question alignment --probe linear --probe mlp --control all"
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Folder of a run made by probe extract.")],
+    run: Annotated[list[Path], typer.Argument(help="Folder of a run made by probe extract; one or more.")],
+    question: Annotated[
+        list[str] | None, typer.Option(help="alignment; repeat for several (default alignment).")
+    ] = None,
     probe: Annotated[list[str] | None, typer.Option(help="linear or mlp; repeat for several (default both).")] = None,
     control: Annotated[
         list[str] | None,
@@ -31,27 +34,28 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; default: sweep in the run.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Layer by layer: does this phrase belong to this region? Probes, controls, intervals, one tidy table."""
+    """Layer by layer: what can probes read there? Questions, controls, intervals, one tidy table."""
     from extract.reader import Run
     from probe.sweep import PROBES, sweep
     from probe.tables import SUMMARY
 
-    target = out or run / "sweep"
+    target = out or run[0] / "sweep"
     with progress_bar("probing", as_json) as progress:
         table = sweep(
-            Run.open(run),
+            [Run.open(path) for path in run],
             probe or PROBES,
             _controls(control or ["labels", "concatenation"]),
             parse_list(sites) if sites else None,
             seed or (0,),
             target,
             progress,
+            question or ("alignment",),
             group=group,
         )
     result = {"out": str(target), "rows": table.to_dict("records")}
     text = (target / SUMMARY).read_text(encoding="utf-8")
     elsewhere = "" if out is None else f" --sweep {out}"
-    show(result, as_json, f"{text}\nTables: {target}\nNext: probe visualize {run}{elsewhere}")
+    show(result, as_json, f"{text}\nTables: {target}\nNext: probe visualize {run[0]}{elsewhere}")
 
 
 def _controls(names: list[str]) -> list[str]:

@@ -1,0 +1,163 @@
+"""What every question has in common: items with answers, features of a site, probes, and how answers are judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from grounding.errors import BadInput, unknown_choice
+from grounding.metrics.intervals import Statistic
+from probe.settings import SweepSettings
+from probe.splits import PARTS, split_examples
+
+if TYPE_CHECKING:
+    from extract.reader import Run, SiteInfo
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure over some items. statistic: as a function of how often each image is drawn. chance: a blind guess's."""
+
+    statistic: Statistic
+    chance: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a probe answered some items.
+
+    scores: by the names of ``Question.scores``. items: one row a phrase (or example): ``example`` and ``phrase`` (row
+    numbers of the run's tables, phrase -1 where it is not of one), ``score`` (the probe's own, higher is surer),
+    ``correct`` (0..1) and ``iou`` (NaN where the question has none).
+    """
+
+    scores: dict[str, Score]
+    items: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a question's items. chosen: bool ``[n]``; features and target: of those items alone."""
+
+    chosen: np.ndarray
+    features: Any
+    target: np.ndarray
+
+
+class Question(ABC):
+    """A question about a run that probes can be asked at its sites. A new one is a subclass, in a file of its own.
+
+    Raises BadInput, when made, for a run that does not hold what the question needs, saying what makes it.
+
+    name, words: on the command line, and in a sentence. probes, controls: those of SweepSettings that it has.
+    scores: names of its figures, the main one first. per: what an item of its table is. figure, shows, instead: for the
+    page of words, a main figure's introduction, what follows from one above chance and controls, and what may be so
+    where it is not above the controls.
+    own_measure: whether its IoU is measured as that of the model's own answers is, so that the two can be compared.
+
+    example: int64 ``[n]``, the run's example that each item belongs to. target: ``[n]`` or ``[n, k]``, the answers.
+    left_out: phrases (or examples) of the run that cannot be asked about.
+    """
+
+    name: ClassVar[str]
+    words: ClassVar[str]
+    probes: ClassVar[tuple[str, ...]]
+    controls: ClassVar[tuple[str, ...]] = ()
+    scores: ClassVar[tuple[str, ...]]
+    per: ClassVar[str] = "phrase"
+    figure: ClassVar[str]
+    shows: ClassVar[str]
+    instead: ClassVar[str]
+    own_measure: ClassVar[bool] = False
+
+    example: np.ndarray
+    target: np.ndarray
+    left_out: int = 0
+
+    def __init__(self, run: Run, settings: SweepSettings):
+        self.run, self.settings = run, settings
+
+    @abstractmethod
+    def sites(self) -> list[SiteInfo]:
+        """The sites that it can be asked of, in the run's order; never none."""
+
+    @abstractmethod
+    def widths(self, site: SiteInfo) -> tuple[int, ...]:
+        """Channels of a site's features: sites of equal widths are trained together."""
+
+    @abstractmethod
+    def features(self, site: SiteInfo) -> Any:
+        """What probes read at a site: n items, which a bool mask ``[n]`` or index array chooses from."""
+
+    @abstractmethod
+    def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[Any, tuple[float, ...]]:
+        """An unfitted estimator (``fit(X, y)``, ``log_loss(X, y)``, ``strength``) and the strengths to try."""
+
+    @abstractmethod
+    def judge(self, probe: Any, validation: Part, test: Part) -> tuple[Judgement, Judgement]:
+        """How a fitted probe answers the two parts; whatever must be tuned is tuned on validation."""
+
+    def size(self, site: SiteInfo) -> int:
+        """Bytes that the features of a site take."""
+        return 4 * len(self.example) * sum(self.widths(site))
+
+    def control_target(self, seed: int) -> np.ndarray | None:
+        """Random answers a phrase type, of the shape of ``target``; None for a question without this control."""
+        return None
+
+    def seen_types(self, part: np.ndarray) -> float | None:
+        """Share of test phrases whose type occurs in train: only those answers of a control can be memorised."""
+        return None
+
+    def choose_sites(self, names: Sequence[str] | None = None) -> list[SiteInfo]:
+        """The sites of those names (``block.*`` takes a stage), all for None. Raises BadInput for an unknown one."""
+        usable = self.sites()
+        return usable if names is None else matching_sites(usable, names)
+
+    def split(self, seed: int) -> np.ndarray:
+        """Part of each item: ``[n]`` strings of ``probe.splits.PARTS``. Raises BadInput as ``split_examples`` does."""
+        examples = np.unique(self.example)
+        parts = np.full(len(self.run.examples), "", dtype="<U10")
+        settings = self.settings
+        parts[examples] = split_examples(self.run.examples.iloc[examples], settings.group, settings.folds, seed)
+        return parts[self.example]
+
+    def parts(self, features: Any, part: np.ndarray, target: np.ndarray) -> tuple[Part, Part, Part]:
+        """Train, validation and test of a site's features."""
+        masks = [part == name for name in PARTS]
+        train, validation, test = (Part(mask, features[mask], target[mask]) for mask in masks)
+        return train, validation, test
+
+    def image(self, chosen: np.ndarray) -> np.ndarray:
+        """Labels of the images that items (bool ``[n]``) belong to: what intervals resample."""
+        return self.run.examples["group_image"].astype(str).to_numpy()[self.example[chosen]]
+
+    def sizes(self, part: np.ndarray) -> dict[str, dict[str, int]]:
+        """Images and items of each part."""
+        names = [(name, part == name) for name in PARTS]
+        return {name: {"images": len(np.unique(self.image(mask))), "items": int(mask.sum())} for name, mask in names}
+
+
+def matching_sites(usable: Sequence[SiteInfo], names: Sequence[str]) -> list[SiteInfo]:
+    """Those of the usable sites that are named, in the order of the names; ``block.*`` takes a stage."""
+    chosen: list[SiteInfo] = []
+    for name in names:
+        matches = [s for s in usable if s.name == name or (name.endswith(".*") and s.stage == name[:-2])]
+        if not matches:
+            raise unknown_choice("site", name, [s.name for s in usable])
+        chosen += [site for site in matches if site not in chosen]
+    return chosen
+
+
+def require_probe(question: type[Question], name: str) -> None:
+    """Raise BadInput for a probe or baseline that a question does not have."""
+    if name not in (*question.probes, *question.controls):
+        raise BadInput(
+            f"question {question.name!r} has no probe {name!r}; accepted: {', '.join(question.probes)}, "
+            f"as controls {', '.join(question.controls) or 'none'}"
+        )

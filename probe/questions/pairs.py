@@ -1,0 +1,129 @@
+"""Questions about pairs of a phrase and something that it may belong to: a region, a patch, a detection query."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from grounding.errors import BadInput
+from probe.controls import control_labels, seen_types
+from probe.estimators import (
+    BilinearProbe,
+    ConcatenationProbe,
+    MLPProbe,
+    PairProbe,
+    PhraseOnlyProbe,
+    RegionOnlyProbe,
+)
+from probe.features import PairFeatures, read_rows
+from probe.pairs import PairTable
+from probe.questions.base import Judgement, Part, Question, Score
+from probe.scores import SCORES, ScoredPairs, as_statistic, chance, choices, margins
+from probe.settings import BASELINES, CONTROLS, PROBES, SweepSettings
+from probe.splits import PARTS
+
+if TYPE_CHECKING:
+    from extract.reader import Run, SiteInfo
+
+FULL_FORM = 256 * 256  # largest bilinear form learned in full; above it, LOW_RANK
+LOW_RANK = 32
+_BASELINES = dict(zip(BASELINES, (ConcatenationProbe, PhraseOnlyProbe, RegionOnlyProbe), strict=True))
+
+
+class PairQuestion(Question):
+    """Does this phrase belong to that? Items are pairs; a phrase's best-scored candidate is its choice.
+
+    pairs: ``[n]``. places: one row a candidate, boxes ``x1, y1, x2, y2``: where the label control's random taste looks.
+    """
+
+    probes = PROBES
+    controls = CONTROLS
+    scores = SCORES
+
+    def __init__(self, run: Run, settings: SweepSettings, pairs: PairTable, places: pd.DataFrame):
+        super().__init__(run, settings)
+        self.pairs, self.places = pairs, places
+        self.example, self.target, self.left_out = pairs.example, pairs.label, pairs.left_out
+
+    @abstractmethod
+    def candidate_rows(self, site: SiteInfo) -> np.ndarray:
+        """Float32 ``[candidates, D]`` of a site, one row for each of ``places``."""
+
+    @abstractmethod
+    def candidate_width(self, site: SiteInfo) -> int:
+        """Channels of ``candidate_rows``."""
+
+    def widths(self, site: SiteInfo) -> tuple[int, ...]:
+        """Channels of phrase and candidate rows."""
+        return self.run.read(site.name, "phrase", rows=np.array([0])).shape[1], self.candidate_width(site)
+
+    def size(self, site: SiteInfo) -> int:
+        """Bytes of the rows of phrases and candidates, which are not written out as pairs."""
+        phrase, candidate = self.widths(site)
+        return 4 * (len(self.run.phrases) * phrase + len(self.places) * candidate)
+
+    def features(self, site: SiteInfo) -> PairFeatures:
+        """Rows of phrases and candidates, and which of them each pair joins."""
+        pairs = self.pairs
+        phrase = read_rows(self.run, site.name, "phrase")
+        features = PairFeatures(phrase, self.candidate_rows(site), pairs.phrase, pairs.region, pairs.example)
+        features.require_finite(f"site {site.name!r}")
+        return features
+
+    def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[PairProbe, tuple[float, ...]]:
+        """linear: bilinear form; mlp: perceptron on [p; r; p * r]; baselines: logistic on [p; r], p or r."""
+        settings = self.settings
+        if name == "linear":
+            low = min(LOW_RANK, *widths) if widths[0] * widths[1] > FULL_FORM else None
+            rank = low if settings.rank is None else settings.rank
+            # A loss that is right to four digits is enough for choosing and for scoring.
+            return BilinearProbe(rank=rank, tol=1e-4, device=settings.device), settings.linear_strengths
+        if name == "mlp":
+            return MLPProbe(seed=seed, device=settings.device), settings.mlp_strengths
+        return _BASELINES[name](tol=1e-4, device=settings.device), settings.linear_strengths
+
+    def control_target(self, seed: int) -> np.ndarray:
+        """Labels by phrase type and place: ``probe.controls.control_labels``."""
+        return control_labels(self.pairs, self._types(), self.places, seed)
+
+    def seen_types(self, part: np.ndarray) -> float:
+        """See ``Question``. Raises BadInput where no type is in both parts."""
+        seen = seen_types(self.pairs, self._types(), part == "train", part == "test")
+        if seen == 0:
+            raise BadInput(
+                "control labels cannot be built: no phrase type of the test part occurs in train; "
+                "split by image, or leave out the control 'labels'"
+            )
+        return seen
+
+    def judge(self, probe: PairProbe, validation: Part, test: Part) -> tuple[Judgement, Judgement]:
+        """Choice among a phrase's candidates, average precision, area under the ROC curve."""
+        return self._judged(probe, validation), self._judged(probe, test)
+
+    def scored(self, probe: PairProbe, part: Part) -> ScoredPairs:
+        """The pairs of a part with the probe's log odds."""
+        scores = probe.decision_function(part.features)
+        return ScoredPairs(self.pairs.phrase[part.chosen], self.image(part.chosen), part.target, scores)
+
+    def sizes(self, part: np.ndarray) -> dict[str, dict[str, int]]:
+        """Images, phrases and pairs of each part."""
+        sizes = {}
+        for name in PARTS:
+            mask = part == name
+            phrases = len(np.unique(self.pairs.phrase[mask]))
+            images = len(np.unique(self.image(mask)))
+            sizes[name] = {"images": images, "phrases": phrases, "pairs": int(mask.sum())}
+        return sizes
+
+    def _judged(self, probe: PairProbe, part: Part) -> Judgement:
+        pairs = self.scored(probe, part)
+        scores = {name: Score(as_statistic(pairs, name), chance(pairs, name)) for name in SCORES}
+        phrases, correct = choices(pairs)
+        items = {"example": self.run.phrases["example"].to_numpy()[phrases], "phrase": phrases}
+        return Judgement(scores, pd.DataFrame(items | {"score": margins(pairs), "correct": correct, "iou": np.nan}))
+
+    def _types(self) -> np.ndarray:
+        return self.run.phrases["type"].astype(str).to_numpy()

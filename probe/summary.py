@@ -1,0 +1,126 @@
+"""A page of words: for each question and probe the best site, how it stands against its controls, what follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probe.questions import QUESTIONS, Question
+from probe.settings import BASELINES
+
+FEWEST_IMAGES = 10  # an interval over fewer images is too narrow to conclude from
+
+
+def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:
+    """A page of Markdown: what can and cannot be concluded, of each question about each run.
+
+    Nothing is said to follow from fewer than ``FEWEST_IMAGES`` test images. The best site is the one of the lowest
+    validation loss of the first seed, so that test figures did not choose it.
+    """
+    lines = [
+        "# What can be read off which sites?",
+        "",
+        "Figures are of the test part, with 95 % intervals over images.",
+    ]
+    several = len(description["runs"]) > 1
+    for asked in description["asked"]:
+        of = f", run `{asked['run']}`" if several else ""
+        lines += ["", f"## {asked['question']}{of}", ""]
+        rows = table[(table["run"] == asked["run"]) & (table["question"] == asked["question"])]
+        lines += _question_lines(rows, asked)
+    lines += ["", "A probe shows what can be read off a site, not that the model uses it.", ""]
+    return "\n".join(lines)
+
+
+def _question_lines(table: pd.DataFrame, asked: dict[str, Any]) -> list[str]:
+    question, first = QUESTIONS[asked["question"]], asked["splits"][0]
+    test = first["parts"]["test"]
+    count = test.get("phrases", test.get("items"))
+    lines = [
+        f"Question: {question.words} {count} test {question.per}s in {test['images']} images. {asked['left_out']} "
+        f"{question.per}s that cannot be asked about were left out."
+    ]
+    few = test["images"] < FEWEST_IMAGES
+    if few:
+        counts = f"{test['images']}; at least {FEWEST_IMAGES} are needed"
+        lines += ["", f"Too few test images to conclude anything: {counts}."]
+    main = table[table["score"] == question.scores[0]]
+    of_seed = main[main["seed"] == first["seed"]]
+    baselines = [name for name in of_seed["probe"].unique() if name in BASELINES]
+    for name in (name for name in of_seed["probe"].unique() if name not in baselines):
+        lines += ["", f"### {name}", "", *_probe_lines(of_seed, name, question, baselines, few)]
+        lines += _spread_lines(main, name, question)
+    if first["seen_types"] is not None:
+        lines += [
+            "",
+            f"Control labels could be memorised for the {first['seen_types']:.0%} of test phrases whose type occurs in "
+            "train; for the others the control is at chance by construction, which flatters selectivity.",
+        ]
+    return lines
+
+
+def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baselines: list[str], few: bool) -> list[str]:
+    """Sentences about one probe: best site, controls there, and, unless images are few, the reading."""
+    real = main[(main["probe"] == name) & (main["condition"] == question.name)]
+    best = real.loc[real["validation_loss"].idxmin()]
+    at_site = main[main["site"] == best["site"]]
+    lines = [
+        f"Best site (by validation loss, of {len(real)}): `{best['site']}`. {question.figure} {_figure(best)}; "
+        f"chance {best['chance']:.3f}."
+    ]
+    others = [at_site[at_site["probe"] == other].iloc[0] for other in baselines]
+    lines += [f"The {row['probe']} control at that site: {_figure(row)}." for row in others]
+    if not few:
+        lines.append(_reading(best, others, question))
+    selectivity = at_site[(at_site["probe"] == name) & (at_site["condition"] == "selectivity")]
+    if len(selectivity):
+        row = selectivity.iloc[0]
+        verdict = "" if few else f", {_verdict(row)}"
+        lines.append(f"Selectivity (minus control labels): {_figure(row)}{verdict}.")
+    blind = real[~real.apply(lambda row: _above(row, row["chance"]), axis=1)]
+    if len(blind) and not few:
+        names = ", ".join(f"`{site}`" for site in blind["site"])
+        lines.append(f"Cannot be told from chance, since the interval is not above it: {names}.")
+    return lines
+
+
+def _reading(best: pd.Series, others: list[pd.Series], question: type[Question]) -> str:
+    if not _above(best, best["chance"]):
+        return "Nothing can be concluded: the interval reaches chance."
+    reach = [row for row in others if not _above(best, np.nanmax([row["value"], row["high"]]))]
+    if reach:
+        return f"Above chance, but not clearly above {reach[0]['probe']}: {question.instead}"
+    against = f" and above {', '.join(row['probe'] for row in others)}" if others else ""
+    return f"Above chance{against}: {question.shows}"
+
+
+def _verdict(selectivity: pd.Series) -> str:
+    if _above(selectivity, 0.0):
+        return "more than the same probe memorises of random labels"
+    return "not clearly more than the same probe memorises of random labels: the score may be the probe's own doing"
+
+
+def _spread_lines(main: pd.DataFrame, name: str, question: type[Question]) -> list[str]:
+    """How far the seeds (split, start and control labels) differ, at the site where they differ most."""
+    seeds = main["seed"].nunique()
+    if seeds < 2:
+        return []
+    chosen = (main["probe"] == name) & (main["condition"] == question.name)
+    spread = main[chosen].groupby("site", sort=False)["value"].agg(np.ptp)
+    return [
+        f"Over {seeds} seeds a site's figure varies by at most {spread.max():.3f} (`{spread.idxmax()}`); the "
+        "intervals, each of one seed, do not hold that."
+    ]
+
+
+def _above(row: pd.Series, bound: float) -> bool:
+    """Is the whole interval above a bound? False where there is no interval."""
+    return bool(row["low"] > bound)
+
+
+def _figure(row: pd.Series) -> str:
+    if np.isnan(row["low"]):
+        return f"{row['value']:.3f} (no interval)"
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

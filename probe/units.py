@@ -1,0 +1,186 @@
+"""A unit of a sweep: one question, some sites of a run, one probe, one seed; what an engine hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+
+from grounding.errors import BadInput
+from grounding.metrics.intervals import Estimate, bootstrap, paired_difference
+from probe.estimators import BilinearProbe
+from probe.questions import QUESTIONS, Judgement, Question
+from probe.selection import Chosen, choose_strength, fit_all
+from probe.settings import SweepSettings
+
+if TYPE_CHECKING:
+    from extract.reader import Run, SiteInfo
+
+_MEMORY = 2**29  # bytes of features trained together
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is done, and stored, as a whole. run, question, probe: names. sites: of equal widths."""
+
+    run: str
+    question: str
+    sites: tuple[str, ...]
+    probe: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Rows of the tidy table, and one row an item of validation and test (see ``Judgement.items``), of a unit."""
+
+    rows: list[dict[str, Any]]
+    items: pd.DataFrame
+
+
+@dataclass
+class Asker:
+    """Answers units; keeps the questions that it has opened and the features that it has read last.
+
+    runs: by their names. Picklable, so that workers elsewhere can have one.
+    """
+
+    runs: Mapping[str, Run]
+    settings: SweepSettings
+    _questions: dict[tuple[str, str], Question] = field(default_factory=dict)
+    _read: tuple[Any, list[Any]] | None = None
+
+    def question(self, run: str, name: str) -> Question:
+        """A question about a run. Raises BadInput where it cannot be asked."""
+        if (run, name) not in self._questions:
+            self._questions[run, name] = QUESTIONS[name](self.runs[run], self.settings)
+        return self._questions[run, name]
+
+    def units(self) -> Iterator[Unit]:
+        """All units, in the order in which features are read least often. Raises BadInput for what cannot be asked."""
+        settings = self.settings
+        for run in self.runs:
+            for name in settings.questions:
+                question, probes = self.question(run, name), probes_of(name, settings)
+                for sites in _batches(question, question.choose_sites(settings.sites)):
+                    for seed in settings.seeds:
+                        yield from (Unit(run, name, sites, probe, seed) for probe in probes)
+
+    def answer(self, unit: Unit) -> Answered:
+        """Fit a unit's probe at each of its sites, with its label control, and score it on test."""
+        question = self.question(unit.run, unit.question)
+        known = {site.name: site for site in question.sites()}
+        sites = [known[name] for name in unit.sites]
+        features = self._features(question, unit, sites)
+        split = question.split(unit.seed)
+        train, validation, test = zip(*(question.parts(X, split, question.target) for X in features), strict=True)
+        prototype, strengths = question.probe(unit.probe, question.widths(sites[0]), unit.seed)
+        chosen = choose_strength(
+            prototype, [p.features for p in train], train[0].target,
+            [p.features for p in validation], validation[0].target, strengths,
+        )  # fmt: skip
+        control = self._control(question, unit, split, features, chosen)
+        rows, items = [], []
+        for number, (site, best) in enumerate(zip(sites, chosen, strict=True)):
+            common = _common(unit, site, best)
+            judged = question.judge(best.probe, validation[number], test[number])
+            rows += self._rows(common | {"condition": question.name}, judged[1])
+            if control is not None:
+                without = common | {"condition": "control-labels", "validation_loss": None}
+                rows += self._rows(without, control[number])
+                rows += self._differences(without | {"condition": "selectivity"}, judged[1], control[number])
+            named = {name: common[name] for name in ("run", "question", "site", "stage", "layer", "probe", "seed")}
+            for part, judgement in zip(("validation", "test"), judged, strict=True):
+                items.append(judgement.items.assign(**named, part=part))
+        return Answered(rows, pd.concat(items, ignore_index=True))
+
+    def _features(self, question: Question, unit: Unit, sites: Sequence[SiteInfo]) -> list[Any]:
+        key = (unit.run, unit.question, unit.sites)
+        if self._read is None or self._read[0] != key:
+            self._read = None  # the last ones go before the next come
+            self._read = key, [question.features(site) for site in sites]
+        return self._read[1]
+
+    def _control(
+        self, question: Question, unit: Unit, split: np.ndarray, features: Sequence[Any], chosen: Sequence[Chosen]
+    ) -> list[Judgement] | None:
+        """How the same probes do on random labels; None without that control."""
+        if "labels" not in self.settings.controls or unit.probe not in question.probes:
+            return None
+        target = question.control_target(unit.seed)
+        if target is None:
+            return None
+        question.seen_types(split)  # raises where nothing could be memorised
+        train, validation, test = zip(*(question.parts(X, split, target) for X in features), strict=True)
+        # Selectivity compares one probe on two tasks, so the control keeps the strength.
+        probes = [clone(c.probe).set_params(strength=c.probe.strength) for c in chosen]
+        held_out = ([p.features for p in validation], validation[0].target)
+        fit_all(probes, [p.features for p in train], train[0].target, held_out)
+        return [question.judge(p, v, t)[1] for p, v, t in zip(probes, validation, test, strict=True)]
+
+    def _rows(self, common: dict[str, Any], judged: Judgement) -> list[dict[str, Any]]:
+        rows = []
+        for name, score in judged.scores.items():
+            found = bootstrap({name: score.statistic}, self.settings.resamples, common["seed"])[name]
+            rows.append(_row(common, name, found, score.chance, judged))
+        return rows
+
+    def _differences(self, common: dict[str, Any], real: Judgement, control: Judgement) -> list[dict[str, Any]]:
+        rows = []
+        for name, score in real.scores.items():
+            other = control.scores[name].statistic
+            found = paired_difference(score.statistic, other, self.settings.resamples, common["seed"])
+            rows.append(_row(common, name, found, 0.0, real))
+        return rows
+
+
+def probes_of(question: str, settings: SweepSettings) -> list[str]:
+    """The probes, then the baselines, that are asked for and that a question has.
+
+    Raises BadInput where no probe is left.
+    """
+    known = QUESTIONS[question]
+    probes = [name for name in settings.probes if name in known.probes]
+    if not probes:
+        raise BadInput(
+            f"question {question!r} has no probe {', '.join(settings.probes)}; accepted: {', '.join(known.probes)}"
+        )
+    return [*probes, *(name for name in settings.controls if name in known.controls and name != "labels")]
+
+
+def _batches(question: Question, sites: Sequence[SiteInfo]) -> Iterator[tuple[str, ...]]:
+    """Sites of equal widths, as many together as fit the memory."""
+    widths = {site.name: question.widths(site) for site in sites}
+    for width in dict.fromkeys(widths.values()):
+        alike = [site for site in sites if widths[site.name] == width]
+        together = max(1, _MEMORY // max(1, question.size(alike[0])))
+        for begin in range(0, len(alike), together):
+            yield tuple(site.name for site in alike[begin : begin + together])
+
+
+def _common(unit: Unit, site: SiteInfo, best: Chosen) -> dict[str, Any]:
+    probe = best.probe
+    rank = None
+    if isinstance(probe, BilinearProbe):
+        rank = min(probe.coef_.shape) if probe.rank is None else probe.rank
+    return {
+        "run": unit.run,
+        "question": unit.question,
+        "site": site.name,
+        "stage": site.stage,
+        "layer": site.layer,
+        "probe": unit.probe,
+        "seed": unit.seed,
+        "strength": probe.strength,
+        "rank": rank,
+        "validation_loss": best.validation_loss,
+    }
+
+
+def _row(common: dict[str, Any], score: str, found: Estimate, blind: float, judged: Judgement) -> dict[str, Any]:
+    numbers = {"value": found.value, "low": found.low, "high": found.high, "chance": blind}
+    return common | {"score": score, **numbers, "n_phrases": len(judged.items), "n_images": found.groups}
