@@ -77,7 +77,7 @@ class Asker:
         sites = [known[name] for name in unit.sites]
         features = self._features(question, unit, sites)
         split = question.split(unit.seed)
-        train, validation, test = zip(*(question.parts(X, split, question.target) for X in features), strict=True)
+        train, validation, test = zip(*(question.parts(X, split) for X in features), strict=True)
         prototype, strengths = question.probe(unit.probe, question.widths(sites[0]), unit.seed)
         chosen = choose_strength(
             prototype, [p.features for p in train], train[0].target,

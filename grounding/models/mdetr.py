@@ -309,6 +309,12 @@ class Mdetr(GroundingModel):
             predictions.append(answer(example, (x, y), point_score(example, (x, y)), tuple(phrases)))
         return predictions
 
+    def boxes_of(self, states: Tensor) -> Tensor:
+        """Boxes that states ``[..., D]`` of a site ``decoder.k`` stand for, xyxy relative to the real canvas."""
+        core = self.mdetr
+        boxes_cxcywh = core.bbox_embed(core.transformer.decoder.norm(states)).float().sigmoid()
+        return box_convert(boxes_cxcywh, "cxcywh", "xyxy")
+
     def _queries(self, batch: Batch) -> TokenLayout:
         return TokenLayout(query=slice(0, self.config.queries))
 

@@ -7,7 +7,7 @@ arXiv 2309.02691, section 3. State-dict names equal those of the released checkp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -94,18 +94,27 @@ class AlignerHead(nn.Module):
 
     def forward(self, features: Tensor, text: Tensor, example: Tensor, grid: tuple[int, int]) -> Tensor:
         """features ``[B, rows * columns, D]``, text ``[M, D]`` of example ``[M]`` -> ``[M, 8 rows, 8 columns]``."""
+        for cells in self.maps(features, text, example):
+            last = cells
+        # rows, columns, then (y, x) three times
+        cells = last.reshape(len(text), *grid, 2, 2, 2, 2, 2, 2)
+        return cells.permute(0, 1, 3, 5, 7, 2, 4, 6, 8).reshape(len(text), 8 * grid[0], 8 * grid[1])
+
+    def maps(self, features: Tensor, text: Tensor, example: Tensor) -> Iterator[Tensor]:
+        """What each convolution gives, after its ReLU, inside each of the image's cells: ``[M, cells, 4, D / 2]``,
+        ``[M, cells, 4, 4, D / 4]``, ``[M, cells, 4, 4, 4]``. Each 4 is a (y, x) of two halves."""
         convolutions: Any = self._head[::2]
         first, second, third = convolutions
         kernel = first.weight.flatten(1)  # [2D, D/2 * 4]
         image_part = features @ kernel[: self.width]
         text_part = text @ kernel[self.width :] + first.bias.repeat_interleave(4)
         cells = image_part[example] + text_part[:, None]  # [M, cells, D/2 * 4]
-        cells = cells.unflatten(-1, (-1, 4)).transpose(-1, -2).relu()  # [M, cells, 4, D/2]
+        cells = cells.unflatten(-1, (-1, 4)).transpose(-1, -2).relu()
+        yield cells
         cells = cells @ second.weight.flatten(1) + second.bias.repeat_interleave(4)
-        cells = cells.unflatten(-1, (-1, 4)).transpose(-1, -2).relu()  # [M, cells, 4, 4, D/4]
-        cells = cells @ third.weight.flatten(1) + third.bias  # [M, cells, 4, 4, 4]
-        cells = cells.reshape(len(text), *grid, 2, 2, 2, 2, 2, 2)  # rows, columns, then (y, x) three times
-        return cells.permute(0, 1, 3, 5, 7, 2, 4, 6, 8).reshape(len(text), 8 * grid[0], 8 * grid[1])
+        cells = cells.unflatten(-1, (-1, 4)).transpose(-1, -2).relu()
+        yield cells
+        yield cells @ third.weight.flatten(1) + third.bias
 
 
 class Pooler(nn.Module):

@@ -42,11 +42,15 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a question's items. chosen: bool ``[n]``; features and target: of those items alone."""
+    """Some of a question's items. chosen: bool ``[n]``; features and target: of those items alone.
+
+    real: False where the target is a control's.
+    """
 
     chosen: np.ndarray
     features: Any
     target: np.ndarray
+    real: bool = True
 
 
 class Question(ABC):
@@ -58,10 +62,10 @@ class Question(ABC):
     scores: names of its figures, the main one first. per: what an item of its table is. figure, shows, instead: for the
     page of words, a main figure's introduction, what follows from one above chance and controls, and what may be so
     where it is not above the controls.
-    own_measure: whether its IoU is measured as that of the model's own answers is, so that the two can be compared.
 
     example: int64 ``[n]``, the run's example that each item belongs to. target: ``[n]`` or ``[n, k]``, the answers.
-    left_out: phrases (or examples) of the run that cannot be asked about.
+    left_out: phrases (or examples) of the run that cannot be asked about. own_measure: whether its IoU is measured as
+    that of the model's own answers is, so that the two can be compared.
     """
 
     name: ClassVar[str]
@@ -73,11 +77,11 @@ class Question(ABC):
     figure: ClassVar[str]
     shows: ClassVar[str]
     instead: ClassVar[str]
-    own_measure: ClassVar[bool] = False
 
     example: np.ndarray
     target: np.ndarray
     left_out: int = 0
+    own_measure: bool = False
 
     def __init__(self, run: Run, settings: SweepSettings):
         self.run, self.settings = run, settings
@@ -127,10 +131,11 @@ class Question(ABC):
         parts[examples] = split_examples(self.run.examples.iloc[examples], settings.group, settings.folds, seed)
         return parts[self.example]
 
-    def parts(self, features: Any, part: np.ndarray, target: np.ndarray) -> tuple[Part, Part, Part]:
-        """Train, validation and test of a site's features."""
+    def parts(self, features: Any, part: np.ndarray, control: np.ndarray | None = None) -> tuple[Part, Part, Part]:
+        """Train, validation and test of a site's features, with the real answers or those of a control."""
+        target, real = (self.target, True) if control is None else (control, False)
         masks = [part == name for name in PARTS]
-        train, validation, test = (Part(mask, features[mask], target[mask]) for mask in masks)
+        train, validation, test = (Part(mask, features[mask], target[mask], real) for mask in masks)
         return train, validation, test
 
     def image(self, chosen: np.ndarray) -> np.ndarray:
