@@ -9,11 +9,12 @@ import pandas as pd
 
 from probe.questions import QUESTIONS, Question
 from probe.settings import BASELINES
+from probe.summary_joined import joined_lines
 
 FEWEST_IMAGES = 10  # an interval over fewer images is too narrow to conclude from
 
 
-def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:
+def summarise(table: pd.DataFrame, joined: pd.DataFrame, description: dict[str, Any]) -> str:
     """A page of Markdown: what can and cannot be concluded, of each question about each run.
 
     Nothing is said to follow from fewer than ``FEWEST_IMAGES`` test images. The best site is the one of the lowest
@@ -28,13 +29,13 @@ def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:
     for asked in description["asked"]:
         of = f", run `{asked['run']}`" if several else ""
         lines += ["", f"## {asked['question']}{of}", ""]
-        rows = table[(table["run"] == asked["run"]) & (table["question"] == asked["question"])]
-        lines += _question_lines(rows, asked)
+        rows, beside = (t[(t["run"] == asked["run"]) & (t["question"] == asked["question"])] for t in (table, joined))
+        lines += _question_lines(rows, beside, asked)
     lines += ["", "A probe shows what can be read off a site, not that the model uses it.", ""]
     return "\n".join(lines)
 
 
-def _question_lines(table: pd.DataFrame, asked: dict[str, Any]) -> list[str]:
+def _question_lines(table: pd.DataFrame, joined: pd.DataFrame, asked: dict[str, Any]) -> list[str]:
     question, first = QUESTIONS[asked["question"]], asked["splits"][0]
     test = first["parts"]["test"]
     count = test.get("phrases", test.get("items"))
@@ -52,6 +53,9 @@ def _question_lines(table: pd.DataFrame, asked: dict[str, Any]) -> list[str]:
     for name in (name for name in of_seed["probe"].unique() if name not in baselines):
         lines += ["", f"### {name}", "", *_probe_lines(of_seed, name, question, baselines, few)]
         lines += _spread_lines(main, name, question)
+        lines += joined_lines(
+            joined[joined["seed"] == first["seed"]], name, _best(of_seed, name, question)["site"], few
+        )
     if first["seen_types"] is not None:
         lines += [
             "",
@@ -63,8 +67,7 @@ def _question_lines(table: pd.DataFrame, asked: dict[str, Any]) -> list[str]:
 
 def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baselines: list[str], few: bool) -> list[str]:
     """Sentences about one probe: best site, controls there, and, unless images are few, the reading."""
-    real = main[(main["probe"] == name) & (main["condition"] == question.name)]
-    best = real.loc[real["validation_loss"].idxmin()]
+    real, best = _real(main, name, question), _best(main, name, question)
     at_site = main[main["site"] == best["site"]]
     lines = [
         f"Best site (by validation loss, of {len(real)}): `{best['site']}`. {question.figure} {_figure(best)}; "
@@ -84,6 +87,16 @@ def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baseli
         names = ", ".join(f"`{site}`" for site in blind["site"])
         lines.append(f"Cannot be told from chance, since the interval is not above it: {names}.")
     return lines
+
+
+def _real(main: pd.DataFrame, name: str, question: type[Question]) -> pd.DataFrame:
+    return main[(main["probe"] == name) & (main["condition"] == question.name)]
+
+
+def _best(main: pd.DataFrame, name: str, question: type[Question]) -> pd.Series:
+    """The row of the site of the lowest validation loss."""
+    real = _real(main, name, question)
+    return real.loc[real["validation_loss"].idxmin()]
 
 
 def _reading(best: pd.Series, others: list[pd.Series], question: type[Question]) -> str:
@@ -107,8 +120,7 @@ def _spread_lines(main: pd.DataFrame, name: str, question: type[Question]) -> li
     seeds = main["seed"].nunique()
     if seeds < 2:
         return []
-    chosen = (main["probe"] == name) & (main["condition"] == question.name)
-    spread = main[chosen].groupby("site", sort=False)["value"].agg(np.ptp)
+    spread = _real(main, name, question).groupby("site", sort=False)["value"].agg(np.ptp)
     return [
         f"Over {seeds} seeds a site's figure varies by at most {spread.max():.3f} (`{spread.idxmax()}`); the "
         "intervals, each of one seed, do not hold that."

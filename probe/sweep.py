@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from grounding.errors import BadInput, unknown_choice
+from probe.joined import join, with_own_answers
 from probe.questions import QUESTIONS
 from probe.settings import CONTROLS, PROBES, SweepSettings
 from probe.tables import write_tables
@@ -74,7 +75,9 @@ def sweep(
     table = tidy([row for unit in units for row in found[unit].rows], asker)
     if out is not None:
         items = pd.concat([found[unit].items for unit in units], ignore_index=True)
-        write_tables(table, items, describe(asker), Path(out))
+        items = with_own_answers(items, asker.runs)
+        joined = join(items, asker.own_measures(), options.resamples)
+        write_tables(table, items, joined, describe(asker), Path(out))
     return table
 
 

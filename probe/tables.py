@@ -14,16 +14,21 @@ from probe.summary import summarise
 if TYPE_CHECKING:
     from extract.reader import Run
 
-SUMMARY, TABLE, DESCRIPTION, ITEMS = "summary.md", "sweep.csv", "sweep.json", "phrases.parquet"
+SUMMARY, TABLE, DESCRIPTION = "summary.md", "sweep.csv", "sweep.json"
+ITEMS, JOINED = "phrases.parquet", "joined.csv"
 
 
-def write_tables(table: pd.DataFrame, items: pd.DataFrame, description: dict[str, Any], out: Path) -> None:
-    """Write ``sweep.csv``, ``sweep.json`` (what it rests on, and the rows), ``phrases.parquet`` and ``summary.md``."""
+def write_tables(
+    table: pd.DataFrame, items: pd.DataFrame, joined: pd.DataFrame, description: dict[str, Any], out: Path
+) -> None:
+    """Write ``sweep.csv``, ``sweep.json`` (what it rests on, and the rows), ``phrases.parquet`` (what was found of each
+    item), ``joined.csv`` (``probe.joined``) and ``summary.md``."""
     table.to_csv(out / TABLE, index=False)
     rows = json.loads(table.to_json(orient="records", double_precision=6))
     (out / DESCRIPTION).write_text(json.dumps(description | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
     items.to_parquet(out / ITEMS, index=False)
-    (out / SUMMARY).write_text(summarise(table, description), encoding="utf-8")
+    joined.to_csv(out / JOINED, index=False)
+    (out / SUMMARY).write_text(summarise(table, joined, description), encoding="utf-8")
 
 
 def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | None:

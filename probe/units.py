@@ -14,6 +14,7 @@ from grounding.errors import BadInput
 from grounding.metrics.intervals import Estimate, bootstrap, paired_difference
 from probe.estimators import BilinearProbe
 from probe.questions import QUESTIONS, Judgement, Question
+from probe.questions.base import matching_sites
 from probe.selection import Chosen, choose_strength, fit_all
 from probe.settings import SweepSettings
 
@@ -60,13 +61,40 @@ class Asker:
             self._questions[run, name] = QUESTIONS[name](self.runs[run], self.settings)
         return self._questions[run, name]
 
+    def own_measures(self) -> dict[tuple[str, str], bool]:
+        """(run, question) -> ``Question.own_measure``."""
+        return {(run, q): self.question(run, q).own_measure for run in self.runs for q in self.settings.questions}
+
+    def sites(self, run: str) -> dict[str, list[SiteInfo]]:
+        """Question -> the sites of a run that it is asked of: of those in the settings, the ones that it has.
+
+        Raises BadInput for a site that no question has of any run, and for a question that is left with none.
+        """
+        questions = [self.question(run, name) for name in self.settings.questions]
+        if self.settings.sites is None:
+            return {question.name: question.sites() for question in questions}
+        everywhere = [self.question(one, name) for one in self.runs for name in self.settings.questions]
+        known = {site.name: site for question in everywhere for site in question.sites()}
+        chosen = [site.name for site in matching_sites(list(known.values()), self.settings.sites)]
+        found = {}
+        for question in questions:
+            usable = {site.name: site for site in question.sites()}
+            found[question.name] = [usable[name] for name in chosen if name in usable]
+            if not found[question.name]:
+                raise BadInput(
+                    f"run {run!r}: question {question.name!r} cannot be asked of {', '.join(chosen)}; "
+                    f"accepted: {', '.join(usable)}"
+                )
+        return found
+
     def units(self) -> Iterator[Unit]:
         """All units, in the order in which features are read least often. Raises BadInput for what cannot be asked."""
         settings = self.settings
         for run in self.runs:
+            chosen = self.sites(run)
             for name in settings.questions:
                 question, probes = self.question(run, name), probes_of(name, settings)
-                for sites in _batches(question, question.choose_sites(settings.sites)):
+                for sites in _batches(question, chosen[name]):
                     for seed in settings.seeds:
                         yield from (Unit(run, name, sites, probe, seed) for probe in probes)
 

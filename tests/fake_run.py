@@ -76,6 +76,8 @@ def make_run(n_examples: int = 200, n_phrases: int = 3, n_extra: int = 5, n_type
             "example": np.repeat(np.arange(n_examples), n_phrases),
             "type": [f"type-{t}" for t in random.integers(n_types, size=total)],
             "image_index": 0,
+            "iou": random.random(total),
+            "pointing": 1.0,
         }
     )
     names = [f"image-{i}" for i in range(n_examples)]
@@ -86,6 +88,9 @@ def make_run(n_examples: int = 200, n_phrases: int = 3, n_extra: int = 5, n_type
             "group_caption": names,
             "group_annotation": names,
             "group_tangram": "",
+            "task_score": random.standard_normal(n_examples),
+            "task_correct": random.random(n_examples) < 0.5,
+            "n_images": 1,
         }
     )
     return FakeRun(examples, phrases, regions)

@@ -8,7 +8,9 @@ from fake_run import FakeSite, make_run, noise, plant_alignment, plant_xor
 
 from grounding.errors import BadInput
 from probe.features import read_rows
+from probe.joined import COLUMNS as JOINED_COLUMNS
 from probe.questions import QUESTIONS
+from probe.questions.base import matching_sites
 from probe.settings import SweepSettings
 from probe.summary import summarise
 from probe.sweep import COLUMNS, sweep
@@ -151,7 +153,8 @@ def test_nothing_is_concluded_from_few_images(planted, images, few):
     parts = {"test": {"images": images, "phrases": 27}}
     split = {"seed": 0, "parts": parts, "seen_types": None}
     asked = {"run": "fake", "question": "alignment", "left_out": 0, "splits": [split]}
-    words = summarise(planted[1], {"runs": [{"name": "fake"}], "asked": [asked]})
+    nothing = pd.DataFrame(columns=JOINED_COLUMNS)
+    words = summarise(planted[1], nothing, {"runs": [{"name": "fake"}], "asked": [asked]})
     assert ("Too few test images to conclude anything: 9; at least 10 are needed." in words) == few
     assert all((said in words) == (not few) for said in ("can be matched", "the same probe memorises", "told from"))
     assert words.count("Selectivity (minus control labels): ") == 2
@@ -200,11 +203,11 @@ def test_sites_can_be_named_or_taken_by_stage():
     run = make_run(10)
     for name in ("block.0", "block.1", "encoder.0"):
         run.add(name, *noise(run))
-    question = QUESTIONS["alignment"](run, SweepSettings())
-    assert [s.name for s in question.choose_sites(["block.*"])] == ["block.0", "block.1"]
-    assert [s.name for s in question.choose_sites(["encoder.0", "encoder.*"])] == ["encoder.0"]
+    sites = QUESTIONS["alignment"](run, SweepSettings()).sites()
+    assert [s.name for s in matching_sites(sites, ["block.*"])] == ["block.0", "block.1"]
+    assert [s.name for s in matching_sites(sites, ["encoder.0", "encoder.*"])] == ["encoder.0"]
     with pytest.raises(BadInput, match=r"site 'blok.0' is unknown; accepted: block.0, block.1, encoder.0"):
-        question.choose_sites(["blok.0"])
+        matching_sites(sites, ["blok.0"])
 
 
 def test_bad_runs_are_named():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from grounding.errors import BadInput, unknown_choice
+from grounding.errors import unknown_choice
 from grounding.metrics.intervals import Statistic
 from probe.settings import SweepSettings
 from probe.splits import PARTS, split_examples
@@ -118,11 +118,6 @@ class Question(ABC):
         """Share of test phrases whose type occurs in train: only those answers of a control can be memorised."""
         return None
 
-    def choose_sites(self, names: Sequence[str] | None = None) -> list[SiteInfo]:
-        """The sites of those names (``block.*`` takes a stage), all for None. Raises BadInput for an unknown one."""
-        usable = self.sites()
-        return usable if names is None else matching_sites(usable, names)
-
     def split(self, seed: int) -> np.ndarray:
         """Part of each item: ``[n]`` strings of ``probe.splits.PARTS``. Raises BadInput as ``split_examples`` does."""
         examples = np.unique(self.example)
@@ -157,12 +152,3 @@ def matching_sites(usable: Sequence[SiteInfo], names: Sequence[str]) -> list[Sit
             raise unknown_choice("site", name, [s.name for s in usable])
         chosen += [site for site in matches if site not in chosen]
     return chosen
-
-
-def require_probe(question: type[Question], name: str) -> None:
-    """Raise BadInput for a probe or baseline that a question does not have."""
-    if name not in (*question.probes, *question.controls):
-        raise BadInput(
-            f"question {question.name!r} has no probe {name!r}; accepted: {', '.join(question.probes)}, "
-            f"as controls {', '.join(question.controls) or 'none'}"
-        )
