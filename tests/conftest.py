@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data: set PROBE_SHARED_DATA (looked in {folder})")
     return folder
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers of one core; they find the modules of the tests by PYTHONPATH. Socket names must be short."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="ray-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), str(PROJECT / "tests")]))
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            object_store_memory=100 * 2**20, _temp_dir=folder,
+        )  # fmt: skip
+        yield
+        ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

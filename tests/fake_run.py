@@ -37,6 +37,20 @@ class FakeRun:
         values = self.rows[site, view].astype(np.float32)
         return values if rows is None else values[rows]
 
+    def tokens(self, site: str, example_row: int) -> np.ndarray:
+        (count,) = {len(values) for (name, view), values in self.rows.items() if (name, view) == (site, "tokens")}
+        return self.rows[site, "tokens"][: count // len(self.examples)]
+
+    def site(self, name: str) -> FakeSite:
+        return next(site for site in self.sites if site.name == name)
+
+    def add_tokens(self, name: str, phrase: np.ndarray, tokens: np.ndarray, streams: tuple[str, ...]) -> None:
+        """A site with phrase rows and, instead of regions, tokens of all examples."""
+        stage, _, layer = name.partition(".")
+        views = ("phrase", "tokens")
+        self.sites.append(FakeSite(name, stage, int(layer or 0), streams, tokens.shape[1], views))
+        self.rows[name, "phrase"], self.rows[name, "tokens"] = phrase.astype(np.float16), tokens.astype(np.float16)
+
     def add(self, name: str, phrase: np.ndarray, region: np.ndarray) -> None:
         stage, _, layer = name.partition(".")
         self.sites.append(FakeSite(name, stage, int(layer), width=phrase.shape[1]))
@@ -91,6 +105,9 @@ def make_run(n_examples: int = 200, n_phrases: int = 3, n_extra: int = 5, n_type
             "task_score": random.standard_normal(n_examples),
             "task_correct": random.random(n_examples) < 0.5,
             "n_images": 1,
+            "grid_rows": side,
+            "grid_columns": side,
+            "text_tokens": 2,
         }
     )
     return FakeRun(examples, phrases, regions)
@@ -109,6 +126,23 @@ def plant_alignment(run: FakeRun, width: int = 16, seed: int = 2) -> tuple[np.nd
     owned = run.regions["phrase"].to_numpy()
     phrase[owned[owned >= 0]] = region[owned >= 0] @ rotation
     return phrase, region
+
+
+def plant_patches(run: FakeRun, width: int = 16, seed: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Phrase rows, and tokens (two of text, 25 patches an example): a phrase is a rotation of the patch of its box."""
+    random = np.random.default_rng(seed)
+    phrase = random.standard_normal((len(run.phrases), width))
+    tokens = random.standard_normal((len(run.examples), 2 + 25, width))
+    rotation = np.linalg.qr(random.standard_normal((width, width)))[0]
+    own = run.regions[run.regions["phrase"] >= 0]
+    phrase[own["phrase"]] = tokens[own["example"], 2 + patch_of(own)] @ rotation
+    return phrase, tokens.reshape(-1, width)
+
+
+def patch_of(regions: pd.DataFrame) -> np.ndarray:
+    """The patch of the 5 x 5 grid that each box of ``make_run`` lies in."""
+    column, row = ((regions[name] * 5 + 1e-6).astype(int).to_numpy() for name in ("x1", "y1"))
+    return row * 5 + column
 
 
 def plant_xor(run: FakeRun, width: int = 8, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:

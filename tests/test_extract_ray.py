@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,25 +19,6 @@ from extract import ray_engine
 from extract.ray_pool import RayPool
 from extract.run import prepare
 from grounding.errors import BadInput, RunFailed
-
-HERE = Path(__file__).resolve().parent
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two workers of one core; they find the modules of the tests by PYTHONPATH. Socket names must be short."""
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="ray-")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), str(HERE)]))
-        ray.init(
-            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-            object_store_memory=100 * 2**20, _temp_dir=folder,
-        )  # fmt: skip
-        yield
-        ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def shard_bytes(folder: Path) -> dict[str, bytes]:

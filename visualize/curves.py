@@ -19,6 +19,8 @@ SCORE_NAMES = {
     "choice_accuracy": "choice accuracy",
     "auc": "area under the ROC curve",
     "average_precision": "average precision",
+    "iou": "mean IoU",
+    "recall": "recall (IoU of at least 0.5)",
 }
 # Colour-blind readers can tell them from each other and from the first two series: in lightness too.
 BASELINES = {"concatenation": ("#7a1f5c", "v"), "phrase-only": ("#222222", "D"), "region-only": ("#3fb38f", "P")}
@@ -30,8 +32,9 @@ def layer_curves(table: pd.DataFrame, scores: Sequence[str] | None = None, title
     """What each probe reads at each site, its controls and 95 % bands, a panel for each score.
 
     table: rows of a sweep (``NEEDED`` columns; ``seed``, ``n_phrases``, ``n_images`` if known), sites in the run's
-    order. Of several seeds the first has its band, the others are thin lines. The condition ``selectivity`` is a
-    difference and is left out. scores: which, in order; None for all of the table.
+    order, of one ``question`` (alignment, if the column is missing). Of several seeds the first has its band, the
+    others are thin lines. The condition ``selectivity`` is a difference and is left out. scores: which, in order; None
+    for all of the table.
     Raises BadInput for missing columns, no rows, or an unknown score.
     """
     table = check_sweep(table)
@@ -69,6 +72,7 @@ def check_sweep(table: pd.DataFrame) -> pd.DataFrame:
     table = table[table["condition"] != "selectivity"]
     if table.empty:
         raise BadInput("sweep table has no rows to draw")
+    table = table if "question" in table else table.assign(question="alignment")
     return table if "seed" in table else table.assign(seed=0)
 
 
@@ -79,7 +83,8 @@ def _draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame) -> None:
     main = [name for name in names if name not in BASELINES]
     series = list(table.groupby(["probe", "condition"], sort=False))
     for number, ((probe, condition), rows) in enumerate(series):
-        look = _look(str(probe), str(condition), main)
+        real = condition == rows["question"].iloc[0]
+        look = _look(str(probe), None if real else str(condition), main)
         aside = 0.8 * ((number + 0.5) / len(series) - 0.5)
         seeds = list(dict.fromkeys(rows["seed"]))
         for seed in seeds:
@@ -109,19 +114,20 @@ def _draw_line(panel: Axes, x: pd.Series, part: pd.DataFrame, look: dict[str, An
 
 
 def _draw_chance(panel: Axes, table: pd.DataFrame, place: dict[str, int]) -> None:
-    rows = table[table["condition"] == "alignment"].drop_duplicates("site")
+    rows = table[table["condition"] == table["question"]].drop_duplicates("site")
     for number, (_, part) in enumerate(rows.groupby("stage", sort=False)):
         x, y = part["site"].map(place).to_numpy(), part["chance"].to_numpy()
         ends = np.array([x[0] - 0.4, *x, x[-1] + 0.4]), np.array([y[0], *y, y[-1]])
         panel.plot(*ends, color=INK, lw=1, linestyle=(0, (1, 1.5)), label="chance" if number == 0 else None)
 
 
-def _look(probe: str, condition: str, main: Sequence[str]) -> dict[str, Any]:
+def _look(probe: str, condition: str | None, main: Sequence[str]) -> dict[str, Any]:
+    """How a series is drawn; condition: None for answers to the real question."""
     if probe in BASELINES:
         label, (colour, marker) = f"{probe} control", BASELINES[probe]
         return {"color": colour, "marker": marker, "linestyle": "--", "lw": 1.1, "ms": 3.5, "label": label}
     colour, marker = series_colour(main.index(probe)), _MARKERS[main.index(probe) % len(_MARKERS)]
-    if condition == "alignment":
+    if condition is None:
         return {"color": colour, "marker": marker, "linestyle": "-", "lw": 1.8, "ms": 4.5, "label": probe}
     label = f"{probe}, {condition.replace('-', ' ')}"
     return {"color": colour, "marker": marker, "linestyle": "--", "lw": 1.1, "ms": 4, "mfc": "white", "label": label}

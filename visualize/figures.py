@@ -52,7 +52,8 @@ class Plan:
 
     def __len__(self) -> int:
         known = bool(self.outcomes.table["grounding"].notna().any())
-        return (self.sweep is not None) + known + len(self.galleries) + len(self.rows)
+        curves = 0 if self.sweep is None else self.sweep["question"].nunique()
+        return curves + known + len(self.galleries) + len(self.rows)
 
 
 def draw(
@@ -125,11 +126,10 @@ def _plan(
     if not outcomes.table["score"].notna().any():
         del galleries["right-and-wrong"]  # a model that answers nothing
     site = _attention_site(run, site, head)
-    plan = Plan(run, examples, outcomes, galleries, rows, site, head, sweep, note)
+    checked = None if sweep is None else check_sweep(sweep)
+    plan = Plan(run, examples, outcomes, galleries, rows, site, head, checked, note)
     if site is not None and head is not None:
         _attention(plan, gather(run, rows[0], {}))  # refuses a head that is not there
-    if sweep is not None:
-        check_sweep(sweep)
     return plan
 
 
@@ -149,7 +149,8 @@ Described = tuple[str, str, str, str, Figure]
 
 def _figures(plan: Plan) -> Iterator[Described]:
     if plan.sweep is not None:
-        yield _curves(plan.sweep)
+        for question, rows in plan.sweep.groupby("question", sort=False):
+            yield _curves(str(question), rows)
     if plan.outcomes.table["grounding"].notna().any():
         yield _joint(plan)
     for name, selections in plan.galleries.items():
@@ -158,15 +159,19 @@ def _figures(plan: Plan) -> Iterator[Described]:
         yield _example(plan, row)
 
 
-def _curves(sweep: pd.DataFrame) -> Described:
+def _curves(question: str, sweep: pd.DataFrame) -> Described:
+    asked, name, title = f"Question: {question}.", f"layer-curves-{question}", f"Probes: {question}"
+    heading: str | None = f"{question.capitalize()}: what probes read at each site"
+    if question == "alignment":
+        asked = "Among an image's candidate regions, a probe on frozen activations picks the one that a phrase means."
+        name, title, heading = "layer-curves", "Where grounding can be read", None
     caption = (
-        "Among an image's candidate regions, a probe on frozen activations picks the one that a phrase means. "
-        "Solid: the real question; dashed: controls, which should stay near chance. "
+        f"{asked} Solid: the real question; dashed: controls, which should stay near chance. "
         "Bands and bars are 95 % intervals over images."
     )
     sites, probes = sweep["site"].nunique(), ", ".join(sweep["probe"].unique())
     alternative = f"Line chart of probe scores ({probes}) and their controls at {sites} sites."
-    return "layer-curves", "Where grounding can be read", caption, alternative, layer_curves(sweep)
+    return name, title, caption, alternative, layer_curves(sweep, title=heading)
 
 
 def _joint(plan: Plan) -> Described:

@@ -83,10 +83,11 @@ class PerceptronBoxProbe(_BoxProbe):
         self.seed = seed
 
     def _model(self, rows: int) -> MLPRegressor:
-        # A fixed number of epochs: how long to train is the strength's to choose, which reads the validation part.
+        batch = min(rows, max(16, min(200, rows // 32)))
+        # A fixed number of epochs: stopping early would hold out rows of its own, which know no groups.
         return MLPRegressor(
-            hidden_layer_sizes=self.hidden, alpha=self.strength * min(200, rows), max_iter=self.max_epochs, tol=0.0,
-            n_iter_no_change=self.max_epochs, random_state=self.seed,
+            hidden_layer_sizes=self.hidden, alpha=self.strength * batch, batch_size=batch, learning_rate_init=3e-3,
+            max_iter=self.max_epochs, tol=0.0, n_iter_no_change=self.max_epochs, random_state=self.seed,
         )  # fmt: skip
 
     def _fitted(self, X: np.ndarray, y: np.ndarray) -> Pipeline:

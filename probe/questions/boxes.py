@@ -22,7 +22,7 @@ from probe.settings import PROBES, SweepSettings
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
-_MLP_STRENGTHS = (1e-1, 1e-2, 1e-3)
+_MLP_STRENGTHS = (1e-2, 1e-3, 1e-4)  # the squares of numbers in 0..1 are small
 
 
 class Boxes(Question):
@@ -49,8 +49,8 @@ class Boxes(Question):
         self.own_measure = single_images(run)  # the model's own boxes choose a candidate too
 
     def sites(self) -> list[SiteInfo]:
-        """Those with rows of phrases, their own or their partner's."""
-        return sites_with(self.run, ("phrase",))
+        """Those with rows of phrases of their own; a partner's would only be said twice."""
+        return [site for site in sites_with(self.run, ("phrase",)) if "phrase" in site.views]
 
     def widths(self, site: SiteInfo) -> tuple[int, ...]:
         """Channels of phrase rows."""

@@ -49,8 +49,8 @@ class Outcome(Question):
             )
 
     def sites(self) -> list[SiteInfo]:
-        """Those with rows of phrases, their own or their partner's."""
-        return sites_with(self.run, ("phrase",))
+        """Those with rows of phrases of their own; a partner's would only be said twice."""
+        return [site for site in sites_with(self.run, ("phrase",)) if "phrase" in site.views]
 
     def widths(self, site: SiteInfo) -> tuple[int, ...]:
         """Channels of the phrases' mean, and of the means of the streams whose tokens are stored."""

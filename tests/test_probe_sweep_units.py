@@ -1,0 +1,164 @@
+"""Sweeps that are interrupted, of several runs, from YAML files, and on Ray."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fake_run import make_run, noise, plant_alignment
+from test_probe_cli_sweep import games_of_own_images
+from tiny_run import run_tiny
+
+from grounding.errors import BadInput
+from probe.ray_sweep import RayEngine
+from probe.settings import SweepSettings
+from probe.sweep import sweep
+from probe.sweep_config import ACCEPTED, read_config
+from probe.units import Asker, Unit
+
+torch.set_num_threads(1)
+FAST = {"resamples": 100, "linear_strengths": (1.0, 0.1), "mlp_strengths": (3.0,), "controls": ("labels",)}
+
+
+@pytest.fixture(scope="module")
+def run():
+    run = make_run(60)
+    run.add("block.0", *noise(run))
+    run.add("block.1", *plant_alignment(run))
+    return run
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(run, tmp_path, monkeypatch):
+    settings = {**FAST, "questions": ("alignment", "boxes"), "probes": ("linear",), "seeds": (0, 1)}
+    whole = sweep(run, out=tmp_path / "whole", **settings)
+    answer, done = Asker.answer, []
+
+    def failing(self, unit):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(unit)
+        return answer(self, unit)
+
+    monkeypatch.setattr(Asker, "answer", failing)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(run, out=tmp_path / "again", **settings)
+    assert not (tmp_path / "again" / "sweep.csv").exists()
+    done.clear()
+    ticks = []
+    monkeypatch.setattr(Asker, "answer", lambda self, unit: done.append(unit) or answer(self, unit))
+    table = sweep(run, out=tmp_path / "again", progress=lambda *tick: ticks.append(tick), **settings)
+    assert len(done) == 4 - 3  # two questions, two seeds
+    assert ticks == [(3, 4), (4, 4)]
+    pd.testing.assert_frame_equal(table, whole)
+    for name in ("sweep.csv", "sweep.json", "joined.csv", "summary.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    done.clear()
+    sweep(run, out=tmp_path / "again", **settings)
+    assert not done
+
+
+def test_a_folder_with_another_sweep_is_refused_with_both_values(run, tmp_path):
+    sweep(run, ("linear",), out=tmp_path, **FAST)
+    with pytest.raises(BadInput, match=r"another sweep: seeds is \[0\] there and \[0, 1\] here; choose another folder"):
+        sweep(run, ("linear",), out=tmp_path, seeds=(0, 1), **FAST)
+    other = replace(run, manifest={"identity_hash": "other", "identity": {}})
+    with pytest.raises(BadInput, match=r"another sweep: runs\.fake is 'fake' there and 'other' here"):
+        sweep(other, ("linear",), out=tmp_path, **FAST)
+
+
+def test_a_sweep_that_cannot_begin_leaves_nothing(run, tmp_path):
+    broken = make_run(60)
+    broken.add("block.0", *noise(broken))
+    broken.rows["block.0", "region"][3, 5] = np.nan
+    with pytest.raises(BadInput, match="not finite"):
+        sweep(broken, out=tmp_path / "new", **FAST)
+    assert not (tmp_path / "new").exists()
+
+
+def test_runs_side_by_side_are_those_alone(run, tmp_path):
+    other = make_run(50, seed=1)
+    other.add("encoder.0", *plant_alignment(other, 12))
+    other.manifest = {"identity_hash": "other", "identity": {}}
+    both = sweep({"one": run, "other": other}, ("linear",), out=tmp_path, sites=["block.1", "encoder.*"], **FAST)
+    assert both[["run", "site"]].drop_duplicates().to_numpy().tolist() == [["one", "block.1"], ["other", "encoder.0"]]
+    alone = sweep({"other": other}, ("linear",), **FAST)
+    pd.testing.assert_frame_equal(both[both["run"] == "other"].reset_index(drop=True), alone)
+    words = (tmp_path / "summary.md").read_text()
+    assert "## alignment, run `one`" in words
+    assert "## alignment, run `other`" in words
+    with pytest.raises(
+        BadInput, match=r"'other': question 'alignment' cannot be asked of block\.1; accepted: encoder\.0"
+    ):
+        sweep({"one": run, "other": other}, ("linear",), sites=["block.1"], **FAST)
+    with pytest.raises(BadInput, match=r"runs \['fake', 'fake'\] cannot be told apart"):
+        sweep([run, other])
+
+
+def test_spread_over_seeds_is_beside_the_intervals_over_images(run):
+    table = sweep(run, ("linear",), seeds=(0, 1, 2), sites=["block.1"], **FAST)
+    rows = table[(table["condition"] == "alignment") & (table["score"] == "auc")]
+    assert rows["seed_spread"].nunique() == 1
+    assert rows["seed_spread"].iloc[0] == pytest.approx(np.std(rows["value"], ddof=1))
+    assert sweep(run, ("linear",), **FAST)["seed_spread"].isna().all()
+
+
+def test_phrases_stand_beside_the_models_own_answers(run, tmp_path):
+    sweep(run, ("linear",), out=tmp_path, **FAST)
+    items = pd.read_parquet(tmp_path / "phrases.parquet")
+    assert len(items) == 2 * (36 + 36)  # two sites; validation and test
+    one = items[(items["site"] == "block.1") & (items["part"] == "test")].iloc[0]
+    phrase = run.phrases.iloc[one["phrase"]]
+    assert (one["phrase_id"], one["own_iou"]) == (phrase["id"], phrase["iou"])
+    assert (one["example_id"], one["image"]) == (run.examples["id"][phrase["example"]],) * 2
+    assert one["task_correct"] == run.examples["task_correct"][phrase["example"]]
+    table = pd.read_csv(tmp_path / "sweep.csv")
+    value = table[(table["site"] == "block.1") & (table["score"] == "choice_accuracy")]["value"].iloc[0]
+    assert items[(items["site"] == "block.1") & (items["part"] == "test")]["correct"].mean() == pytest.approx(value)
+    joined = pd.read_csv(tmp_path / "joined.csv")
+    assert set(joined["site"]) == {"block.0", "block.1", "model"}
+
+
+def test_yaml_files_say_what_a_sweep_is_of(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("runs: [a, b]\nquestions: [boxes]\nseeds: 3\niou: 1\nlinear_strengths: [1, 0.1]\nout: c\n")
+    assert read_config(path) == {
+        "runs": ["a", "b"], "questions": ["boxes"], "seeds": [3], "iou": 1, "linear_strengths": [1, 0.1], "out": "c",
+    }  # fmt: skip
+    for text, message in (
+        ("question: boxes", f"key 'question' is unknown; accepted: {', '.join(ACCEPTED)}"),
+        ("seeds: [one]", r"seeds is \['one'\]; accepted: a list of int"),
+        ("seeds: true", "seeds is True; accepted: a list of int"),
+        ("folds: five", "folds is 'five'; accepted: int"),
+        ("probes: []", r"probes is \[\]; accepted: a list of str"),
+        ("- runs", "holds a list; accepted: keys runs, out, "),
+        ("runs: [", "is not YAML: while parsing"),
+    ):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=message):
+            read_config(path)
+    with pytest.raises(BadInput, match=r"none\.yaml' cannot be read: No such file"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_impossible_workers_are_refused():
+    with pytest.raises(BadInput, match="num_workers 0 is too small; accepted: 1 or more"):
+        RayEngine(num_workers=0)
+
+
+UNITS = [Unit("gone", "alignment", ("block.0",), "linear", 0)]
+
+
+@pytest.mark.slow
+def test_units_on_ray_give_the_tables_of_one_process(tmp_path, cluster):
+    stored = run_tiny(tmp_path / "run", games_of_own_images(30))
+    settings = {"probes": ("linear",), "controls": (), "questions": ("boxes",), "resamples": 100, "seeds": (0, 1)}
+    here = sweep(stored, out=tmp_path / "here", **settings)
+    there = sweep(stored, out=tmp_path / "there", engine=RayEngine(num_workers=2), **settings)
+    pd.testing.assert_frame_equal(here, there)
+    words = [json.loads((tmp_path / name / "settings.json").read_text()) for name in ("here", "there")]
+    assert words[0] == words[1]
+    stored.path = tmp_path / "gone"
+    with pytest.raises(BadInput, match=r"gone' is not there on"):
+        RayEngine(num_workers=1)(Asker({"gone": stored}, SweepSettings()), list(UNITS)).__next__()
