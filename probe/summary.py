@@ -43,6 +43,7 @@ def _question_lines(table: pd.DataFrame, joined: pd.DataFrame, asked: dict[str, 
         f"Question: {question.words} {count} test {question.per}s in {test['images']} images. {asked['left_out']} "
         f"{question.per}s that cannot be asked about were left out."
     ]
+    lines += asked["notes"]
     few = test["images"] < FEWEST_IMAGES
     if few:
         counts = f"{test['images']}; at least {FEWEST_IMAGES} are needed"

@@ -117,12 +117,14 @@ def describe(asker: Asker) -> dict[str, Any]:
     for run in asker.runs:
         for name in asker.settings.questions:
             question = asker.question(run, name)
-            splits = []
+            splits, notes = [], question.notes(question.split(asker.settings.seeds[0]))
             for seed in asker.settings.seeds:
                 part = question.split(seed)
                 seen = question.seen_types(part) if "labels" in asker.settings.controls else None
                 splits.append({"seed": seed, "parts": question.sizes(part), "seen_types": seen})
-            asked.append({"run": run, "question": name, "left_out": question.left_out, "splits": splits})
+            asked.append(
+                {"run": run, "question": name, "left_out": question.left_out, "notes": notes, "splits": splits}
+            )
     return {
         "runs": [{"name": name, **_identity(run)} for name, run in asker.runs.items()],
         "settings": asdict(asker.settings),

@@ -152,7 +152,7 @@ def test_files_hold_the_table_its_settings_and_words(planted):
 def test_nothing_is_concluded_from_few_images(planted, images, few):
     parts = {"test": {"images": images, "phrases": 27}}
     split = {"seed": 0, "parts": parts, "seen_types": None}
-    asked = {"run": "fake", "question": "alignment", "left_out": 0, "splits": [split]}
+    asked = {"run": "fake", "question": "alignment", "left_out": 0, "notes": [], "splits": [split]}
     nothing = pd.DataFrame(columns=JOINED_COLUMNS)
     words = summarise(planted[1], nothing, {"runs": [{"name": "fake"}], "asked": [asked]})
     assert ("Too few test images to conclude anything: 9; at least 10 are needed." in words) == few

@@ -110,6 +110,10 @@ class Question(ABC):
         """Bytes that the features of a site take."""
         return 4 * len(self.example) * sum(self.widths(site))
 
+    def notes(self, part: np.ndarray) -> list[str]:
+        """Sentences that the page of words has beside the figures, about the parts of one split."""
+        return []
+
     def control_target(self, seed: int) -> np.ndarray | None:
         """Random answers a phrase type, of the shape of ``target``; None for a question without this control."""
         return None

@@ -56,22 +56,29 @@ class Heatmaps:
         covered = np.add.reduceat(self.coverage, starts) / self.counts
         return covered, np.add.reduceat(self.inside.astype(float), starts) / self.counts
 
-    def ceiling(self) -> float:
-        """Mean IoU of the best choice of cells: what the grid itself allows, whatever is known."""
-        best = np.zeros(len(self.counts))
-        for rows, cells in self._alike():
-            cover = -np.sort(-self.coverage[cells], axis=1)
-            shared = cover.cumsum(1)
-            ious = shared / (np.arange(1, cells.shape[1] + 1) + shared[:, -1:] - shared)
-            best[rows] = ious.max(1)
-        return float(best.mean())
-
     def _alike(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Phrases of equally many cells, ``[p]``, and their cells ``[p, cells]``."""
-        starts = np.cumsum(self.counts) - self.counts
-        sizes = np.unique(self.counts)
-        groups = [np.flatnonzero(self.counts == size) for size in sizes]
-        return [(rows, starts[rows, None] + np.arange(size)) for rows, size in zip(groups, sizes, strict=True)]
+        return alike(self.counts)
+
+
+def alike(counts: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Phrases of equally many cells, ``[p]``, and their cells ``[p, cells]``; counts: cells of each, ``[P]``."""
+    starts = np.cumsum(counts) - counts
+    sizes = np.unique(counts)
+    groups = [np.flatnonzero(counts == size) for size in sizes]
+    return [(rows, starts[rows, None] + np.arange(size)) for rows, size in zip(groups, sizes, strict=True)]
+
+
+def highest_iou(counts: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+    """IoU of the best choice of cells for each phrase, ``[P]``: what the grid allows, whatever is known.
+
+    counts: ``[P]``, cells of each phrase. coverage: ``[n]``, share of each cell that the truth covers.
+    """
+    best = np.zeros(len(counts))
+    for rows, cells in alike(counts):
+        cover = -np.sort(-coverage[cells], axis=1)
+        shared = cover.cumsum(1)
+        best[rows] = (shared / (np.arange(1, cells.shape[1] + 1) + shared[:, -1:] - shared)).max(1)
+    return best
 
 
 def judge_heatmaps(validation: Heatmaps, test: Heatmaps) -> tuple[Judgement, Judgement]:

@@ -13,7 +13,7 @@ from probe.estimators import PairProbe
 from probe.features import sites_with
 from probe.pairs import BOX, PairTable
 from probe.questions.base import Judgement, Part
-from probe.questions.heatmaps import SCORES, Heatmaps, judge_heatmaps
+from probe.questions.heatmaps import SCORES, Heatmaps, highest_iou, judge_heatmaps
 from probe.questions.pairs import PairQuestion
 from probe.questions.truth import annotated_phrases, phrase_boxes
 from probe.settings import SweepSettings
@@ -78,6 +78,13 @@ class Localisation(PairQuestion):
             example=self.run.phrases["example"].to_numpy()[phrase],
             image=self.image(part.chosen)[first],
         )
+
+    def notes(self, part: np.ndarray) -> list[str]:
+        """What the patches allow."""
+        test = part == "test"
+        counts = np.unique(self.pairs.phrase[test], return_counts=True)[1]
+        best = highest_iou(counts, self.coverage[test]).mean()
+        return [f"Whole patches cannot follow the boxes further than to a mean IoU of {best:.3f}."]
 
     def _image_site(self, site: SiteInfo) -> SiteInfo:
         """The site whose patches go with its phrases: itself, or its partner."""
