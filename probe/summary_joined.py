@@ -50,8 +50,8 @@ def _gap(gap: pd.Series) -> str:
         return "The activations say where phrases are better than the model's own answers do."
     if gap["high"] < 0:
         return (
-            "The probe, trained on few phrases, says less than the model itself: that is a limit of the probe, and no "
-            "sign that anything is missing inside."
+            "The probe says less than the model itself: a limit of the probe (of its training phrases, or of what it "
+            "reads), and no sign that anything is missing inside."
         )
     return "Which of the two says more cannot be told: the interval holds 0."
 
