@@ -8,6 +8,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from finetune_runs import settings
 from small_models import game, small_mdetr, small_vilt
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
@@ -241,7 +242,7 @@ def test_mdetr_trains_on_rows_that_sum_to_one_and_on_binary_ones_as_the_study_di
     found = mdetr_losses(output, batch, targets, LossWeights(0.0, 1.0))
     assert float(found["tokens"]) == pytest.approx(losses["whole"])
     assert losses["whole"] != pytest.approx(losses["binary"], rel=0.1)
-    paper = objective_for("mdetr", task=False, grounding=True, losses="paper")
+    paper = objective_for(settings("mdetr", task=False, losses="paper"))
     assert float(paper(output, batch, targets)["tokens"]) == pytest.approx(losses["binary"])
 
 
@@ -268,7 +269,9 @@ def test_paper_contrasts_the_tokens_that_the_originals_look_up():
 def test_gradients_are_finite_and_only_of_what_is_asked(build, examples, task, grounding):
     model = build()
     batch = model.preprocess(examples)
-    losses = objective_for(model.config.model, task, grounding)(model(batch), batch, make_targets(batch))
+    losses = objective_for(settings(model.config.model, task=task, grounding=grounding))(
+        model(batch), batch, make_targets(batch)
+    )
     assert ("task" in losses) == task
     assert (len(losses) > int(task)) == grounding
     torch.stack(list(losses.values())).sum().backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from finetune_runs import settings
 from small_models import small_vilt
 
 from grounding.finetune.module import FinetuneModule, answered_correctly, phrase_hits
@@ -12,7 +13,7 @@ from grounding.models.base import Output
 
 
 def test_the_learning_rate_rises_and_falls():
-    module = FinetuneModule(small_vilt(), dict, steps=10, learning_rate=1.0, weight_decay=0, warmup=4)  # type: ignore[arg-type]
+    module = FinetuneModule(small_vilt(), dict, settings(warmup=4), steps=10)  # type: ignore[arg-type]
     assert [module.rate_at(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert module.rate_at(4) == 1
     assert module.rate_at(7) == pytest.approx(0.5)

@@ -296,7 +296,7 @@ def test_losses_are_computed_in_full_precision(monkeypatch, tmp_path):
 
     def spy(output: Any, batch: Any, targets: Any) -> dict[str, torch.Tensor]:
         seen.append((output.projected_queries.dtype, (torch.ones(2, 2) @ torch.ones(2, 2)).dtype))
-        return objective_for("mdetr", task=True, grounding=True)(output, batch, targets)
+        return objective_for(settings("mdetr"))(output, batch, targets)
 
     monkeypatch.setattr(run_module, "objective_for", lambda *args: spy)
     tuned(tmp_path / "out", "mdetr", steps=1, precision="bf16")

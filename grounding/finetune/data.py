@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -86,16 +87,19 @@ class EncodedGames(Dataset):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, position), shuffled by seed and epoch alone; each process of several takes its share.
 
-    Lightning calls ``set_epoch``. steps_done: batches that an interrupted run has used: the first iteration begins
-    after those of its epoch.
+    Lightning calls ``set_epoch``. steps_done: of an interrupted run, each of ``accumulate`` batches (the last of an
+    epoch may be of fewer): the first iteration begins after the batches of its epoch.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, batch_size: int = 1, steps_done: int = 0):
+    def __init__(
+        self, length: int, seed: int, shuffle: bool, batch_size: int = 1, steps_done: int = 0, accumulate: int = 1
+    ):
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
         self.batch_size = batch_size
         self.steps_done = steps_done
+        self.accumulate = accumulate
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -112,8 +116,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if (world := _world()) > 1:
             order = order[: self.length // world * world][torch.distributed.get_rank() :: world]
         if self.steps_done:
-            batches = max(1, len(order) // self.batch_size)
-            order = order[self.steps_done % batches * self.batch_size :]
+            steps = max(1, math.ceil(len(order) // self.batch_size / self.accumulate))
+            order = order[self.steps_done % steps * self.accumulate * self.batch_size :]
             self.steps_done = 0
         return iter([(self.epoch, int(position)) for position in order])
 
@@ -139,17 +143,19 @@ def make_loader(
     train: bool,
     workers: int,
     steps_done: int = 0,
+    accumulate: int = 1,
     losses: str = "corrected",
 ) -> DataLoader:
     """Loader of (Batch, Targets); in training shuffled, with shuffled candidates and no incomplete batch.
 
-    steps_done: of an interrupted run, whose epoch goes on where it stopped. losses: as ``make_targets`` has it.
+    steps_done: of an interrupted run, whose epoch goes on where it stopped; accumulate: batches a step. losses: as
+    ``make_targets`` has it.
     """
     size = min(batch_size, len(items))
     return DataLoader(
         EncodedGames(items, seed, shuffle_candidates=train),
         batch_size=size,
-        sampler=EpochSampler(len(items), seed, shuffle=train, batch_size=size, steps_done=steps_done if train else 0),
+        sampler=EpochSampler(len(items), seed, train, size, steps_done if train else 0, accumulate),
         num_workers=workers,
         collate_fn=partial(_collate, preprocessor=preprocessor, losses=losses),
         drop_last=train,
