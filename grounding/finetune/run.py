@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -90,7 +89,7 @@ def _steps(settings: FinetuneSettings, batches: int) -> int:
     """Optimiser steps of a run whose epochs have so many batches a process."""
     if settings.epochs is None:
         return settings.steps
-    return settings.epochs * max(1, math.ceil(batches / settings.accumulate))
+    return settings.epochs * max(1, batches // settings.accumulate)
 
 
 def _state_to_resume(settings: FinetuneSettings, out: Path) -> Path | None:

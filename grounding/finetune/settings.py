@@ -98,10 +98,10 @@ class FinetuneSettings:
             raise BadInput("task and grounding are both off: nothing to learn; accepted: one of them or both on")
         for name, accepted in (
             ("losses", MODES), ("budget", MODES), ("budget_by", UNITS), ("schedule", SCHEDULES),
-            ("monitored", MONITORS), ("precision", PRECISIONS),
+            ("monitor", MONITORS), ("precision", PRECISIONS),
         ):  # fmt: skip
-            if getattr(self, name) not in accepted:
-                raise unknown_choice(name, getattr(self, name), accepted)
+            if (value := getattr(self, name)) is not None and value not in accepted:
+                raise unknown_choice(name, value, accepted)
         for name in ("learning_rate", "learning_rate_backbone", "learning_rate_text"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise BadInput(f"{name} {value} is not above 0")
