@@ -164,6 +164,8 @@ def test_folders_that_are_taken_are_refused(finished, tmp_path):
         with pytest.raises(BadInput, match=f"{name}' holds something else than a fine-tuning run"):
             tuned(tmp_path / name)
     assert (tmp_path / "file").read_text() == (tmp_path / "full" / "thesis.tex").read_text() == "mine"
+    with pytest.raises(BadInput, match=r"file/inside' is not a folder: '.*file' is a file; accepted: "):
+        tuned(tmp_path / "file" / "inside")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,9 @@ def test_the_last_step_is_validated_in_the_middle_of_the_first_epoch(tmp_path):
         ({"evaluate_every": 0}, "evaluate_every 0 is too small"),
         ({"seed": -1}, "seed -1 is too small; accepted: 0 or more"),
         ({"task": False, "grounding": False}, "task and grounding are both off"),
-        ({"learning_rate": 0.0}, "learning_rate 0.0 is not above 0"),
+        ({"learning_rate": 0.0}, "learning_rate 0.0 is out of range; accepted: a number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate nan is out of range"),
+        ({"weight_decay": -1.0}, "weight_decay -1.0 is out of range; accepted: 0 or more"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 is outside 0\.\.1"),
         ({"losses": "mean"}, "losses 'mean' is unknown; accepted: corrected, paper"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; accepted: fp32, bf16, fp16"),

@@ -90,6 +90,45 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     assert {path.suffix for path in drawn} == {".png", ".svg"}
 
 
+def test_a_split_of_which_nothing_is_left_says_why(monkeypatch, capsys, checkpoint, tmp_path):
+    root = write_kilogram(tmp_path / "kilogram", tangrams=20, annotations=2)
+    source = ["--benchmark", "kilogram", "--root", root, "--option", "candidates=99", "--skip-bad"]
+    for command in (
+        ["evaluate", "--ckpt", checkpoint],
+        ["extract", "--ckpt", checkpoint, "--out", tmp_path / "out"],
+        ["finetune", "--model", "vilt-aligner", "--out", tmp_path / "out"],
+    ):
+        code, out, err = run(monkeypatch, capsys, *command, *source)
+        split = "train" if command[0] == "finetune" else "dev"
+        assert (code, out) == (2, "")
+        assert f"split '{split}' of 'kilogram' has no examples: 0 were skipped and " in err
+        assert "left out; first: fewer than 98 distractors of " in err
+        assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["finetune", "--model", "vilt-aligner", "--benchmark", "mini-game", "--out", "{}/x"],
+        ["evaluate", "--ckpt", "mdetr-task", "--benchmark", "mini-game", "--out", "{}/x"],
+        ["evaluate", "--ckpt", "mdetr-task", "--benchmark", "mini-game", "--export-predictions", "{}/x.json"],
+        ["extract", "--ckpt", "mdetr-task", "--benchmark", "mini-game", "--limit", "4", "--out", "{}/x"],
+        ["convert", "mdetr-task", "{}/x"],
+        ["data", "convert", "mini-game", "--split", "dev", "--out", "{}/x"],
+        ["data", "show", "mini-game", "mini-game/dev/000003", "--out", "{}/x.png"],
+        ["demo", "--out", "{}/x"],
+    ],
+)
+def test_a_file_in_the_place_of_an_output_folder_is_one_line(monkeypatch, capsys, tmp_path, words):
+    (tmp_path / "file").write_text("mine")
+    code, out, err = run(monkeypatch, capsys, *(word.format(tmp_path / "file") for word in words))
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert str(tmp_path / "file") in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_another_runs_sweep_is_not_drawn(monkeypatch, capsys, checkpoint, tmp_path):
     source = ["extract", "--ckpt", checkpoint, "--benchmark", "mini-game", "--sites", "block.1"]
     for name, limit in (("one", 4), ("other", 20)):

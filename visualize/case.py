@@ -65,6 +65,11 @@ class Case:
     missing: Mapping[int, str] = field(default_factory=dict)
 
     @property
+    def has_heatmaps(self) -> bool:
+        """Whether the model gave heatmaps: each IoU is then of a whole heatmap, and each box only round its peak."""
+        return any(phrase.heatmap is not None for phrase in self.phrases)
+
+    @property
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each candidate in the pixels held here."""
         return [(image.shape[0], image.shape[1]) for image in self.images]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example
+from grounding.folders import make_folder
 from visualize.case import Case, find_row, gather
 from visualize.curves import check_sweep, layer_curves, task_and_grounding
 from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, right_and_wrong
@@ -84,10 +85,7 @@ def draw(
     """
     formats = check_formats(formats)
     plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note)
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise BadInput(f"out {str(out)!r} is not a folder; accepted: one, or a path that is free for it") from error
+    make_folder(out)
     drawn: list[Drawn] = []
     for name, title, caption, alternative, figure in _figures(plan):
         paths = tuple(save(figure, Path(out) / name, formats))
@@ -161,7 +159,7 @@ def _figures(plan: Plan) -> Iterator[Described]:
 def _curves(sweep: pd.DataFrame) -> Described:
     caption = (
         "Among an image's candidate regions, a probe on frozen activations picks the one that a phrase means. "
-        "Solid: the real question; dashed: controls, which should stay near chance. "
+        "Solid: the real question; dashed: controls, what is read without grounding: only what lies above them counts. "
         "Bands and bars are 95 % intervals over images."
     )
     sites, probes = sweep["site"].nunique(), ", ".join(sweep["probe"].unique())
@@ -192,7 +190,14 @@ def _gallery(plan: Plan, name: str, selections: Sequence[Sequence[Selection]]) -
     drawn = [selection for band in selections for selection in band]
     cases = {row: gather(plan.run, row, plan.examples) for s in drawn for row in s.rows}
     title = {"right-and-wrong": "Task right and task wrong", "quadrants": "The four quadrants"}[name]
-    caption = "Words and boxes of a phrase share a colour: solid boxes are the truth, dashed ones the model's."
+    caption = "Words and boxes of a phrase share a colour: solid boxes are the truth, dashed ones "
+    if any(case.has_heatmaps for case in cases.values()):
+        caption += (
+            "lie round the model's heatmap in the image of its peak. IoU is that of the whole heatmap above its "
+            "threshold, in all images."
+        )
+    else:
+        caption += "the model's."
     listed = (f"{s.title} ({s.rule}): {', '.join(cases[row].id for row in s.rows)}" for s in drawn if s.rows)
     return name, title, caption, ". ".join(listed) + ".", draw_gallery(selections, cases, plan.outcomes)
 

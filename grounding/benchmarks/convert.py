@@ -17,6 +17,7 @@ from grounding.benchmarks.columnar_rows import example_features, to_row
 from grounding.benchmarks.stored_images import write_images, write_parquet
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
+from grounding.folders import check_folder, make_folder
 
 _ROWS_A_GROUP = 1000
 
@@ -56,12 +57,13 @@ def convert_benchmark(
     folder = Path(out) / split
     if folder.exists():
         raise BadInput(f"out {str(folder)!r} exists already; accepted: a new folder")
+    check_folder(out)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     examples = source.load(split, limit, skip_bad)
     sources = {_key(image): image for example in examples for image in example.images}
     images_root = _common_folder(sources.values()) if images == "reference" else None
     names = _named(sources, images_root)
-    Path(out).mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=out))
     try:
         _write_examples(unfinished / EXAMPLES, examples, names)

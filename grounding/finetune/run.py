@@ -27,6 +27,7 @@ from grounding.finetune.reading import Reader
 from grounding.finetune.settings import FinetuneSettings
 from grounding.finetune.start import starting_model
 from grounding.finetune.trainer import Machine, best_kept, ctrl_c_as_usual, make_trainer
+from grounding.folders import check_folder, make_folder
 
 SETTINGS = "settings.json"
 
@@ -55,6 +56,7 @@ def finetune(
         raise unknown_choice("train_split", settings.train_split, benchmark.splits)
     machine = Machine(device, devices, nodes, workers, tuple(loggers))
     last = _state_to_resume(settings, out)
+    check_folder(out)
     started = time.monotonic()
     torch.set_float32_matmul_precision("high")  # tensor cores on GPU, nothing else changes
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
@@ -75,7 +77,7 @@ def finetune(
     )  # fmt: skip
     steps = _steps(settings, len(train_loader) // machine.processes)
     module = FinetuneModule(model, objective_for(settings), settings, steps)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
     best = best_kept(settings, out)
     trainer = make_trainer(settings, steps, out, best, machine, tell, done)

@@ -177,7 +177,9 @@ def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:
     training = info["training"]
     figures = {name: training[name] for name in (settings.monitored, "best_step", "annotations")}
     result = {"checkpoint": str(out), **figures, "threshold": info["threshold"], "seconds": training["seconds"]}
-    lines = [f"{name}: {value}" for name, value in result.items()]
+    lines = [f"{name}: {value}" for name, value in result.items() if name != "threshold"]
+    if (threshold := info["threshold"]) is not None:
+        lines.append(f"threshold of heatmaps: {threshold['value']:g}, chosen on {threshold['split']}")
     result |= {name: training[name] for name in ("skipped", "dropped_phrases")}
     lines += [f"skipped {item['id']}: {item['reason']}" for item in training["skipped"]]
     lines += [f"phrase {item['phrase']} of {item['example']} {DROPPED}" for item in training["dropped_phrases"]]
