@@ -28,7 +28,7 @@ from probe.pairs import PairTable, alignment_pairs
 from probe.scores import RESAMPLES, SCORES, ScoredPairs, chance, estimate, estimate_difference
 from probe.selection import Chosen, choose_strength
 from probe.splits import PARTS, split_examples
-from probe.tables import write_tables
+from probe.tables import check_out, write_tables
 
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
@@ -101,8 +101,10 @@ def sweep(
     Returns one row a (site, probe, condition, score, seed). Conditions: "alignment", the real question;
     "control-labels", the same probe and strength on random labels a phrase type; "selectivity", the difference.
     value, low, high: the score and its 95 % interval over images of the test part, chance beside it.
-    Raises BadInput for whatever cannot be probed.
+    Raises BadInput for whatever cannot be probed, and where ``out`` holds the sweep of another run.
     """
+    if out is not None:
+        check_out(Path(out), run)
     controls = CONTROLS if controls == "all" else controls
     if isinstance(controls, str):
         raise unknown_choice("controls", controls, ["all", *CONTROLS])

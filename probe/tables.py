@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from grounding.errors import BadInput
+from grounding.folders import check_folder, make_folder
 
 if TYPE_CHECKING:
     from extract.reader import Run
@@ -23,10 +24,7 @@ def write_tables(table: pd.DataFrame, description: dict[str, Any], out: Path) ->
 
     Raises BadInput when ``out`` cannot be a folder.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise BadInput(f"out {str(out)!r} is not a folder") from error
+    make_folder(out)
     table.to_csv(out / TABLE, index=False)
     rows = json.loads(table.to_json(orient="records", double_precision=6))
     (out / DESCRIPTION).write_text(json.dumps(description | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
@@ -43,11 +41,30 @@ def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | 
     for name in (TABLE, DESCRIPTION):
         if not (folder / name).is_file():
             raise BadInput(f"sweep {str(folder)!r} holds no {name}; accepted: a folder that probe sweep wrote")
-    swept = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["run"]["identity_hash"]
-    own = run.manifest["identity_hash"]
+    swept, own = _swept(folder), run.manifest["identity_hash"]
     if swept != own:
         raise BadInput(f"sweep {str(folder)!r} is of run {swept[:12]}; accepted: a sweep of this run, {own[:12]}")
     return pd.read_csv(folder / TABLE)
+
+
+def check_out(out: Path, run: Run) -> None:
+    """BadInput where ``out`` cannot be a folder, or holds the sweep of another run, which would be lost."""
+    check_folder(out)
+    own = run.manifest["identity_hash"]
+    if (out / DESCRIPTION).is_file() and (swept := _swept(out)) != own:
+        raise BadInput(
+            f"out {str(out)!r} holds a sweep of another run, {swept[:12]}, not of this one, {own[:12]}; "
+            "accepted: another folder"
+        )
+
+
+def _swept(folder: Path) -> str:
+    """Identity of the run whose sweep is in ``folder``. Raises BadInput where its description is broken."""
+    path = folder / DESCRIPTION
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["run"]["identity_hash"])
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{path} does not describe a sweep; accepted: a file that probe sweep wrote") from None
 
 
 def summarise(table: pd.DataFrame, description: dict[str, Any]) -> str:
