@@ -148,6 +148,8 @@ def test_another_runs_sweep_is_not_drawn(monkeypatch, capsys, checkpoint, tmp_pa
         (["--benchmark", "mini-gme"], "benchmark 'mini-gme' is unknown; accepted: kilogram, touchdown-sdr, "),
         (["--split", "dve"], "split 'dve' is unknown; accepted: pretrain, train, tune, dev, test"),
         (["--sites", "blck.1"], "site 'blck.1' is unknown; accepted: embedding, block.0"),
+        (["--sites", ""], "site '' is unknown; accepted: embedding, block.0"),
+        (["--views", ""], "view '' is unknown; accepted: phrase, region, attention, tokens"),
         (["--views", "phrase,regoin"], "view 'regoin' is unknown; accepted: phrase, region, attention, tokens"),
         (["--limit", "0"], "limit 0 is too small"),
         (["--batch-size", "0"], "batch_size 0 is too small"),

@@ -238,7 +238,7 @@ def _verified(out: Path) -> list[str]:
 
 
 def _items(text: str | None) -> list[str] | None:
-    return (parse_list(text) or None) if text else None
+    return None if text is None else parse_list(text)
 
 
 def _batch_size(text: str) -> Any:

@@ -42,7 +42,7 @@ def command(
             Run.open(run),
             probe or PROBES,
             _controls(control or ["labels", "concatenation"]),
-            parse_list(sites) if sites else None,
+            None if sites is None else parse_list(sites),
             seed or (0,),
             target,
             progress,
