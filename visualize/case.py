@@ -90,6 +90,7 @@ def gather(run: Run, row: int, examples: Mapping[str, Example]) -> Case:
     answer: int | Point | None
     if record["task"] == "game":
         target, answer = int(record["target_index"]), _whole(record.get("answer_index"))
+        answer = answer if len(images) > 1 else None  # one candidate is no task
     else:
         target, answer = (float(record["target_x"]), float(record["target_y"])), _point(record)
     table = run.phrases[run.phrases["example"] == row]
@@ -100,7 +101,7 @@ def gather(run: Run, row: int, examples: Mapping[str, Example]) -> Case:
         images=images,
         target=target,
         answer=answer,
-        correct=bool(record["task_correct"]),
+        correct=bool(record["task_correct"]) and answer is not None,
         score=float(record["task_score"]),
         phrases=tuple(_phrase(run, int(index), record, example) for index, record in table.iterrows()),  # type: ignore[call-overload]
         missing=missing,

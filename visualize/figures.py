@@ -16,7 +16,7 @@ from grounding.examples import Example
 from grounding.folders import make_folder
 from visualize.case import Case, find_row, gather
 from visualize.curves import check_sweep, layer_curves, task_and_grounding
-from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, right_and_wrong
+from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, grounded_or_not, right_and_wrong
 from visualize.overlays import Attention, draw_example, read_attention
 from visualize.style import check_formats, save
 
@@ -52,8 +52,8 @@ class Plan:
     note: str | None = None
 
     def __len__(self) -> int:
-        known = bool(self.outcomes.table["grounding"].notna().any())
-        return (self.sweep is not None) + known + len(self.galleries) + len(self.rows)
+        joint = not self.outcomes.linked.empty
+        return (self.sweep is not None) + joint + len(self.galleries) + len(self.rows)
 
 
 def draw(
@@ -109,19 +109,12 @@ def _plan(
     if not len(run.examples):
         raise BadInput("the run holds no examples: there is nothing to draw")
     outcomes = Outcomes.of(run)
-    galleries = {
-        "right-and-wrong": right_and_wrong(outcomes, count, seed),
-        "quadrants": four_quadrants(outcomes, max(count // 2, 1), seed),
-    }
+    galleries = _galleries(outcomes, count, seed)
     if chosen:
         rows = tuple(find_row(run, example_id) for example_id in chosen)
     else:
-        firsts = [s.rows[0] for band in galleries["quadrants"] for s in band if s.rows]
-        rows = tuple(firsts or [s.rows[0] for s in galleries["right-and-wrong"][0] if s.rows])
-    if not outcomes.table["grounding"].notna().any():
-        del galleries["quadrants"]
-    if not outcomes.table["score"].notna().any():
-        del galleries["right-and-wrong"]  # a model that answers nothing
+        firsts = ([s.rows[0] for band in g for s in band if s.rows] for g in reversed(galleries.values()))
+        rows = tuple(next(filter(None, firsts), ()))
     site = _attention_site(run, site, head)
     plan = Plan(run, examples, outcomes, galleries, rows, site, head, sweep, note)
     if site is not None and head is not None:
@@ -129,6 +122,15 @@ def _plan(
     if sweep is not None:
         check_sweep(sweep)
     return plan
+
+
+def _galleries(outcomes: Outcomes, count: int, seed: int) -> dict[str, list[list[Selection]]]:
+    """Those that there is something to show in; without a task, or a model that answers it, grounding alone."""
+    answered, known = (bool(outcomes.table[name].notna().any()) for name in ("score", "grounding"))
+    if not answered:
+        return {"grounded-or-not": grounded_or_not(outcomes, count, seed)} if known else {}
+    found = {"right-and-wrong": right_and_wrong(outcomes, count, seed)}
+    return found | ({"quadrants": four_quadrants(outcomes, max(count // 2, 1), seed)} if known else {})
 
 
 def _attention_site(run: Run, site: str | None, head: int | None) -> str | None:
@@ -148,7 +150,7 @@ Described = tuple[str, str, str, str, Figure]
 def _figures(plan: Plan) -> Iterator[Described]:
     if plan.sweep is not None:
         yield _curves(plan.sweep)
-    if plan.outcomes.table["grounding"].notna().any():
+    if not plan.outcomes.linked.empty:
         yield _joint(plan)
     for name, selections in plan.galleries.items():
         yield _gallery(plan, name, selections)
@@ -189,7 +191,11 @@ def _joint(plan: Plan) -> Described:
 def _gallery(plan: Plan, name: str, selections: Sequence[Sequence[Selection]]) -> Described:
     drawn = [selection for band in selections for selection in band]
     cases = {row: gather(plan.run, row, plan.examples) for s in drawn for row in s.rows}
-    title = {"right-and-wrong": "Task right and task wrong", "quadrants": "The four quadrants"}[name]
+    title = {
+        "right-and-wrong": "Task right and task wrong",
+        "quadrants": "The four quadrants",
+        "grounded-or-not": "Grounded and not grounded",
+    }[name]
     caption = "Words and boxes of a phrase share a colour: solid boxes are the truth, dashed ones "
     if any(case.has_heatmaps for case in cases.values()):
         caption += (
@@ -205,12 +211,13 @@ def _gallery(plan: Plan, name: str, selections: Sequence[Sequence[Selection]]) -
 def _example(plan: Plan, row: int) -> Described:
     case = gather(plan.run, row, plan.examples)
     attention = _attention(plan, case)
-    verdict = "right" if case.correct else "wrong"
-    caption = f"“{case.caption}” Task {verdict}."
+    answered = case.answer is not None
+    caption = f"“{case.caption}”" + (f" Task {'right' if case.correct else 'wrong'}." if answered else "")
     if attention is not None:
         caption += f" {attention.title}."
     overlaps = ", ".join(f"{p.text} {p.iou:.2f}" for p in case.phrases if p.iou is not None)
-    alternative = f"Target {case.target}, answer {case.answer}. IoU of phrases: {overlaps or 'unknown'}."
+    told = f"Target {case.target}, answer {case.answer}. " if answered else ""
+    alternative = f"{told}IoU of phrases: {overlaps or 'unknown'}."
     figure = draw_example(case, attention)
     return f"example-{file_name(case.id)}", f"Example {case.id}", caption, alternative, figure
 

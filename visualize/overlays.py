@@ -111,7 +111,11 @@ class Title:
         """Draw with the top left corner at (x, y)."""
         case, baseline = self.case, y + 1.1 * self.size * POINT
         if case.answer is None:
-            sheet.text(x, baseline, shorten(case.id, self.width, self.size, "bold"), self.size, weight="bold")
+            remark, space = self.remark or "", 0.12
+            name = shorten(case.id, self.width - text_width(remark, self.size) - space, self.size, "bold")
+            sheet.text(x, baseline, name, self.size, weight="bold")
+            x += text_width(name, self.size, "bold") + space
+            sheet.text(x, baseline, remark, self.size, color=FAINT)
             return
         verdict = "task right" if case.correct else "task wrong"
         remark = self.remark if self.remark is not None else f"score {case.score:.3g}"
