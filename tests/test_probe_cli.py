@@ -76,6 +76,11 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     assert code == 0
     assert {row["site"] for row in json.loads(out)["rows"]} == {"block.1", "norm"}
     assert {row["condition"] for row in json.loads(out)["rows"]} == {"alignment"}
+    code, out, _ = run(monkeypatch, capsys, *words[:4], "--sites", "norm", "--control", "all", "--json")
+    assert code == 0
+    assert "NaN" not in out
+    assert "<NA>" not in out
+    assert None in [row["validation_loss"] for row in json.loads(out)["rows"]]
     code, out, _ = run(monkeypatch, capsys, *words, "--out", tmp_path / "elsewhere")
     assert code == 0
     assert out.endswith(f"Next: probe visualize {folder} --sweep {tmp_path / 'elsewhere'}\n")

@@ -273,7 +273,7 @@ class Legend:
         entries = [("solid", INK, "true region")]
         if any(phrase.predicted for case in cases for phrase in case.phrases):
             heated = any(case.has_heatmaps for case in cases)
-            entries.append(("dashed", INK, "round its heatmap's peak" if heated else "model's box"))
+            entries.append(("dashed", INK, "round its peak" if heated else "model's box"))
         right = any(case.correct for case in cases)
         wrong = any(not case.correct and case.answer is not None for case in cases)
         if isinstance(cases[0].target, int):

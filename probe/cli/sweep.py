@@ -48,7 +48,8 @@ def command(
             progress,
             group=group,
         )
-    result = {"out": str(target), "rows": table.to_dict("records")}
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")  # JSON knows no NaN
+    result = {"out": str(target), "rows": rows}
     text = (target / SUMMARY).read_text(encoding="utf-8")
     elsewhere = "" if out is None else f" --sweep {out}"
     show(result, as_json, f"{text}\nTables: {target}\nNext: probe visualize {run}{elsewhere}")
