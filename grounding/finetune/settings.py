@@ -105,9 +105,7 @@ class FinetuneSettings:
                 raise unknown_choice(name, value, accepted)
         for name in ("learning_rate", "learning_rate_backbone", "learning_rate_text"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:  # also of NaN
-                raise BadInput(f"{name} {value} is out of range; accepted: a number above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise BadInput(f"weight_decay {self.weight_decay} is out of range; accepted: 0 or more")
+                raise BadInput(f"{name} {value} is not above 0 and finite")
         if not 0 <= self.grounding_fraction <= 1:
             raise BadInput(f"grounding_fraction {self.grounding_fraction} is outside 0..1")
         if self.grounding and not self.grounding_fraction:
