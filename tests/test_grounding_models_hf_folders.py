@@ -10,6 +10,7 @@ import torch
 from hf_models import SETTINGS, square_game, tiny, write_folder
 from safetensors.torch import load_file, save_file
 from test_probe_cli import run
+from transformers import AutoImageProcessor
 
 from grounding.checkpoint import convert_checkpoint, inspect_checkpoint, load_checkpoint
 from grounding.errors import BadInput
@@ -101,12 +102,31 @@ def rewritten(folder: Path, tmp_path: Path, name: str, **fields) -> Path:
         ("config.json", {"text_config": {"hidden_size": "wide"}}, "settings of a 'clip' model"),
         ("preprocessor_config.json", {"image_mean": [1, 2]}, r"image_mean \[1, 2\]; accepted: three numbers"),
         ("preprocessor_config.json", {"resample": 17}, "resample 17; accepted: 0 to "),
+        ("preprocessor_config.json", {"rescale_factor": 0}, "rescale_factor 0; accepted: a number over 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_one_line(clip, tmp_path, name, fields, message):
     with pytest.raises(BadInput, match=message) as error:
         load_checkpoint(rewritten(clip, tmp_path, name, **fields))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5, "resample": None}]
+)
+@pytest.mark.parametrize("kind", ["clip", "conditional_detr", "rt_detr"])
+def test_pixels_are_those_of_transformers_own_processor(kind, said, tmp_path):
+    """RT-DETR's values are not normalised unless its file says so; what a file leaves out is its class's own value."""
+    folder = write_folder(tiny(kind), tmp_path / "x")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 64, "width": 64}, **said}))
+    model = load_checkpoint(folder).model
+    example = square_game(model, images=1, target=0)
+    kept = {"do_resize": False, "do_center_crop": False, "do_pad": False}
+    theirs = AutoImageProcessor.from_pretrained(folder, **kept)
+    expected = theirs(images=list(example.images), return_tensors="pt").pixel_values.float()
+    torch.testing.assert_close(model.take(model.preprocess([example]))[1], expected)
+    if "resample" not in said:
+        assert model.config.resample == theirs.resample
 
 
 @pytest.mark.parametrize(
