@@ -42,6 +42,17 @@ def test_a_folder_gives_the_model_that_was_saved(kind, sharded, tmp_path):
         torch.testing.assert_close(vars(loaded.model(again)), vars(model(batch)))
 
 
+def test_weights_under_other_names_are_renamed_and_not_ignored(tmp_path):
+    """transformers saves DETR's backbone under older names, and tells of none of them."""
+    folder = write_folder(tiny("detr"), tmp_path / "x")
+    saved = load_file(folder / "model.safetensors")
+    report = inspect_checkpoint(folder).report
+    for name in ("embedder.embedder.convolution.weight", "embedder.embedder.normalization.running_mean"):
+        assert report.renamed[f"model.backbone.model.{name}"] == f"model.backbone.conv_encoder.model.{name}"
+    assert not report.ignored
+    assert set(report.renamed.values()) == set(saved) - set(report.loaded)
+
+
 def test_weights_that_may_be_missing_are_not_called_loaded(tmp_path):
     folder = write_folder(tiny("grounding-dino"), tmp_path / "x")
     bare = changed(folder, tmp_path, lambda weights: [weights.pop(n) for n in list(weights) if "swin.layernorm" in n])
