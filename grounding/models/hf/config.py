@@ -113,7 +113,8 @@ def _with_defaults(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """What an image processor's file leaves out has the value that transformers' own class has."""
     from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING
 
-    usual = IMAGE_PROCESSOR_MAPPING[CONFIG_MAPPING[kind]]["torchvision"]
+    classes: Any = IMAGE_PROCESSOR_MAPPING[CONFIG_MAPPING[kind]]
+    usual = classes["torchvision"]
     names = ("image_mean", "image_std", "resample", "do_normalize", "do_rescale", "rescale_factor")
     said = {name: value for name, value in given.items() if value is not None}
     return {**{name: getattr(usual, name) for name in names}, **said}
