@@ -74,6 +74,11 @@ def evaluate_checkpoint(
     examples = source.load(split, limit, skip_bad)
     source.require(examples, split)
     skipped = tuple(source.skipped)
+    if level is None and checkpoint.model.predicts == "heatmap" and any(example.phrases for example in examples):
+        raise BadInput(
+            f"checkpoint {str(ckpt)!r} predicts heatmaps and comes without a threshold for them; accepted: --threshold "
+            "in [0, 1), or --tune-split, a split to choose it on"
+        )
     writer = None if export is None else PredictionWriter(level)
     evaluation = evaluate(
         checkpoint.model,

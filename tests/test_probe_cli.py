@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -302,3 +303,10 @@ def test_phrases_beyond_the_token_limit_are_listed_by_every_command(monkeypatch,
         assert len(listed) == len(found[command])
         assert f"phrase {found[command][0]['phrase']} of {found[command][0]['example']} has no tokens" in listed[0]
     assert found["extract"] == found["evaluate"] == [item for item in of_training if "/dev/" in item["example"]]
+
+
+def test_bars_of_transformers_are_for_terminals():
+    code = "import probe.cli; from huggingface_hub.utils import are_progress_bars_disabled as off; print(off())"
+    clean = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True)
+    assert done.stdout.strip() == "True"
