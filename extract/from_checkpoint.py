@@ -176,6 +176,7 @@ def _open(
     checkpoint = load_checkpoint(ckpt, device, **loading)
     skip_bad = bool(kept.get("skip_bad"))
     examples = source.load(split, limit, skip_bad)
+    source.require(examples, split)
     threshold, part = stored_threshold(checkpoint.info), {"split": split, "limit": limit}
     place = str(Path(root).resolve()) if root is not None else None
     origin = {"benchmark": benchmark, "root": place, "options": dict(options or {}), "data_seed": data_seed}

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from grounding.config_files import config_from_json, read_json_object
 from grounding.errors import BadInput, unknown_choice
+from grounding.folders import check_folder, make_folder
 from grounding.models import MODELS, GroundingModel
 from grounding.models.hf import HfConfig
 from grounding.models.hf.captions import word_tokenizer
@@ -186,6 +187,7 @@ def convert_checkpoint(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"out {str(out)!r} exists; accepted: a new folder, or an empty one")
+    check_folder(out)
     if isinstance(open_stored(source, weights, config).config, HfConfig):
         raise BadInput(f"checkpoint {str(source)!r} is a Hugging Face folder, which every command takes as it is")
     loaded = load_checkpoint(source, tokenizer=tokenizer, weights=weights, config=config)
@@ -196,7 +198,7 @@ def convert_checkpoint(
         "content": loaded.content,
         "missing": sorted(set(loaded.report.missing.values())),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent, "folder of out")
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:
         save_checkpoint(partial, loaded.model, {**loaded.info, "converted": origin})

@@ -14,7 +14,8 @@ from grounding.checkpoint import Loading, load_checkpoint
 from grounding.comparison import differences, differences_told
 from grounding.errors import BadInput
 from grounding.evaluate import Evaluation, evaluate, score, tune
-from grounding.evaluation_files import check_folder, write_evaluation, write_table
+from grounding.evaluation_files import write_evaluation, write_table
+from grounding.folders import check_file, check_folder
 from grounding.metrics.heatmaps import Threshold, check_threshold, check_tuning_split
 from grounding.models.base import GroundingModel
 from grounding.overlap import training_overlap
@@ -64,13 +65,20 @@ def evaluate_checkpoint(
     those skipped. Raises BadInput for whatever is unknown or cannot be read.
     """
     check_folder(out)
+    check_file(export, "export")
     _check_thresholds(threshold, tune_split)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
     level = threshold if threshold is not None else stored_threshold(checkpoint.info)
     level = _level(checkpoint.model, level, source, tune_split, limit, metrics, batch_size, device, skip_bad)
     examples = source.load(split, limit, skip_bad)
+    source.require(examples, split)
     skipped = tuple(source.skipped)
+    if level is None and checkpoint.model.predicts == "heatmap" and any(example.phrases for example in examples):
+        raise BadInput(
+            f"checkpoint {str(ckpt)!r} predicts heatmaps and comes without a threshold for them; accepted: --threshold "
+            "in [0, 1), or --tune-split, a split to choose it on"
+        )
     writer = None if export is None else PredictionWriter(level)
     evaluation = evaluate(
         checkpoint.model,
@@ -152,6 +160,7 @@ def evaluate_predictions(
     check_folder(out)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     examples = source.load(split, limit, skip_bad)
+    source.require(examples, split)
     given, threshold = read_predictions(predictions, examples)
     evaluation = score(examples, given, threshold, metrics, need_answers=need_answers, thresholds=())
     evaluation = replace(evaluation, skipped=(*source.skipped, *evaluation.skipped))

@@ -7,14 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from grounding.errors import BadInput
 from grounding.evaluation import Evaluation
-
-
-def check_folder(out: Path | str | None) -> None:
-    """BadInput where ``out`` is something else than a folder; one that is not there yet is fine."""
-    if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise BadInput(f"out {str(out)!r} is not a folder")
+from grounding.folders import make_folder
 
 
 def write_evaluation(evaluation: Evaluation, out: Path | str) -> None:
@@ -22,8 +16,7 @@ def write_evaluation(evaluation: Evaluation, out: Path | str) -> None:
     ``joint`` (correlations under each of them) and ``bars`` as ``.csv`` and ``.parquet``, and ``summary.json`` and
     ``.md``.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
     summary = evaluation.summary()
     tables = {
         "examples": evaluation.per_example,

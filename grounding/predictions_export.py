@@ -31,6 +31,7 @@ from pycocotools import mask as coco_mask
 from grounding.benchmarks.base import Skipped
 from grounding.errors import BadInput
 from grounding.examples import Example, PhrasePrediction, Prediction
+from grounding.folders import make_folder
 from grounding.metrics.heatmaps import Threshold, check_threshold
 from grounding.predictions import Predictions, match
 
@@ -69,7 +70,7 @@ class PredictionWriter:
             "skipped": [asdict(skip) for skip in self._skipped],
         }
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, "folder of export")
         partial = path.with_name(f"{path.name}.partial")
         partial.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(path)

@@ -29,9 +29,7 @@ def split_examples(examples: pd.DataFrame, by: str = "image", folds: int = 5, se
         raise BadInput(f"group {by!r}: {int((groups == '').sum())} of {len(groups)} examples have none; use image")
     names, codes = np.unique(groups, return_inverse=True)
     if len(names) < folds:
-        raise BadInput(
-            f"the run has {len(names)} {by} group(s), fewer than {folds} folds; extract more examples or lower folds"
-        )
+        raise BadInput(f"the run has {len(names)} {by} group(s), fewer than {folds} folds; extract more examples")
     fold_of_group = np.empty(len(names), dtype=np.int64)
     fold_of_group[np.random.default_rng(seed).permutation(len(names))] = np.arange(len(names)) % folds
     fold = fold_of_group[codes]

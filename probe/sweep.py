@@ -14,7 +14,7 @@ from grounding.errors import BadInput, unknown_choice
 from probe.joined import join, with_own_answers
 from probe.questions import QUESTIONS
 from probe.settings import CONTROLS, PROBES, SweepSettings
-from probe.tables import write_tables
+from probe.tables import check_out, write_tables
 from probe.unit_store import UnitStore
 from probe.units import Answered, Asker, Unit, probes_of
 
@@ -68,7 +68,10 @@ def sweep(
     )  # fmt: skip
     for name in options.questions:
         probes_of(name, options)
-    asker = Asker(name_runs(runs), options)
+    named = name_runs(runs)
+    if out is not None:
+        check_out(Path(out), named.values())
+    asker = Asker(named, options)
     units = list(asker.units())
     store = None if out is None else UnitStore(Path(out), _about(asker))
     found = _answer_all(asker, units, store, engine or _here, progress)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from grounding.errors import BadInput
+from grounding.folders import check_folder
 from probe.summary import summarise
 
 if TYPE_CHECKING:
@@ -41,13 +43,29 @@ def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | 
     for name in (TABLE, DESCRIPTION):
         if not (folder / name).is_file():
             raise BadInput(f"sweep {str(folder)!r} holds no {name}; accepted: a folder that probe sweep wrote")
-    swept = {
-        one["identity_hash"]: one["name"]
-        for one in json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["runs"]
-    }
-    own = run.manifest["identity_hash"]
+    swept, own = _swept(folder), run.manifest["identity_hash"]
     if own not in swept:
         there = ", ".join(identity[:12] for identity in swept)
         raise BadInput(f"sweep {str(folder)!r} is of run {there}; accepted: a sweep of this run, {own[:12]}")
     table = pd.read_csv(folder / TABLE)
     return table[table["run"] == swept[own]].reset_index(drop=True)
+
+
+def check_out(out: Path, runs: Iterable[Run]) -> None:
+    """BadInput where ``out`` cannot be a folder, or holds the sweep of other runs, which would be lost."""
+    check_folder(out)
+    own = [run.manifest["identity_hash"] for run in runs]
+    if (out / DESCRIPTION).is_file() and (swept := list(_swept(out))) != own:
+        there, here = (", ".join(identity[:12] for identity in identities) for identities in (swept, own))
+        raise BadInput(
+            f"out {str(out)!r} holds a sweep of another run, {there}, not of this one, {here}; accepted: another folder"
+        )
+
+
+def _swept(folder: Path) -> dict[str, str]:
+    """Identity -> name of the runs whose sweep is in ``folder``. Raises BadInput where its description is broken."""
+    path = folder / DESCRIPTION
+    try:
+        return {run["identity_hash"]: run["name"] for run in json.loads(path.read_text(encoding="utf-8"))["runs"]}
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{path} does not describe a sweep; accepted: a file that probe sweep wrote") from None

@@ -24,14 +24,12 @@ class UnitStore:
     """The folder ``units`` in ``out``, made with the first unit: of each its rows (JSON), written last, and its items
     (Parquet).
 
-    about: JSON values that the units depend on, kept in ``settings.json``. Raises BadInput where ``out`` cannot be a
-    folder, and where it holds a sweep of something else, naming what differs with both values.
+    about: JSON values that the units depend on, kept in ``settings.json``. Raises BadInput where ``out`` holds a sweep
+    of something else, naming what differs with both values.
     """
 
     def __init__(self, out: Path, about: Mapping[str, Any]):
         self.out, self.about, self.token = out, json.loads(json.dumps(about)), uuid.uuid4().hex[:8]
-        if not next(path for path in (out, *out.parents) if path.exists()).is_dir():
-            raise BadInput(f"out {str(out)!r} is not a folder")
         if (out / SETTINGS).is_file():
             there = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
             if found := differences(there, self.about):

@@ -241,7 +241,8 @@ def check_extraction(model: HfModel, out: Path, views: tuple[str, ...]) -> Any:
 def write_folder(model: Any, folder: Path, sharded: bool = False, **images: Any) -> Path:
     """A Hugging Face folder of a model: weights, settings, image processor (with fields ``images``) and tokenizer."""
     model.network.save_pretrained(folder, max_shard_size="20KB" if sharded else "1GB")
-    processor = {"image_mean": model.config.mean, "image_std": model.config.std, "resample": 2, **images}
+    processor = {"image_mean": model.config.mean, "image_std": model.config.std, "do_normalize": True, "resample": 2}
+    processor |= images
     if model.config.size is not None and not images:
         processor["size"] = {"shortest_edge": model.config.size}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))

@@ -27,6 +27,12 @@ def test_pixel_boxes(bbox_xywh, box):
     assert box_of_xywh(bbox_xywh, SIZE, "here") == pytest.approx(box)
 
 
+def test_the_box_of_an_image_of_one_pixel():
+    assert box_of_xywh([0, 0, 1, 1], (1, 1), "here") == box_of_corners([1, 1, 1, 1], (1, 1), "here") == (0, 0, 1, 1)
+    with pytest.raises(BadInput, match="is it relative"):
+        box_of_xywh([0.1, 0.1, 0.5, 0.5], (1, 1), "here")
+
+
 @pytest.mark.parametrize(
     ("bbox_xywh", "reason"),
     [

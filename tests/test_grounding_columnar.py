@@ -115,7 +115,13 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     (root / "images" / "1.png").unlink()
     with pytest.raises(BadInput, match=r"1\.png does not exist"):
         convert_benchmark("coco-json", "dev", tmp_path / "out", root=root)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+    written = convert_benchmark("coco-json", "dev", tmp_path / "out", root=root, skip_bad=True)
+    assert [item.id for item in written.skipped] == ["coco-json/dev/1"]
+    assert written.skipped[0].reason.endswith("1.png does not exist")
+    whole = [e.id for e in open_benchmark("coco-json", root).load("dev") if e.id != "coco-json/dev/1"]
+    assert [example.id for example in open_benchmark("columnar", tmp_path / "out").load("dev")] == whole
+    assert len(whole) == written.examples > 0
 
 
 def test_what_cannot_be_converted_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_grounding_evaluate import answer_game, linked_games, make_game
 
@@ -54,6 +55,8 @@ def test_every_shared_figure_is_compared_over_what_both_have():
     assert rows.loc["mean_iou", "difference"] > 0
     assert "pearson" not in rows.index  # undefined for the first: it is right everywhere
     assert "**0.500**" in differences_told(table)
+    reasons = pd.Series(["too few", *[None] * (len(table) - 1)])  # pandas makes NaN of None beside a text
+    assert differences_told(table.assign(reason=reasons)).count("| too few |") == 1
     told = differences_told(table.assign(reason="too few"))
     assert all(line.endswith("| too few |") for line in told.splitlines()[2:])
     swapped = differences({"b": score(examples, answers), "a": score(examples, better)}, resamples=200)

@@ -73,6 +73,13 @@ def test_the_seed_of_the_data_is_the_benchmarks(ckpt):
     assert (one.per_example["score"] != other.per_example["score"]).all()
 
 
+def test_heatmaps_without_a_threshold_are_refused_before_the_model_runs(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "untuned", small_vilt(max_text=60), {})
+    monkeypatch.setattr("grounding.evaluate_checkpoint.evaluate", None)
+    with pytest.raises(BadInput, match=r"comes without a threshold .*accepted: --threshold.* or --tune-split"):
+        evaluate_checkpoint(tmp_path / "untuned", "mini-game", limit=2)
+
+
 def test_boxes_need_no_threshold(tmp_path):
     save_checkpoint(tmp_path / "mdetr", small_mdetr(max_text=60, token_slots=60, text_positions=70), {})
     assert stored_threshold({}) is None

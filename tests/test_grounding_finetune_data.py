@@ -53,8 +53,8 @@ def test_processes_share_an_epoch_without_overlap(monkeypatch, world):
 
 @pytest.mark.parametrize(("steps", "skipped"), [(0, 0), (2, 8), (4, 16), (5, 0), (7, 8)])
 def test_a_resumed_epoch_goes_on_where_it_stopped(steps, skipped):
-    whole = EpochSampler(22, 3, True, batch_size=4)  # five batches an epoch
-    resumed = EpochSampler(22, 3, True, batch_size=4, steps_done=steps)
+    whole = EpochSampler(22, 3, True, step_size=4)  # five batches an epoch
+    resumed = EpochSampler(22, 3, True, step_size=4, steps_done=steps)
     epoch = steps // 5
     assert order(resumed, epoch) == order(whole, epoch)[skipped:]
     assert order(resumed, epoch + 1) == order(whole, epoch + 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from finetune_runs import settings
 from small_models import MDETR, small_vilt
 
 from grounding.examples import Example, Phrase, ReferenceGame, Region
@@ -63,7 +64,7 @@ def test_a_planted_signal_is_learnt_and_its_absence_is_not(
         model = build().train()
         items = encode_all(colour_games(target_fits), model.preprocessor)
         loader = make_loader(items, model.preprocessor, 16, seed=0, train=shuffle_candidates, workers=0)
-        objective = objective_for(model.config.model, task=True, grounding=True)
+        objective = objective_for(settings(model.config.model))
         optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate)
         history = []
         for epoch in range(steps):

@@ -8,6 +8,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from finetune_runs import settings
 from small_models import game, small_mdetr, small_vilt
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
@@ -235,13 +236,17 @@ def test_mdetr_trains_on_rows_that_sum_to_one_and_on_binary_ones_as_the_study_di
     rows[:, : batch.phrase_tokens.shape[1]] = batch.phrase_tokens[targets.box_phrase]
     count = len(targets.boxes)
     losses = {}
-    for name, positive in (("whole", rows / rows.sum(1, keepdim=True)), ("binary", rows)):
+    annotated = torch.zeros(len(batch), dtype=torch.bool)
+    annotated[targets.box_example] = True
+    assert not annotated.all()
+    everyone = torch.ones_like(annotated)
+    for name, positive, counted in (("whole", rows / rows.sum(1, keepdim=True), annotated), ("binary", rows, everyone)):
         inputs = (output.token_logits[0], output.boxes_cxcywh[0], targets.boxes, positive, targets.box_example)
-        losses[name] = float(soft_token_loss(output.token_logits[0], positive, match(*inputs), count))
+        losses[name] = float(soft_token_loss(output.token_logits[0], positive, match(*inputs), count, counted))
     found = mdetr_losses(output, batch, targets, LossWeights(0.0, 1.0))
     assert float(found["tokens"]) == pytest.approx(losses["whole"])
     assert losses["whole"] != pytest.approx(losses["binary"], rel=0.1)
-    paper = objective_for("mdetr", task=False, grounding=True, losses="paper")
+    paper = objective_for(settings("mdetr", task=False, losses="paper"))
     assert float(paper(output, batch, targets)["tokens"]) == pytest.approx(losses["binary"])
 
 
@@ -268,7 +273,9 @@ def test_paper_contrasts_the_tokens_that_the_originals_look_up():
 def test_gradients_are_finite_and_only_of_what_is_asked(build, examples, task, grounding):
     model = build()
     batch = model.preprocess(examples)
-    losses = objective_for(model.config.model, task, grounding)(model(batch), batch, make_targets(batch))
+    losses = objective_for(settings(model.config.model, task=task, grounding=grounding))(
+        model(batch), batch, make_targets(batch)
+    )
     assert ("task" in losses) == task
     assert (len(losses) > int(task)) == grounding
     torch.stack(list(losses.values())).sum().backward()
@@ -285,3 +292,30 @@ def test_weights_that_learn_nothing_are_refused():
     for task, grounding in ((0.0, 0.0), (-1.0, 1.0), (1.0, -0.5)):
         with pytest.raises(BadInput, match=f"loss weights {task} and {grounding}: one must be above 0, none below"):
             LossWeights(task, grounding)
+
+
+@pytest.mark.parametrize("losses", ["corrected", "paper"])
+def test_an_example_without_annotation_says_nothing_of_its_objects(losses):
+    """Paper: it has none, unless the whole batch is without."""
+    model = small_mdetr()
+    annotated, bare = game("a"), replace(game("b", seed=1), phrases=())
+    for given, told in (([annotated, bare], losses == "paper"), ([bare, bare], False)):
+        batch = model.preprocess(given)
+        output = model(batch)
+        output.token_logits.retain_grad()
+        parts = objective_for(settings("mdetr", task=False, losses=losses))(output, batch, make_targets(batch, losses))
+        torch.stack(list(parts.values())).sum().backward()
+        assert bool(output.token_logits.grad[:, 1].any()) == told
+
+
+def test_without_auxiliary_losses_the_last_decoder_layer_alone_learns():
+    model = small_mdetr()
+    batch = model.preprocess([game("a")])
+    output = model(batch)
+    for tensor in (output.token_logits, output.boxes_cxcywh, output.projected_queries):
+        tensor.retain_grad()
+    parts = objective_for(settings("mdetr", task=False, auxiliary=False))(output, batch, make_targets(batch))
+    torch.stack(list(parts.values())).sum().backward()
+    for tensor in (output.token_logits, output.boxes_cxcywh, output.projected_queries):
+        assert tensor.grad[-1].any()
+        assert not tensor.grad[:-1].any()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import small_vilt
+from finetune_runs import settings
+from small_models import small_mdetr, small_vilt
 
 from grounding.finetune.module import FinetuneModule, answered_correctly, phrase_hits
 from grounding.finetune.targets import Targets
@@ -12,11 +13,32 @@ from grounding.models.base import Output
 
 
 def test_the_learning_rate_rises_and_falls():
-    module = FinetuneModule(small_vilt(), dict, steps=10, learning_rate=1.0, weight_decay=0, warmup=4)  # type: ignore[arg-type]
+    module = FinetuneModule(small_vilt(), dict, settings(warmup=4), steps=10)  # type: ignore[arg-type]
     assert [module.rate_at(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert module.rate_at(4) == 1
     assert module.rate_at(7) == pytest.approx(0.5)
     assert module.rate_at(10) == module.rate_at(11) == pytest.approx(0)
+
+
+def test_a_linear_schedule_with_a_share_of_warm_up():
+    module = FinetuneModule(small_vilt(), dict, settings(warmup=0.2, schedule="linear"), steps=10)  # type: ignore[arg-type]
+    assert [module.rate_at(step) for step in (0, 1, 2, 6, 10, 11)] == pytest.approx([0.5, 1, 1, 0.5, 0, 0])
+
+
+def test_parts_of_mdetr_have_rates_of_their_own():
+    chosen = settings("mdetr", learning_rate=1e-3, learning_rate_backbone=1e-4, learning_rate_text=1e-5)
+    module = FinetuneModule(small_mdetr(), dict, chosen, steps=10)  # type: ignore[arg-type]
+    names = {id(parameter): name for name, parameter in module.model.named_parameters()}
+    found = {}
+    for (rate, decays), parameters in module._parameter_groups().items():
+        for parameter in parameters:
+            found[names[id(parameter)]] = rate
+            assert decays == (parameter.ndim > 1)
+    for name, parameter in module.model.named_parameters():
+        part = next((part for part in ("backbone", "text_encoder") if f".{part}." in name), None)
+        expected = {"backbone": 1e-4, "text_encoder": 1e-5, None: 1e-3}[part]
+        assert found.get(name) == (expected if parameter.requires_grad else None)
+    assert set(found.values()) == {1e-3, 1e-4, 1e-5}
 
 
 def test_dev_figures_by_hand():

@@ -39,6 +39,23 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, mo
     assert sorted(set(steps)) == [1, 3, 5, 6]  # nothing that was logged before the interruption is lost
 
 
+@pytest.mark.parametrize("at", [2, 3])
+def test_random_numbers_and_accumulated_batches_go_on_too(tmp_path, monkeypatch, at):
+    """Dropout, and an epoch of five batches, which makes two steps."""
+    changes = {"steps": 5, "limit_train": 42, "accumulate": 2, "config": {**SIZES["vilt-aligner"], "dropout": 0.3}}
+    whole = tuned(tmp_path / "whole", **changes)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "broken", **changes)
+    torch.manual_seed(99)  # of no matter
+    resumed = tuned(tmp_path / "broken", **changes)
+    assert same(weights(resumed), weights(whole))
+    last = [torch.load(out / "states" / "last.ckpt", weights_only=True) for out in (whole, resumed)]
+    assert [state["global_step"] for state in last] == [5, 5]
+    assert same(*(state["current_model_state"] for state in last))
+
+
 def test_ctrl_c_ends_a_run_as_it_ends_any_program(tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
     try:

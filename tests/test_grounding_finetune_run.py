@@ -164,6 +164,8 @@ def test_folders_that_are_taken_are_refused(finished, tmp_path):
         with pytest.raises(BadInput, match=f"{name}' holds something else than a fine-tuning run"):
             tuned(tmp_path / name)
     assert (tmp_path / "file").read_text() == (tmp_path / "full" / "thesis.tex").read_text() == "mine"
+    with pytest.raises(BadInput, match=r"file/inside' is not a folder: '.*file' is a file; accepted: "):
+        tuned(tmp_path / "file" / "inside")
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,8 @@ def test_the_last_step_is_validated_in_the_middle_of_the_first_epoch(tmp_path):
         ({"seed": -1}, "seed -1 is too small; accepted: 0 or more"),
         ({"task": False, "grounding": False}, "task and grounding are both off"),
         ({"learning_rate": 0.0}, "learning_rate 0.0 is not above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate nan is not above 0 and finite"),
+        ({"weight_decay": -1.0}, "weight_decay -1.0 is too small; accepted: 0 or more"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 is outside 0\.\.1"),
         ({"losses": "mean"}, "losses 'mean' is unknown; accepted: corrected, paper"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; accepted: fp32, bf16, fp16"),
@@ -296,7 +300,7 @@ def test_losses_are_computed_in_full_precision(monkeypatch, tmp_path):
 
     def spy(output: Any, batch: Any, targets: Any) -> dict[str, torch.Tensor]:
         seen.append((output.projected_queries.dtype, (torch.ones(2, 2) @ torch.ones(2, 2)).dtype))
-        return objective_for("mdetr", task=True, grounding=True)(output, batch, targets)
+        return objective_for(settings("mdetr"))(output, batch, targets)
 
     monkeypatch.setattr(run_module, "objective_for", lambda *args: spy)
     tuned(tmp_path / "out", "mdetr", steps=1, precision="bf16")

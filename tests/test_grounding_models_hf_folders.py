@@ -10,6 +10,7 @@ import torch
 from hf_models import SETTINGS, square_game, tiny, write_folder
 from safetensors.torch import load_file, save_file
 from test_probe_cli import run
+from transformers import AutoImageProcessor
 
 from grounding.checkpoint import convert_checkpoint, inspect_checkpoint, load_checkpoint
 from grounding.errors import BadInput
@@ -39,6 +40,17 @@ def test_a_folder_gives_the_model_that_was_saved(kind, sharded, tmp_path):
     assert loaded.model.preprocessor.tokenizer.pad_id == 0
     with torch.no_grad():
         torch.testing.assert_close(vars(loaded.model(again)), vars(model(batch)))
+
+
+def test_weights_under_other_names_are_renamed_and_not_ignored(tmp_path):
+    """transformers saves DETR's backbone under older names, and tells of none of them."""
+    folder = write_folder(tiny("detr"), tmp_path / "x")
+    saved = load_file(folder / "model.safetensors")
+    report = inspect_checkpoint(folder).report
+    for name in ("embedder.embedder.convolution.weight", "embedder.embedder.normalization.running_mean"):
+        assert report.renamed[f"model.backbone.model.{name}"] == f"model.backbone.conv_encoder.model.{name}"
+    assert not report.ignored
+    assert set(report.renamed.values()) == set(saved) - set(report.loaded)
 
 
 def test_weights_that_may_be_missing_are_not_called_loaded(tmp_path):
@@ -101,12 +113,31 @@ def rewritten(folder: Path, tmp_path: Path, name: str, **fields) -> Path:
         ("config.json", {"text_config": {"hidden_size": "wide"}}, "settings of a 'clip' model"),
         ("preprocessor_config.json", {"image_mean": [1, 2]}, r"image_mean \[1, 2\]; accepted: three numbers"),
         ("preprocessor_config.json", {"resample": 17}, "resample 17; accepted: 0 to "),
+        ("preprocessor_config.json", {"rescale_factor": 0}, "rescale_factor 0; accepted: a number over 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_one_line(clip, tmp_path, name, fields, message):
     with pytest.raises(BadInput, match=message) as error:
         load_checkpoint(rewritten(clip, tmp_path, name, **fields))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5, "resample": None}]
+)
+@pytest.mark.parametrize("kind", ["clip", "conditional_detr", "rt_detr"])
+def test_pixels_are_those_of_transformers_own_processor(kind, said, tmp_path):
+    """RT-DETR's values are not normalised unless its file says so; what a file leaves out is its class's own value."""
+    folder = write_folder(tiny(kind), tmp_path / "x")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 64, "width": 64}, **said}))
+    model = load_checkpoint(folder).model
+    example = square_game(model, images=1, target=0)
+    kept = {"do_resize": False, "do_center_crop": False, "do_pad": False}
+    theirs = AutoImageProcessor.from_pretrained(folder, **kept)
+    expected = theirs(images=list(example.images), return_tensors="pt").pixel_values.float()
+    torch.testing.assert_close(model.take(model.preprocess([example]))[1], expected)
+    if "resample" not in said:
+        assert model.config.resample == theirs.resample
 
 
 @pytest.mark.parametrize(

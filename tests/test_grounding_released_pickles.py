@@ -137,11 +137,16 @@ def test_a_truncated_file_of_the_older_format_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["Dear reader,\r\n\tthese are no weights.\n", "version https://git-lfs.github.com\n" * 99]
+    "content",
+    [
+        "Dear reader,\r\n\tthese are no weights.\n",
+        "version https://git-lfs.github.com\n" * 99,
+        "<p>" + "é" * 200,  # what is looked at ends within a character
+    ],
 )
 def test_text_with_the_name_of_a_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "notes.pth"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     expected = f"{path} is a text file (a git-lfs pointer, a web page?); accepted: a file written by torch.save"
     assert refusal(path) == expected
 
@@ -153,6 +158,7 @@ def test_a_pickle_that_torch_did_not_write_is_refused_without_torchs_advice_to_r
     assert told.startswith(
         f"{path} cannot be read as a file written by torch.save: UnpicklingError Unsupported operand"
     )
+    assert told.endswith("where you trust the file: torch.save(model.state_dict(), 'weights.pth')")
     assert "weights_only" not in told
 
 

@@ -8,7 +8,7 @@ import pytest
 from kilogram_fixture import write_kilogram
 from photo_fixture import change_json, write_coco, write_flickr, write_photo, write_refcoco, write_touchdown
 
-from grounding.benchmarks import BENCHMARKS
+from grounding.benchmarks import BENCHMARKS, open_benchmark
 from grounding.benchmarks.catalogue import find_example, list_benchmarks
 from grounding.benchmarks.verify import Counts, Found, verify_benchmark
 from grounding.errors import BadInput
@@ -100,8 +100,19 @@ def test_an_example_is_found_by_its_id(tmp_path):
         BadInput, match="example 'coco-json/dev/7' is not in dev; accepted: one of its 2: coco-json/dev/0"
     ):
         find_example("coco-json", "coco-json/dev/7", root=root)
-    with pytest.raises(BadInput, match="split '' is unknown; accepted: train"):
+    with pytest.raises(BadInput, match="example '7' names no split; accepted: an id like coco-json/train/…"):
         find_example("coco-json", "7", root=root)
     change_json(root / "dev.json", lambda c: c["images"][1].update(caption=""))
     with pytest.raises(BadInput, match=r"dev\.json, image 1: the caption is empty"):
         find_example("coco-json", "coco-json/dev/1", root=root)
+
+
+def test_an_example_of_a_broken_drawing_or_without_a_game_says_why(tmp_path):
+    root = write_kilogram(tmp_path, tangrams=20)
+    example = open_benchmark("kilogram", root, candidates=2).load("dev")[0]
+    with pytest.raises(BadInput, match=f"example '{example.id}' was left out: fewer than 98 distractors"):
+        find_example("kilogram", example.id, root=root, options={"candidates": 99})
+    drawing = root / "tangrams-svg" / f"{example.groups['tangram']}.svg"
+    drawing.write_text("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'/>")
+    with pytest.raises(BadInput, match=f"{drawing.name}: has no polygons"):
+        find_example("kilogram", example.id, root=root, options={"candidates": 2})

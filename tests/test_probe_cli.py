@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "finetune", "evaluate", "extract", "sweep", "visualize", "inspect", "convert"]
+    "name", ["demo", "finetune", "evaluate", "extract", "sweep", "visualize", "study", "inspect", "convert"]
 )
 def test_every_command_has_help_with_an_example(monkeypatch, capsys, name):
     code, out, _ = run(monkeypatch, capsys, name, "--help")
@@ -76,6 +77,11 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     assert code == 0
     assert {row["site"] for row in json.loads(out)["rows"]} == {"block.1", "norm"}
     assert {row["condition"] for row in json.loads(out)["rows"]} == {"alignment"}
+    code, out, _ = run(monkeypatch, capsys, *words[:4], "--sites", "norm", "--control", "all", "--json")
+    assert code == 0
+    assert "NaN" not in out
+    assert "<NA>" not in out
+    assert None in [row["validation_loss"] for row in json.loads(out)["rows"]]
     code, out, _ = run(monkeypatch, capsys, *words, "--out", tmp_path / "elsewhere")
     assert code == 0
     assert out.endswith(f"Next: probe visualize {folder} --sweep {tmp_path / 'elsewhere'}\n")
@@ -88,6 +94,45 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     drawn = [Path(line) for line in out.split()]
     assert all(path.is_file() for path in drawn)
     assert {path.suffix for path in drawn} == {".png", ".svg"}
+
+
+def test_a_split_of_which_nothing_is_left_says_why(monkeypatch, capsys, checkpoint, tmp_path):
+    root = write_kilogram(tmp_path / "kilogram", tangrams=20, annotations=2)
+    source = ["--benchmark", "kilogram", "--root", root, "--option", "candidates=99", "--skip-bad"]
+    for command in (
+        ["evaluate", "--ckpt", checkpoint],
+        ["extract", "--ckpt", checkpoint, "--out", tmp_path / "out"],
+        ["finetune", "--model", "vilt-aligner", "--out", tmp_path / "out"],
+    ):
+        code, out, err = run(monkeypatch, capsys, *command, *source)
+        split = "train" if command[0] == "finetune" else "dev"
+        assert (code, out) == (2, "")
+        assert f"split '{split}' of 'kilogram' has no examples: 0 were skipped and " in err
+        assert "left out; first: fewer than 98 distractors of " in err
+        assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["finetune", "--model", "vilt-aligner", "--benchmark", "mini-game", "--out", "{}/x"],
+        ["evaluate", "--ckpt", "mdetr-task", "--benchmark", "mini-game", "--out", "{}/x"],
+        ["evaluate", "--ckpt", "mdetr-task", "--benchmark", "mini-game", "--export-predictions", "{}/x.json"],
+        ["extract", "--ckpt", "mdetr-task", "--benchmark", "mini-game", "--limit", "4", "--out", "{}/x"],
+        ["convert", "mdetr-task", "{}/x"],
+        ["data", "convert", "mini-game", "--split", "dev", "--out", "{}/x"],
+        ["data", "show", "mini-game", "mini-game/dev/000003", "--out", "{}/x.png"],
+        ["demo", "--out", "{}/x"],
+    ],
+)
+def test_a_file_in_the_place_of_an_output_folder_is_one_line(monkeypatch, capsys, tmp_path, words):
+    (tmp_path / "file").write_text("mine")
+    code, out, err = run(monkeypatch, capsys, *(word.format(tmp_path / "file") for word in words))
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert str(tmp_path / "file") in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_another_runs_sweep_is_not_drawn(monkeypatch, capsys, checkpoint, tmp_path):
@@ -109,6 +154,8 @@ def test_another_runs_sweep_is_not_drawn(monkeypatch, capsys, checkpoint, tmp_pa
         (["--benchmark", "mini-gme"], "benchmark 'mini-gme' is unknown; accepted: kilogram, touchdown-sdr, "),
         (["--split", "dve"], "split 'dve' is unknown; accepted: pretrain, train, tune, dev, test"),
         (["--sites", "blck.1"], "site 'blck.1' is unknown; accepted: embedding, block.0"),
+        (["--sites", ""], "site '' is unknown; accepted: embedding, block.0"),
+        (["--views", ""], "view '' is unknown; accepted: phrase, region, attention, tokens"),
         (["--views", "phrase,regoin"], "view 'regoin' is unknown; accepted: phrase, region, attention, tokens"),
         (["--limit", "0"], "limit 0 is too small"),
         (["--batch-size", "0"], "batch_size 0 is too small"),
@@ -256,3 +303,10 @@ def test_phrases_beyond_the_token_limit_are_listed_by_every_command(monkeypatch,
         assert len(listed) == len(found[command])
         assert f"phrase {found[command][0]['phrase']} of {found[command][0]['example']} has no tokens" in listed[0]
     assert found["extract"] == found["evaluate"] == [item for item in of_training if "/dev/" in item["example"]]
+
+
+def test_bars_of_transformers_are_for_terminals():
+    code = "import probe.cli; from huggingface_hub.utils import are_progress_bars_disabled as off; print(off())"
+    clean = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True)
+    assert done.stdout.strip() == "True"

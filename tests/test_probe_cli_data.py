@@ -105,6 +105,12 @@ def test_show(monkeypatch, capsys, tmp_path):
     code, _, err = run(monkeypatch, capsys, "data", *words[:-1], tmp_path / "example.gif")
     assert code == 2
     assert "format 'gif' is unknown; accepted: png" in err
+    lost = next((root / "images").glob("*-pano1.*"))
+    lost.unlink()
+    code, printed, err = run(monkeypatch, capsys, "data", *words[:-1], tmp_path / "lost.png")
+    assert (code, printed) == (2, "")
+    assert err == f"Error: image {lost} does not exist\n"
+    assert not (tmp_path / "lost.png").exists()
 
 
 @pytest.mark.parametrize(

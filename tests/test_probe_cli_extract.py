@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+from hf_models import tiny, write_folder
 
 from extract.reader import Run
 from probe.cli import main
@@ -52,6 +53,17 @@ def test_a_run_goes_on_from_its_manifest_and_is_mended(made, monkeypatch, capsys
     assert out.startswith("shard-00000.phrase.h5 has other bytes than were written: written anew")
     code, out, _ = probe(monkeypatch, capsys, "inspect", made, "--verify", "--json")
     assert (code, json.loads(out)["faults"]) == (0, [])
+
+
+def test_the_views_of_a_model_without_attention_are_those_that_it_has(tmp_path, monkeypatch, capsys):
+    ckpt, out = write_folder(tiny("clip"), tmp_path / "clip"), tmp_path / "x"
+    words = ("--ckpt", ckpt, "--benchmark", "mini-game", "--limit", "3", "--out", out)
+    code, _, err = probe(monkeypatch, capsys, "extract", *words)
+    assert code == 0, err
+    assert {view for site in Run.open(out).sites for view in site.views} == {"phrase", "region"}
+    assert probe(monkeypatch, capsys, "extract", *words)[0] == 0  # the same command again: the run is there
+    code, _, err = probe(monkeypatch, capsys, "extract", *words, "--views", "attention")
+    assert (code, "view 'attention' is offered by none" in err) == (2, True)
 
 
 def test_an_estimate_writes_nothing(tmp_path, monkeypatch, capsys):

@@ -246,6 +246,16 @@ def test_bad_arguments_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is not a folder"):
         sweep(run, probes=("linear",), controls=(), out=tmp_path / "file", **FAST)
+    description = tmp_path / "taken" / "sweep.json"
+    description.parent.mkdir()
+    for content, message in {
+        '{"runs": [{"name": "x", "identity_hash": "another"}]}': "taken' holds a sweep of another run, another, not",
+        '{"run"': "sweep.json does not describe a sweep",
+    }.items():
+        description.write_text(content)
+        with pytest.raises(BadInput, match=message):
+            sweep(run, probes=("linear",), controls=(), out=description.parent, **FAST)
+        assert [path.read_text() for path in description.parent.iterdir()] == [content]
 
 
 def test_control_without_a_type_in_common_is_refused():

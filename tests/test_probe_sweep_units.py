@@ -64,7 +64,7 @@ def test_a_folder_with_another_sweep_is_refused_with_both_values(run, tmp_path):
     with pytest.raises(BadInput, match=r"another sweep: seeds is \[0\] there and \[0, 1\] here; choose another folder"):
         sweep(run, ("linear",), out=tmp_path, seeds=(0, 1), **FAST)
     other = replace(run, manifest={"identity_hash": "other", "identity": {}})
-    with pytest.raises(BadInput, match=r"another sweep: runs\.fake is 'fake' there and 'other' here"):
+    with pytest.raises(BadInput, match="holds a sweep of another run, fake, not of this one, other;"):
         sweep(other, ("linear",), out=tmp_path, **FAST)
 
 

@@ -87,6 +87,19 @@ def test_a_run_without_predictions(examples, tmp_path):
     assert [name[:8] for name in names[1:]] == ["example-", "example-"]
 
 
+def test_one_candidate_is_no_task_that_is_right(tmp_path):
+    """Every single picture is found by whoever picks among one: nothing is said of the task, only of grounding."""
+    examples = {e.id: e for e in (make_example(n, candidates=1) for n in range(8))}
+    run = make_run(list(examples.values()))
+    run.examples["task_correct"] = True
+    run.phrases["iou"] = np.where(run.phrases["example"] < 4, 0.9, 0.1)
+    drawn = draw(run, tmp_path, examples, count=2, formats=("svg",))
+    assert [figure.name.split("-fake")[0] for figure in drawn] == ["grounded-or-not", "example", "example"]
+    assert not any("Task" in figure.caption or "answer" in figure.alternative for figure in drawn)
+    assert drawn[0].alternative.startswith("Grounded (mean IoU at least 0.5; 2 of 4 examples")
+    assert "Not grounded (mean IoU below 0.5; 2 of 4 examples" in drawn[0].alternative
+
+
 def test_a_run_on_disk_is_drawn_as_it_is_read(tmp_path):
     games = tiny_games(6)
     run = extract(TinyModel(), games, tmp_path / "run", identity={"checkpoint": "tiny"}, views=("phrase", "attention"))

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from grounding.errors import BadInput
 from visualize.canvas import spread_canvas, spread_maps
 from visualize.case import Case, CasePhrase, find_row, gather
-from visualize.overlays import draw_example, read_attention
+from visualize.overlays import NO_BREAK, draw_example, read_attention
 from visualize.panel import FRAME, Panel
 from visualize.sheet import Sheet
 from visualize.style import RIGHT, WRONG, phrase_colour
@@ -196,6 +196,20 @@ def test_an_example_with_everything():
     assert "its heatmap" in words
     assert f"{case.phrases[0].iou:.2f}" in words
     assert len(figure.axes[0].images) == 6 * (1 + 3 + 3)
+
+
+def test_a_box_round_a_peak_is_not_called_what_the_iou_is_of():
+    """The IoU of a heatmap counts all images, so that it may be above 0 where the box lies in a wrong one."""
+    example = make_example(1)
+    for heatmaps, box, measured in (
+        (True, "round its peak", "IoU of the whole heatmap with the truth:"),
+        (False, "model's box", "IoU with the truth:"),
+    ):
+        run = make_run([example], heatmaps=heatmaps)
+        words = texts(draw_example(gather(run, 0, {example.id: example}))).replace(NO_BREAK, " ")
+        assert box in words
+        assert measured.replace(" ", "") in "".join(words.split())
+        assert ("whole" in words) == heatmaps
 
 
 def test_maps_of_a_single_image_fill_the_page_in_pairs():

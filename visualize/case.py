@@ -65,6 +65,11 @@ class Case:
     missing: Mapping[int, str] = field(default_factory=dict)
 
     @property
+    def has_heatmaps(self) -> bool:
+        """Whether the model gave heatmaps: each IoU is then of a whole heatmap, and each box only round its peak."""
+        return any(phrase.heatmap is not None for phrase in self.phrases)
+
+    @property
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each candidate in the pixels held here."""
         return [(image.shape[0], image.shape[1]) for image in self.images]
@@ -85,6 +90,7 @@ def gather(run: Run, row: int, examples: Mapping[str, Example]) -> Case:
     answer: int | Point | None
     if record["task"] == "game":
         target, answer = int(record["target_index"]), _whole(record.get("answer_index"))
+        answer = answer if len(images) > 1 else None  # one candidate is no task
     else:
         target, answer = (float(record["target_x"]), float(record["target_y"])), _point(record)
     table = run.phrases[run.phrases["example"] == row]
@@ -95,7 +101,7 @@ def gather(run: Run, row: int, examples: Mapping[str, Example]) -> Case:
         images=images,
         target=target,
         answer=answer,
-        correct=bool(record["task_correct"]),
+        correct=bool(record["task_correct"]) and answer is not None,
         score=float(record["task_score"]),
         phrases=tuple(_phrase(run, int(index), record, example) for index, record in table.iterrows()),  # type: ignore[call-overload]
         missing=missing,

@@ -162,17 +162,17 @@ def task_and_grounding(outcomes: Outcomes, note: str | None = None) -> Figure:
     """Every example's task score against its grounding, and how many examples fall in each quadrant.
 
     note: figures that go with it (a correlation with its interval), computed elsewhere and printed below.
-    Raises BadInput if no example has a known grounding.
+    Raises BadInput if no example has both.
     """
-    table = outcomes.table[outcomes.table["grounding"].notna()]
+    table = outcomes.linked
     if table.empty:
-        raise BadInput("no example of this run has a known grounding: there is nothing to draw task scores against")
+        raise BadInput("no example of this run has a known grounding and a task: there is nothing to draw")
     figure = _chart(7.6, 3.7)
     left, right = figure.subplots(1, 2, width_ratios=(1.45, 1))
     _scatter(left, table, outcomes)
     _quadrant_counts(right, table, outcomes)
     unknown = len(outcomes.table) - len(table)
-    left_out = f"{unknown} examples without a known grounding are left out." if unknown else ""
+    left_out = f"{unknown} examples without a known grounding or a task are left out." if unknown else ""
     if note or left_out:
         figure.supxlabel(f"{note or ''} {left_out}".strip(), size=7.5, color=FAINT, x=0.01, ha="left")
     return figure

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from grounding.errors import BadInput
+from grounding.folders import make_folder
 from visualize.curves import task_and_grounding
 from visualize.gallery import GROUNDED_AT, Outcomes
 from visualize.style import FAINT, RIGHT, check_formats, new_figure, save, series_colour, styled
@@ -46,7 +47,7 @@ def draw_evaluation(
         figures |= {"task-and-grounding": task_and_grounding(outcomes), "success-bars": success_chart(bars)}
     if len(defined):
         figures["correlations"] = correlation_chart(defined)
-    Path(out).mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     return [path for name, figure in figures.items() for path in save(figure, Path(out) / name, formats)]
 
 

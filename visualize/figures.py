@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example
+from grounding.folders import make_folder
 from visualize.case import Case, find_row, gather
 from visualize.curves import check_sweep, layer_curves, task_and_grounding
-from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, right_and_wrong
+from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, grounded_or_not, right_and_wrong
 from visualize.overlays import Attention, draw_example, read_attention
 from visualize.style import check_formats, save
 
@@ -51,9 +52,9 @@ class Plan:
     note: str | None = None
 
     def __len__(self) -> int:
-        known = bool(self.outcomes.table["grounding"].notna().any())
+        joint = not self.outcomes.linked.empty
         curves = 0 if self.sweep is None else self.sweep["question"].nunique()
-        return curves + known + len(self.galleries) + len(self.rows)
+        return curves + joint + len(self.galleries) + len(self.rows)
 
 
 def draw(
@@ -85,10 +86,7 @@ def draw(
     """
     formats = check_formats(formats)
     plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note)
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise BadInput(f"out {str(out)!r} is not a folder; accepted: one, or a path that is free for it") from error
+    make_folder(out)
     drawn: list[Drawn] = []
     for name, title, caption, alternative, figure in _figures(plan):
         paths = tuple(save(figure, Path(out) / name, formats))
@@ -112,25 +110,27 @@ def _plan(
     if not len(run.examples):
         raise BadInput("the run holds no examples: there is nothing to draw")
     outcomes = Outcomes.of(run)
-    galleries = {
-        "right-and-wrong": right_and_wrong(outcomes, count, seed),
-        "quadrants": four_quadrants(outcomes, max(count // 2, 1), seed),
-    }
+    galleries = _galleries(outcomes, count, seed)
     if chosen:
         rows = tuple(find_row(run, example_id) for example_id in chosen)
     else:
-        firsts = [s.rows[0] for band in galleries["quadrants"] for s in band if s.rows]
-        rows = tuple(firsts or [s.rows[0] for s in galleries["right-and-wrong"][0] if s.rows])
-    if not outcomes.table["grounding"].notna().any():
-        del galleries["quadrants"]
-    if not outcomes.table["score"].notna().any():
-        del galleries["right-and-wrong"]  # a model that answers nothing
+        firsts = ([s.rows[0] for band in g for s in band if s.rows] for g in reversed(galleries.values()))
+        rows = tuple(next(filter(None, firsts), ()))
     site = _attention_site(run, site, head)
     checked = None if sweep is None else check_sweep(sweep)
     plan = Plan(run, examples, outcomes, galleries, rows, site, head, checked, note)
     if site is not None and head is not None:
         _attention(plan, gather(run, rows[0], {}))  # refuses a head that is not there
     return plan
+
+
+def _galleries(outcomes: Outcomes, count: int, seed: int) -> dict[str, list[list[Selection]]]:
+    """Those that there is something to show in; without a task, or a model that answers it, grounding alone."""
+    answered, known = (bool(outcomes.table[name].notna().any()) for name in ("score", "grounding"))
+    if not answered:
+        return {"grounded-or-not": grounded_or_not(outcomes, count, seed)} if known else {}
+    found = {"right-and-wrong": right_and_wrong(outcomes, count, seed)}
+    return found | ({"quadrants": four_quadrants(outcomes, max(count // 2, 1), seed)} if known else {})
 
 
 def _attention_site(run: Run, site: str | None, head: int | None) -> str | None:
@@ -151,7 +151,7 @@ def _figures(plan: Plan) -> Iterator[Described]:
     if plan.sweep is not None:
         for question, rows in plan.sweep.groupby("question", sort=False):
             yield _curves(str(question), rows)
-    if plan.outcomes.table["grounding"].notna().any():
+    if not plan.outcomes.linked.empty:
         yield _joint(plan)
     for name, selections in plan.galleries.items():
         yield _gallery(plan, name, selections)
@@ -166,8 +166,8 @@ def _curves(question: str, sweep: pd.DataFrame) -> Described:
         asked = "Among an image's candidate regions, a probe on frozen activations picks the one that a phrase means."
         name, title, heading = "layer-curves", "Where grounding can be read", None
     caption = (
-        f"{asked} Solid: the real question; dashed: controls, which should stay near chance. "
-        "Bands and bars are 95 % intervals over images."
+        f"{asked} Solid: the real question; dashed: controls, what is read without grounding: only what lies above "
+        "them counts. Bands and bars are 95 % intervals over images."
     )
     sites, probes = sweep["site"].nunique(), ", ".join(sweep["probe"].unique())
     alternative = f"Line chart of probe scores ({probes}) and their controls at {sites} sites."
@@ -196,8 +196,19 @@ def _joint(plan: Plan) -> Described:
 def _gallery(plan: Plan, name: str, selections: Sequence[Sequence[Selection]]) -> Described:
     drawn = [selection for band in selections for selection in band]
     cases = {row: gather(plan.run, row, plan.examples) for s in drawn for row in s.rows}
-    title = {"right-and-wrong": "Task right and task wrong", "quadrants": "The four quadrants"}[name]
-    caption = "Words and boxes of a phrase share a colour: solid boxes are the truth, dashed ones the model's."
+    title = {
+        "right-and-wrong": "Task right and task wrong",
+        "quadrants": "The four quadrants",
+        "grounded-or-not": "Grounded and not grounded",
+    }[name]
+    caption = "Words and boxes of a phrase share a colour: solid boxes are the truth, dashed ones "
+    if any(case.has_heatmaps for case in cases.values()):
+        caption += (
+            "lie round the model's heatmap in the image of its peak. IoU is that of the whole heatmap above its "
+            "threshold, in all images."
+        )
+    else:
+        caption += "the model's."
     listed = (f"{s.title} ({s.rule}): {', '.join(cases[row].id for row in s.rows)}" for s in drawn if s.rows)
     return name, title, caption, ". ".join(listed) + ".", draw_gallery(selections, cases, plan.outcomes)
 
@@ -205,12 +216,13 @@ def _gallery(plan: Plan, name: str, selections: Sequence[Sequence[Selection]]) -
 def _example(plan: Plan, row: int) -> Described:
     case = gather(plan.run, row, plan.examples)
     attention = _attention(plan, case)
-    verdict = "right" if case.correct else "wrong"
-    caption = f"“{case.caption}” Task {verdict}."
+    answered = case.answer is not None
+    caption = f"“{case.caption}”" + (f" Task {'right' if case.correct else 'wrong'}." if answered else "")
     if attention is not None:
         caption += f" {attention.title}."
     overlaps = ", ".join(f"{p.text} {p.iou:.2f}" for p in case.phrases if p.iou is not None)
-    alternative = f"Target {case.target}, answer {case.answer}. IoU of phrases: {overlaps or 'unknown'}."
+    told = f"Target {case.target}, answer {case.answer}. " if answered else ""
+    alternative = f"{told}IoU of phrases: {overlaps or 'unknown'}."
     figure = draw_example(case, attention)
     return f"example-{file_name(case.id)}", f"Example {case.id}", caption, alternative, figure
 

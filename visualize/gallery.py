@@ -30,8 +30,8 @@ _GUTTER = 0.4
 class Outcomes:
     """Task and grounding of every example of a run, side by side, as stored.
 
-    table: id, correct, score (NaN without an answer, which is neither right nor wrong), grounding (NaN where nothing is
-    known), row index = row number of the example.
+    table: id, correct, score (NaN without an answer, or without a task since there is one candidate only: neither right
+    nor wrong), grounding (NaN where nothing is known), row index = row number of the example.
     measure: what ``grounding`` is, in words. threshold: from which value on an example counts as grounded.
     """
 
@@ -48,7 +48,14 @@ class Outcomes:
         measure = "mean IoU" if column == "iou" else "share of phrases whose peak is inside their region"
         table = run.examples[["id", "task_correct", "task_score"]].set_axis(["id", "correct", "score"], axis=1)
         means = run.phrases.groupby("example")[column].mean()
-        return cls(table.assign(correct=table["correct"].astype(bool), grounding=means), measure, threshold)
+        score = table["score"].mask((run.examples["task"] == "game") & (run.examples["n_images"] == 1))
+        table = table.assign(correct=table["correct"].astype(bool), score=score, grounding=means)
+        return cls(table, measure, threshold)
+
+    @property
+    def linked(self) -> pd.DataFrame:
+        """The rows with both an answer to a task and a known grounding."""
+        return self.table.dropna(subset=["score", "grounding"])
 
     def matching(self, correct: bool | None = None, grounded: bool | None = None) -> np.ndarray:
         """Rows of the examples in that quadrant, in order of their ids; None leaves a side open."""
@@ -90,7 +97,8 @@ def select(
     rng = np.random.default_rng([seed, _code(correct), _code(grounded)])
     rows = tuple(int(row) for row in found[rng.permutation(len(found))[:count]])
     drawn = f"{len(rows)} of {len(found)} examples, drawn at random (seed {seed})" if len(found) else "no such example"
-    return Selection(", ".join(sides) or "All examples", "; ".join([*rules, drawn]), rows, correct)
+    title = ", ".join(sides) or "All examples"
+    return Selection(title[0].upper() + title[1:], "; ".join([*rules, drawn]), rows, correct)
 
 
 def right_and_wrong(outcomes: Outcomes, count: int = 4, seed: int = 0) -> list[list[Selection]]:
@@ -103,6 +111,11 @@ def four_quadrants(outcomes: Outcomes, count: int = 2, seed: int = 0) -> list[li
     return [
         [select(outcomes, correct, grounded, count, seed) for correct in (True, False)] for grounded in (True, False)
     ]
+
+
+def grounded_or_not(outcomes: Outcomes, count: int = 4, seed: int = 0) -> list[list[Selection]]:
+    """Grounded beside not grounded, where there is no task: one row of two selections."""
+    return [[select(outcomes, None, grounded, count, seed) for grounded in (True, False)]]
 
 
 @styled
@@ -164,8 +177,11 @@ def _code(side: bool | None) -> int:
 def _remarks(outcomes: Outcomes) -> dict[int, str]:
     named = outcomes.measure if outcomes.measure == "mean IoU" else "pointing"
     return {
-        int(row): f"score {record['score']:.3g}"
-        + (f", {named} {record['grounding']:.3f}" if np.isfinite(record["grounding"]) else "")
+        int(row): ", ".join(
+            f"{name} {record[column]:{digits}}"
+            for name, column, digits in (("score", "score", ".3g"), (named, "grounding", ".3f"))
+            if np.isfinite(record[column])
+        )
         for row, record in outcomes.table.iterrows()
     }
 

@@ -111,7 +111,11 @@ class Title:
         """Draw with the top left corner at (x, y)."""
         case, baseline = self.case, y + 1.1 * self.size * POINT
         if case.answer is None:
-            sheet.text(x, baseline, shorten(case.id, self.width, self.size, "bold"), self.size, weight="bold")
+            remark, space = self.remark or "", 0.12
+            name = shorten(case.id, self.width - text_width(remark, self.size) - space, self.size, "bold")
+            sheet.text(x, baseline, name, self.size, weight="bold")
+            x += text_width(name, self.size, "bold") + space
+            sheet.text(x, baseline, remark, self.size, color=FAINT)
             return
         verdict = "task right" if case.correct else "task wrong"
         remark = self.remark if self.remark is not None else f"score {case.score:.3g}"
@@ -157,7 +161,8 @@ def number_phrases(caption: str, spans: Sequence[Sequence[Span]]) -> tuple[str, 
 
 def overlap_line(case: Case, width: float, size: float = 8.0) -> Caption:
     """The stored IoU of each phrase, as a line of coloured phrases with their figures."""
-    text, spans, colours = "IoU with the truth:   ", [], []
+    measured = "IoU of the whole heatmap with the truth" if case.has_heatmaps else "IoU with the truth"
+    text, spans, colours = f"{measured}:   ", [], []
     for number, phrase in enumerate(case.phrases):
         if phrase.iou is None:
             continue
@@ -267,7 +272,8 @@ class Legend:
         cases = self.cases
         entries = [("solid", INK, "true region")]
         if any(phrase.predicted for case in cases for phrase in case.phrases):
-            entries.append(("dashed", INK, "model's box"))
+            heated = any(case.has_heatmaps for case in cases)
+            entries.append(("dashed", INK, "round its peak" if heated else "model's box"))
         right = any(case.correct for case in cases)
         wrong = any(not case.correct and case.answer is not None for case in cases)
         if isinstance(cases[0].target, int):

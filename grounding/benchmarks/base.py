@@ -84,6 +84,15 @@ class Benchmark(ABC):
                     progress(len(examples))
         return examples
 
+    def require(self, examples: Sequence[Example], split: str) -> None:
+        """Raise BadInput, with the first reason, where nothing of a split was loaded."""
+        if examples:
+            return
+        excluded = self.excluded.get(split, [])
+        counts = f"{len(self.skipped)} were skipped and {len(excluded)} left out"
+        first = "".join(f"; first: {item.reason}" for item in [*self.skipped, *excluded][:1])
+        raise BadInput(f"split {split!r} of {self.name!r} has no examples: {counts}{first}")
+
     def _note_size(self, image: Path, size: tuple[int, int], where: str) -> None:
         """Remember what annotations give as an image's size. Raises BadInput if they gave another before."""
         known = self.image_sizes.setdefault(image, size)

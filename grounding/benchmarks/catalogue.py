@@ -42,7 +42,11 @@ def find_example(
     Broken examples beside it do not matter. Raises BadInput where there is no such example, and where it is broken.
     """
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
-    split = split or next((part for part in example_id.split("/")[1:2]), "")
+    if split is None and "/" not in example_id:
+        raise BadInput(
+            f"example {example_id!r} names no split; accepted: an id like {source.name}/{source.splits[0]}/…"
+        )
+    split = split or example_id.split("/")[1]
     if split not in source.splits:
         raise unknown_choice("split", split, source.splits)
     examples = source.load(split, skip_bad=True)
@@ -50,7 +54,10 @@ def find_example(
         if example.id == example_id:
             return example
     for skipped in source.skipped:
-        if skipped.id == example_id:
+        if example_id == skipped.id or example_id.startswith(f"{skipped.id}/"):  # itself, or a whole drawing of its
             raise BadInput(skipped.reason)
+    for left_out in source.excluded.get(split, []):
+        if example_id == left_out.id:
+            raise BadInput(f"example {example_id!r} was left out: {left_out.reason}")
     some = ", ".join(example.id for example in examples[:3])
     raise BadInput(f"example {example_id!r} is not in {split}; accepted: one of its {len(examples)}: {some}, …")

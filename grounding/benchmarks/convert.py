@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from grounding.benchmarks.columnar_rows import example_features, to_row
 from grounding.benchmarks.stored_images import write_images, write_parquet
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
+from grounding.folders import check_folder, make_folder
+from grounding.images import read_image
 
 _ROWS_A_GROUP = 1000
 
@@ -48,7 +51,8 @@ def convert_benchmark(
 
     images: ``inside`` (image files byte for byte, drawn images as PNG at their own size) or ``reference`` (names of
     image files, below the folder that holds them all). Other splits in ``out`` stay; the folder gets its name when it
-    is complete. progress: called with (images written, all of them). Raises BadInput for a split that is there already,
+    is complete. skip_bad: leave out broken examples, also those with an image that cannot be read, which are then read
+    twice. progress: called with (images written, all of them). Raises BadInput for a split that is there already,
     for images by reference where they are no files, and whatever the benchmark refuses.
     """
     if images not in IMAGES:
@@ -56,12 +60,18 @@ def convert_benchmark(
     folder = Path(out) / split
     if folder.exists():
         raise BadInput(f"out {str(folder)!r} exists already; accepted: a new folder")
+    check_folder(out)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     examples = source.load(split, limit, skip_bad)
+    if skip_bad:
+        examples, unreadable = _with_images(examples)
+        source.skipped += unreadable
+    source.require(examples, split)
     sources = {_key(image): image for example in examples for image in example.images}
     images_root = _common_folder(sources.values()) if images == "reference" else None
     names = _named(sources, images_root)
-    Path(out).mkdir(parents=True, exist_ok=True)
+    created = not Path(out).exists()
+    make_folder(out)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=out))
     try:
         _write_examples(unfinished / EXAMPLES, examples, names)
@@ -75,8 +85,36 @@ def convert_benchmark(
         unfinished.rename(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if created:
+            with suppress(OSError):  # another split may have come
+                Path(out).rmdir()
         raise
     return Conversion(folder, len(examples), len(sources), tuple(source.skipped))
+
+
+def _with_images(examples: Sequence[Example]) -> tuple[list[Example], list[Skipped]]:
+    """The examples all of whose images can be read, and the others with the reason."""
+    faults: dict[object, str | None] = {}
+    kept, skipped = [], []
+    for example in examples:
+        for image in example.images:
+            if _key(image) not in faults:
+                faults[_key(image)] = _fault(image)
+        reasons = [reason for image in example.images if (reason := faults[_key(image)]) is not None]
+        if reasons:
+            skipped.append(Skipped(example.id, reasons[0]))
+        else:
+            kept.append(example)
+    return kept, skipped
+
+
+def _fault(image: ImageSource) -> str | None:
+    """Why an image cannot be read, or None."""
+    try:
+        read_image(image)
+    except BadInput as error:
+        return str(error)
+    return None
 
 
 def _write_examples(path: Path, examples: Sequence[Example], names: Mapping[object, str]) -> None:

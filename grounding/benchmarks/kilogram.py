@@ -293,7 +293,7 @@ def _example(benchmark: str, split: str, annotation: Annotation, game: Game[Anno
 def _lost_with(record: object) -> str:
     """How many annotations a fault of their tangram takes with it, in words."""
     annotations = record.get("annotations") if isinstance(record, dict) else None
-    return f"; its {len(annotations)} annotations are left out" if isinstance(annotations, list) else ""
+    return f"; {len(annotations)} annotations need it" if isinstance(annotations, list) else ""
 
 
 def _parts(drawing: Drawing, names: dict[str, object], where: str) -> list[Part]:

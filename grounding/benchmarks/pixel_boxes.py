@@ -1,7 +1,8 @@
 """Boxes in pixels, as annotation files have them, to boxes as they are kept here: xyxy relative to the image (0..1).
 
 A box may stick out of its image by one pixel, which rounding explains: it is clipped. One that sticks out further, has
-no area, or is not in the expected format is refused, with a hint at the format that it seems to be in.
+no area, or is not in the expected format is refused, with a hint at the format that it seems to be in. A box of one
+pixel seems to be relative, unless the image has no other.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def box_of_xywh(bbox_xywh: object, size: Size, where: str) -> Box:
     given = f"{where}: bbox {bbox_xywh} [left, top, width, height]"
     if width <= 0 or height <= 0:
         raise BadInput(f"{given} has no area")
-    if min(width, height) < 1 or max(width, height) <= 1:
+    if min(width, height) < 1 or max(width, height) <= 1 < max(size):
         raise BadInput(f"{given} is no larger than a pixel; is it relative (0..1)? accepted: pixels")
     if _sticks_out((left, top, left + width, top + height), size):
         ordered = left < width and top < height and not _sticks_out((left, top, width, height), size)
@@ -45,7 +46,7 @@ def box_of_corners(corners_xyxy: Sequence[float], size: Size, where: str) -> Box
     given = f"{where}: box {tuple(corners_xyxy)} (x1, y1, x2, y2)"
     if x2 < x1 or y2 < y1:
         raise BadInput(f"{given} ends before it begins; is it (left, top, width, height)? accepted: two corners")
-    if min(x2, y2) < 1 or max(x2, y2) <= 1 or 0 < x1 < 1 or 0 < y1 < 1:
+    if min(x2, y2) < 1 or max(x2, y2) <= 1 < max(size) or 0 < x1 < 1 or 0 < y1 < 1:
         raise BadInput(f"{given} lies within a pixel; is it relative (0..1)? accepted: pixels, counted from 1")
     if _sticks_out((x1 - 1, y1 - 1, x2, y2), size):
         raise BadInput(f"{given} sticks out of an image of {size[0]} x {size[1]}")

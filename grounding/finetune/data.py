@@ -86,15 +86,15 @@ class EncodedGames(Dataset):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, position), shuffled by seed and epoch alone; each process of several takes its share.
 
-    Lightning calls ``set_epoch``. steps_done: batches that an interrupted run has used: the first iteration begins
-    after those of its epoch.
+    Lightning calls ``set_epoch``. step_size: examples that a process reads a step; what is left over at the end of an
+    epoch is left out. steps_done: of an interrupted run: the first iteration begins after those of its epoch.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, batch_size: int = 1, steps_done: int = 0):
+    def __init__(self, length: int, seed: int, shuffle: bool, step_size: int = 1, steps_done: int = 0):
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
-        self.batch_size = batch_size
+        self.step_size = step_size
         self.steps_done = steps_done
         self.epoch = 0
 
@@ -103,7 +103,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length // _world()
+        return self.length // _world() // self.step_size * self.step_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
@@ -111,9 +111,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         if (world := _world()) > 1:
             order = order[: self.length // world * world][torch.distributed.get_rank() :: world]
+        order = order[: len(self)]
         if self.steps_done:
-            batches = max(1, len(order) // self.batch_size)
-            order = order[self.steps_done % batches * self.batch_size :]
+            order = order[self.steps_done * self.step_size % len(self) :]
             self.steps_done = 0
         return iter([(self.epoch, int(position)) for position in order])
 
@@ -139,17 +139,24 @@ def make_loader(
     train: bool,
     workers: int,
     steps_done: int = 0,
+    accumulate: int = 1,
     losses: str = "corrected",
 ) -> DataLoader:
     """Loader of (Batch, Targets); in training shuffled, with shuffled candidates and no incomplete batch.
 
-    steps_done: of an interrupted run, whose epoch goes on where it stopped. losses: as ``make_targets`` has it.
+    steps_done: of an interrupted run, whose epoch goes on where it stopped; accumulate: batches a step. losses: as
+    ``make_targets`` has it. Raises BadInput for more batches a step than there are.
     """
+    if train and accumulate > 1 and batch_size * accumulate > len(items):
+        raise BadInput(
+            f"accumulate {accumulate} batches of {batch_size} are more than the {len(items)} examples; accepted: fewer"
+        )
     size = min(batch_size, len(items))
+    step = size * accumulate if train else 1
     return DataLoader(
         EncodedGames(items, seed, shuffle_candidates=train),
         batch_size=size,
-        sampler=EpochSampler(len(items), seed, shuffle=train, batch_size=size, steps_done=steps_done if train else 0),
+        sampler=EpochSampler(len(items), seed, train, step, steps_done if train else 0),
         num_workers=workers,
         collate_fn=partial(_collate, preprocessor=preprocessor, losses=losses),
         drop_last=train,

@@ -76,14 +76,21 @@ def _paired_giou(first: Tensor, second: Tensor) -> Tensor:
     return torch.vmap(generalized_box_iou)(first, second)
 
 
-def soft_token_loss(token_logits: Tensor, positive_map: Tensor, matching: Matching, boxes: int) -> Tensor:
-    """Soft token prediction (MDETR, section 2.2): cross-entropy with the phrase's tokens, or with no object."""
+def soft_token_loss(
+    token_logits: Tensor, positive_map: Tensor, matching: Matching, boxes: int, annotated: Tensor | None = None
+) -> Tensor:
+    """Soft token prediction (MDETR, section 2.2): cross-entropy with the phrase's tokens, or with no object.
+
+    annotated: bool ``[B]``, examples that count; by default all, so that one without annotation has no objects.
+    """
     log_probability = token_logits.log_softmax(-1)
     target = torch.zeros_like(log_probability)
     target[..., -1] = 1.0
     weight = torch.full_like(log_probability[..., 0], NO_OBJECT_WEIGHT)
     target[matching.example, matching.query] = positive_map[matching.box]
     weight[matching.example, matching.query] = 1.0
+    if annotated is not None:
+        weight = weight * annotated[:, None]
     return (-(target * log_probability).sum(-1) * weight).sum() / boxes
 
 

@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grounding.errors import RunFailed
 from grounding.finetune.objectives import Objective
+from grounding.finetune.settings import FinetuneSettings
 from grounding.finetune.targets import Targets
 from grounding.models.answers import SDR_CANVAS, SDR_THRESHOLD
 from grounding.models.base import Batch, GroundingModel, Output
@@ -19,32 +21,26 @@ LOG_EVERY = 50
 
 
 class FinetuneModule(lightning.LightningModule):
-    """A model and its objective; AdamW, linear warm-up, then cosine decay to zero at ``steps``."""
+    """A model and its objective; AdamW, linear warm-up, then cosine or linear decay to zero at ``steps``."""
 
-    def __init__(
-        self,
-        model: GroundingModel,
-        objective: Objective,
-        *,
-        steps: int,
-        learning_rate: float,
-        weight_decay: float,
-        warmup: int,
-    ):
+    def __init__(self, model: GroundingModel, objective: Objective, settings: FinetuneSettings, steps: int):
         super().__init__()
         self.model = model
         self.objective = objective
+        self.settings = settings
         self.steps = steps
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup = warmup
+        warmup = settings.warmup
+        self.warmup = round(warmup * steps) if warmup < 1 else int(warmup)
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Random numbers of a batch (dropout) are a function of seed, step and process: resuming repeats them."""
+        which = (self.settings.seed, self.global_step, index % self.settings.accumulate, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(which).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: tuple[Batch, Targets], index: int) -> Tensor:
         """Sum of the losses; raises RunFailed naming the examples if it is not finite."""
         inputs, targets = batch
-        output = self.model(inputs)
-        with torch.autocast(self.device.type, enabled=False):  # losses and matching are in fp32 whatever the model is
-            losses = self.objective(output, inputs, targets)
+        losses = self._losses(self.model(inputs), inputs, targets)
         loss = torch.stack(list(losses.values())).sum()
         if not math.isfinite(value := loss.item()):
             ids = ", ".join(example.id for example in inputs.examples[:4])
@@ -53,15 +49,21 @@ class FinetuneModule(lightning.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def _losses(self, output: Output, inputs: Batch, targets: Targets) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, enabled=False):  # losses and matching are in fp32 whatever the model is
+            return self.objective(output, inputs, targets)
+
     def on_train_batch_end(self, *_: Any) -> None:
         """Validate after the last step too, where it falls between two validations."""
         if self.global_step == self.steps:
             self.trainer.should_stop = True
 
     def validation_step(self, batch: tuple[Batch, Targets], index: int) -> None:
-        """Share of right answers, and of phrases whose point lies in one of their boxes."""
+        """Loss, share of right answers, and of phrases whose point lies in one of their boxes."""
         inputs, targets = batch
         output = self.model(inputs)
+        loss = torch.stack(list(self._losses(output, inputs, targets).values())).sum()
+        self.log("dev/loss", loss, batch_size=len(inputs), sync_dist=True)
         correct = answered_correctly(output, targets)
         self.log("dev/accuracy", correct.float().mean(), prog_bar=True, batch_size=len(correct), sync_dist=True)
         hits = phrase_hits(output, targets)
@@ -69,23 +71,35 @@ class FinetuneModule(lightning.LightningModule):
             self.log("dev/pointing", hits.float().mean(), prog_bar=True, batch_size=len(hits), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW without decay on norms and biases."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        """AdamW without decay on norms and biases; backbone and text encoder may have rates of their own."""
+        settings = self.settings
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": parameters, "lr": rate, "weight_decay": settings.weight_decay if decays else 0.0}
+            for (rate, decays), parameters in self._parameter_groups().items()
         ]
         fused = self.trainer.precision == "32-true"  # Lightning cannot clip the gradients of a fused one under autocast
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98), fused=fused)
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameter_groups(self) -> dict[tuple[float, bool], list[nn.Parameter]]:
+        """What is learned, by learning rate and by whether it decays (matrices do)."""
+        settings = self.settings
+        own = {"backbone": settings.learning_rate_backbone, "text_encoder": settings.learning_rate_text}
+        parameters: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                rate = next((rate for part, rate in own.items() if rate and part in name.split(".")), None)
+                key = (settings.learning_rate if rate is None else rate, parameter.ndim > 1)
+                parameters.setdefault(key, []).append(parameter)
+        return parameters
 
     def rate_at(self, step: int) -> float:
         """Factor on the learning rate at a step."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return 1 - progress if self.settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Lightning does not look inside our dataclasses."""

@@ -20,6 +20,7 @@ from grounding.finetune.losses import (
     mean_over_phrases,
     soft_token_loss,
 )
+from grounding.finetune.settings import FinetuneSettings
 from grounding.finetune.targets import Targets, box_maps, point_maps
 from grounding.models.base import Batch
 from grounding.models.mdetr import MdetrOutput
@@ -58,18 +59,26 @@ def aligner_losses(
 
 
 def mdetr_losses(
-    output: MdetrOutput, batch: Batch, targets: Targets, weights: LossWeights, losses: str = "corrected"
+    output: MdetrOutput,
+    batch: Batch,
+    targets: Targets,
+    weights: LossWeights,
+    losses: str = "corrected",
+    auxiliary: bool = True,
 ) -> dict[str, Tensor]:
-    """Distance of the task's point; set-prediction losses of every decoder layer.
+    """Distance of the task's point; set-prediction losses of every decoder layer, or of the last (no ``auxiliary``).
 
     The positive map has rows that sum to one, as in MDETR; with ``paper`` it is binary, as in the study, so that a
-    phrase of k tokens weighs k times (docs/differences.md).
+    phrase of k tokens weighs k times. An example without annotated phrases says nothing about its objects; with
+    ``paper`` it has none, unless the whole batch is without (docs/differences.md).
     """
     parts = {}
     if weights.task:
         parts["task"] = weights.task * (output.task_point - targets.points).abs().sum(1).mean()
     if weights.grounding:
-        layers, examples = output.token_logits.shape[:2]
+        first = 0 if auxiliary else -1
+        token_logits, predicted = output.token_logits[first:], output.boxes_cxcywh[first:].flatten(0, 1)
+        layers, examples = token_logits.shape[:2]
         copies = torch.arange(layers, device=targets.boxes.device).repeat_interleave(len(targets.boxes))
         truth = targets.boxes.repeat(layers, 1)  # every decoder layer answers for itself: layers become examples
         owner = targets.box_example.repeat(layers) + copies * examples
@@ -77,14 +86,20 @@ def mdetr_losses(
         contrasted = batch.phrase_tokens if targets.contrasted is None else targets.contrasted
         if losses != "paper":
             token_map = token_map / token_map.sum(1, keepdim=True).clamp(min=1)
-        slots = output.token_logits.shape[-1]
+        slots = token_logits.shape[-1]
         positive_map = functional.pad(token_map, (0, slots - token_map.shape[1]))  # cut where captions are longer
-        logits, predicted = output.token_logits.flatten(0, 1), output.boxes_cxcywh.flatten(0, 1)
+        logits = token_logits.flatten(0, 1)
+        annotated = torch.zeros(examples, dtype=torch.bool, device=logits.device)
+        annotated[targets.box_example] = True
+        if losses == "paper" and annotated.any():
+            annotated[:] = True
         boxes = max(len(targets.boxes), 1)
         matching = match(logits, predicted, truth, positive_map, owner)
         distance, overlap = box_losses(predicted, truth, matching, boxes)
-        queries, tokens = output.projected_queries.flatten(0, 1), output.projected_tokens.repeat(layers, 1, 1)
-        parts["tokens"] = weights.grounding * soft_token_loss(logits, positive_map, matching, boxes)
+        queries, tokens = output.projected_queries[first:].flatten(0, 1), output.projected_tokens.repeat(layers, 1, 1)
+        parts["tokens"] = weights.grounding * soft_token_loss(
+            logits, positive_map, matching, boxes, annotated.repeat(layers)
+        )
         parts["boxes"] = weights.grounding * 5.0 * distance
         parts["giou"] = weights.grounding * 2.0 * overlap
         parts["contrastive"] = weights.grounding * contrastive_alignment_loss(
@@ -93,11 +108,14 @@ def mdetr_losses(
     return parts
 
 
-def objective_for(model: str, task: bool, grounding: bool, losses: str = "corrected") -> Objective:
-    """The losses of a model with the weights of the study (games: 3 x task + phrases); MDETR's task counts 5.
-
-    losses: ``paper`` keeps the originals' defects, of which the heatmap model's losses have none.
-    """
-    function: Any = {"vilt-aligner": aligner_losses, "mdetr": partial(mdetr_losses, losses=losses)}[model]
-    weights = LossWeights({"vilt-aligner": 3.0, "mdetr": 5.0}[model] * task, 1.0 * grounding)
+def objective_for(settings: FinetuneSettings) -> Objective:
+    """The losses of a run. Without a task_weight it is the study's for ViLT-Aligner's games (3), and 5 for MDETR."""
+    function: Any = {
+        "vilt-aligner": aligner_losses,
+        "mdetr": partial(mdetr_losses, losses=settings.losses, auxiliary=settings.auxiliary),
+    }[settings.model]
+    task = settings.task_weight
+    if task is None:
+        task = {"vilt-aligner": 3.0, "mdetr": 5.0}[settings.model]
+    weights = LossWeights(task * settings.task, settings.grounding_weight * settings.grounding)
     return lambda output, batch, targets: function(output, batch, targets, weights)

@@ -35,7 +35,7 @@ class Reader:
         self.progress(0, limit, doing)
         examples = self.benchmark.load(split, limit, self.skip_bad, lambda done: self.progress(done, limit, doing))
         self.skipped |= {item.id: item.reason for item in self.benchmark.skipped}
-        self._require(examples, split)
+        self.benchmark.require(examples, split)
         return examples
 
     def encode(self, examples: Sequence[Example], preprocessor: Preprocessor) -> list[Encoded]:
@@ -48,10 +48,7 @@ class Reader:
             self.skipped if self.skip_bad else None,
             lambda done: self.progress(done, total, f"encoding {split}"),
         )
-        self._require(encoded, split)
+        if not encoded:
+            raise BadInput(f"split {split!r} has nothing to offer: all {len(self.skipped)} examples were skipped")
         self.dropped_phrases += [(item.example.id, phrase) for item in encoded for phrase in item.dropped_phrases]
         return encoded
-
-    def _require(self, found: Sequence[object], split: str) -> None:
-        if not found:
-            raise BadInput(f"split {split!r} has nothing to offer: all {len(self.skipped)} examples were skipped")

@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from grounding.benchmarks import open_benchmark
 from grounding.checkpoint import save_checkpoint
 from grounding.config_files import read_json_object
 from grounding.errors import BadInput, unknown_choice
 from grounding.evaluate import tune
+from grounding.finetune.annotations import Annotations
 from grounding.finetune.data import make_loader
-from grounding.finetune.module import LOG_EVERY, FinetuneModule
+from grounding.finetune.module import FinetuneModule
 from grounding.finetune.objectives import objective_for
-from grounding.finetune.progress import Progress, StepProgress
+from grounding.finetune.progress import Progress
 from grounding.finetune.reading import Reader
 from grounding.finetune.settings import FinetuneSettings
 from grounding.finetune.start import starting_model
+from grounding.finetune.trainer import Machine, best_kept, ctrl_c_as_usual, make_trainer
+from grounding.folders import check_folder, make_folder
 
-DEVICES = ("auto", "cpu", "cuda")
 SETTINGS = "settings.json"
-CHATTER = (  # of Lightning, about what is meant to be so
-    "does not have many workers",
-    "You are trying to.*log",
-    "resuming from a checkpoint that ended before the epoch",
-    "exists and is not empty",
-    "smaller than the logging interval",
-    "isinstance.treespec, LeafSpec",
-)
-_LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def finetune(
@@ -52,58 +38,60 @@ def finetune(
     *,
     device: str = "auto",
     devices: int = 1,
+    nodes: int = 1,
     workers: int = 0,
+    loggers: Sequence[str] = ("csv", "tensorboard"),
     progress: Progress | None = None,
 ) -> Path:
     """Fine-tune (or go on where an interrupted run stopped) and return the checkpoint folder ``out``.
 
-    ``out`` then holds the checkpoint, ``logs/`` (CSV and TensorBoard) and ``settings.json``. device: ``auto``, ``cpu``
-    or ``cuda``. workers: processes that prepare batches. progress: called with (done, of how many where that is known,
-    what is being done). Raises BadInput if ``out`` holds a run with other settings, or one that is finished, and for
-    whatever is unknown or cannot be read.
+    ``out`` then holds the checkpoint, ``logs/`` and ``settings.json``. device: ``auto``, ``cpu`` or ``cuda``; devices:
+    on each of ``nodes`` machines. workers: processes that prepare batches. loggers: some of csv, tensorboard and wandb.
+    progress: called with (done, of how many where that is known, what is being done). A run that goes on has the
+    batches and the random numbers of one that was never stopped. Raises BadInput if ``out`` holds a run with other
+    settings, or one that is finished, and for whatever is unknown or cannot be read.
     """
     benchmark = open_benchmark(settings.benchmark, settings.root, settings.data_seed, **settings.benchmark_options)
     if settings.train_split not in benchmark.splits:
         raise unknown_choice("train_split", settings.train_split, benchmark.splits)
-    _check_machine(device, devices, workers)
+    machine = Machine(device, devices, nodes, workers, tuple(loggers))
     last = _state_to_resume(settings, out)
+    check_folder(out)
     started = time.monotonic()
     torch.set_float32_matmul_precision("high")  # tensor cores on GPU, nothing else changes
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     model_from = starting_model(settings)
     tell = rank_zero_only(progress) if progress is not None else _tell_nobody
     reader = Reader(benchmark, settings.skip_bad, workers, tell)
-    train = reader.read(settings.train_split, settings.limit_train)
-    dev = reader.read("dev", settings.limit_dev)
-    if settings.grounding and not any(phrase.regions for example in train for phrase in example.phrases):
-        raise BadInput(f"split {settings.train_split!r} has no annotated regions, but the grounding loss is on")
-    if not settings.grounding:  # a run without annotations never holds one
-        train = [replace(example, phrases=()) for example in train]
+    annotations = Annotations.learned(reader.read(settings.train_split, settings.limit_train), settings)
+    train, dev = annotations.examples, reader.read("dev", settings.limit_dev)
     model = model_from([example.caption for example in train])
-    module = FinetuneModule(
-        model,
-        objective_for(settings.model, settings.task, settings.grounding, settings.losses),
-        steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup=settings.warmup,
-    )
     done = _steps_done(last)
     train_loader, dev_loader = (
         make_loader(
             reader.encode(examples, model.preprocessor), model.preprocessor, settings.batch_size, seed=settings.seed,
-            train=examples is train, workers=workers, steps_done=done, losses=settings.losses,
+            train=examples is train, workers=workers, steps_done=done, accumulate=settings.accumulate,
+            losses=settings.losses,
         )
         for examples in (train, dev)
     )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
+    steps = _steps(settings, len(train_loader) // machine.processes)
+    module = FinetuneModule(model, objective_for(settings), settings, steps)
+    make_folder(out)
     (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-    best = ModelCheckpoint(out / "states", "best", monitor=settings.monitor, mode="max", enable_version_counter=False)
-    trainer = _trainer(settings, out, best, device, devices, tell, done)
-    with _ctrl_c_as_usual():
+    best = best_kept(settings, out)
+    trainer = make_trainer(settings, steps, out, best, machine, tell, done)
+    with ctrl_c_as_usual():
         trainer.fit(module, train_loader, dev_loader, ckpt_path=last, weights_only=True)
-    _finish(settings, out, module, trainer, best, reader, time.monotonic() - started)
+    _finish(settings, out, module, trainer, best, reader, annotations, time.monotonic() - started)
     return out
+
+
+def _steps(settings: FinetuneSettings, batches: int) -> int:
+    """Optimiser steps of a run whose epochs have so many batches a process."""
+    if settings.epochs is None:
+        return settings.steps
+    return settings.epochs * max(1, batches // settings.accumulate)
 
 
 def _state_to_resume(settings: FinetuneSettings, out: Path) -> Path | None:
@@ -136,72 +124,6 @@ def _tell_nobody(done: int, total: int | None, doing: str) -> None:
     pass
 
 
-def _check_machine(device: str, devices: int, workers: int) -> None:
-    if device not in DEVICES:
-        raise unknown_choice("device", device, DEVICES)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device 'cuda' is not available here; accepted: auto, cpu")
-    if devices < 1:
-        raise BadInput(f"devices {devices} is too small; accepted: 1 or more")
-    if workers < 0:
-        raise BadInput(f"workers {workers} is too small; accepted: 0 or more")
-
-
-def _trainer(
-    settings: FinetuneSettings,
-    out: Path,
-    best: ModelCheckpoint,
-    device: str,
-    devices: int,
-    progress: Progress,
-    done: int,
-) -> lightning.Trainer:
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for chatter in CHATTER:
-        warnings.filterwarnings("ignore", message=f".*{chatter}")
-    # Both are saved after each validation, the best one first: a resumed run knows of it.
-    last = ModelCheckpoint(out / "states", "last", enable_version_counter=False)
-    callbacks: list[Callback] = [best, last, StepProgress(progress)]
-    if settings.ema_decay:
-        average = get_ema_multi_avg_fn(settings.ema_decay)
-        callbacks.insert(0, WeightAveraging(use_buffers=False, multi_avg_fn=average))
-    return lightning.Trainer(
-        accelerator=device,
-        devices=devices,
-        # Without the grounding loss MDETR's boxes, and ViLT's pooler always, have no gradient.
-        strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
-        precision=_LIGHTNING_PRECISION[settings.precision],  # type: ignore[arg-type]
-        max_steps=settings.steps,
-        val_check_interval=min(settings.evaluate_every, settings.steps),
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        gradient_clip_val=1.0,
-        log_every_n_steps=LOG_EVERY,
-        callbacks=callbacks,
-        # A CSV logger deletes the file it finds: a resumed run writes to a folder of its own.
-        logger=[
-            CSVLogger(out, "logs", version=f"from-step-{done}" if done else ""),
-            TensorBoardLogger(str(out), "logs", version=""),
-        ],
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-@contextmanager
-def _ctrl_c_as_usual() -> Iterator[None]:
-    """Raise KeyboardInterrupt where Lightning, having shut down, exits with 1 and leaves Ctrl-C dead."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
-
-
 def _finish(
     settings: FinetuneSettings,
     out: Path,
@@ -209,6 +131,7 @@ def _finish(
     trainer: lightning.Trainer,
     best: ModelCheckpoint,
     reader: Reader,
+    annotations: Annotations,
     seconds: float,
 ) -> None:
     """Write the checkpoint with the best weights, and a heatmap threshold tuned on a named split."""
@@ -235,8 +158,10 @@ def _finish(
         "threshold": asdict(threshold) if threshold is not None else None,
         "training": {
             "settings": json.loads(json.dumps(asdict(settings))),
+            "annotations": {"phrases": annotations.phrases, "learned": annotations.learned_phrases},
+            "steps": trainer.global_step,
             "best_step": state["global_step"],
-            settings.monitor: float(best.best_model_score) if best.best_model_score is not None else None,
+            settings.monitored: float(best.best_model_score) if best.best_model_score is not None else None,
             "seconds": round(seconds),
             "device": _device_name(trainer),
             "torch": torch.__version__,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from grounding.config_files import read_json_object
 from grounding.errors import BadInput
@@ -21,9 +23,11 @@ from grounding.released.strict import POSITIONS, LoadReport, Weights
 
 WEIGHTS = "model.safetensors"
 NUMBERS = "the numbers 0, 1, 2, ..., which the model makes itself"
-ANOTHER = "another name there, or the same weight as another here; transformers knows which"
+ANOTHER = "another form there, or the same weight as another here; transformers knows which"
 UNUSED = "not in the file: fresh values, which transformers says that nothing uses"
-LEFT_OUT = "not in the model, or under another name there; transformers says so"
+LEFT_OUT = "not in the model, or in another form there; transformers says so"
+
+_Row = tuple[tuple[int, ...], Tensor]  # shape and first row of a weight
 
 
 def has_adapter(folder: Path) -> bool:
@@ -63,14 +67,17 @@ def load_hugging_face(stored: Stored, tokenizer: CaptionTokenizer | None) -> tup
             f"tokenizer has {tokenizer.vocabulary_size} tokens, more than the {config.vocabulary} that the model has "
             "embeddings for"
         )
-    names = [name for file in stored.files[1:] for name in _names(file)]
+    rows = _first_rows(stored.files[1:])
     network, told = _read(stored.path, config)
     require_sound(stored.path, adapter(config.model_type).architecture, network, told)
+    own = network.state_dict()
+    renamed, missing = _not_by_name(network, rows)
     ignored = {
-        name: NUMBERS if name.endswith(POSITIONS) else LEFT_OUT for name in names if name not in network.state_dict()
+        name: NUMBERS if name.endswith(POSITIONS) else LEFT_OUT
+        for name in rows
+        if name not in own and name not in renamed.values()
     }
-    renamed, missing = _not_by_name(network, set(names))
-    loaded = tuple(name for name in network.state_dict() if name not in missing)
+    loaded = tuple(name for name in own if name not in missing)
     report = LoadReport(loaded, renamed, ignored, missing)
     return build_adapted(config, tokenizer, network), report
 
@@ -90,12 +97,35 @@ def require_sound(folder: Path, fits: str, network: Any, told: Mapping[str, Any]
         raise BadInput(f"{folder} does not fit {fits}: {'; '.join(problems[:3])}{more}")
 
 
-def _not_by_name(network: Any, names: Container[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _not_by_name(network: Any, rows: Mapping[str, _Row]) -> tuple[dict[str, str], dict[str, str]]:
     """Weights of the network that the files lack by name: those that came otherwise, and those that did not come."""
+    own = network.state_dict()
     optional = [re.compile(pattern) for pattern in network._keys_to_ignore_on_load_missing or ()]
-    lacking = [name for name in network.state_dict() if name not in names]
+    lacking = [name for name in own if name not in rows]
     fresh = {name for name in lacking if any(pattern.search(name) for pattern in optional)}
-    return {name: ANOTHER for name in lacking if name not in fresh}, dict.fromkeys(sorted(fresh), UNUSED)
+    free = {name: row for name, row in rows.items() if name not in own}
+    renamed = {name: _take(free, name, own[name]) for name in lacking if name not in fresh}
+    return renamed, dict.fromkeys(sorted(fresh), UNUSED)
+
+
+def _take(free: dict[str, _Row], name: str, tensor: Tensor) -> str:
+    """The name that the files have a weight by, taken out of ``free``: same shape and first row, the longest same end.
+
+    transformers renames while it reads, and does not tell.
+    """
+    first = tensor[:1] if tensor.ndim else tensor
+    alike = [n for n, (shape, row) in free.items() if shape == tensor.shape and torch.equal(row.to(first), first)]
+    if not alike:
+        return ANOTHER
+    found = max(alike, key=lambda other: _same_end(other, name))
+    del free[found]
+    return found
+
+
+def _same_end(one: str, other: str) -> int:
+    """How many last characters two names share."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
@@ -106,12 +136,19 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(shards_of(folder / INDEX))
 
 
-def _names(file: Path) -> list[str]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return list(opened.keys())
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{file} cannot be read: {error}") from None
+def _first_rows(files: Sequence[Path]) -> dict[str, _Row]:
+    """Shape and first row of every weight, by the files' names."""
+    rows: dict[str, _Row] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in list(opened.keys()):
+                    part = opened.get_slice(name)
+                    shape = tuple(part.get_shape())
+                    rows[name] = shape, part[:1] if shape else opened.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"{file} cannot be read: {error}") from None
+    return rows
 
 
 def _read(folder: Path, config: HfConfig) -> tuple[Any, Mapping[str, Any]]:

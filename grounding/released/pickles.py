@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import pathlib
 import re
 import warnings
@@ -47,6 +48,9 @@ ALLOWED: list[Any] = [
     (_Named, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
 ]
 
+ADVICE = "save the weights alone where you trust the file: torch.save(model.state_dict(), 'weights.pth')"
+PICKLE = b"\x80"  # how pickles of protocol 2 and later begin
+
 
 def read_pickle(path: Path) -> Any:
     """What ``torch.save`` wrote, with tensors on the CPU, mapped from the file where its format permits.
@@ -65,8 +69,7 @@ def read_pickle(path: Path) -> Any:
             refused = _refused(path, str(error))
             if refused:
                 raise BadInput(
-                    f"{path} holds {refused}, which is not on the list of plain objects, so it was not read; save the "
-                    "weights alone where you trust the file: torch.save(model.state_dict(), 'weights.pth')"
+                    f"{path} holds {refused}, which is not on the list of plain objects, so it was not read; {ADVICE}"
                 ) from None
             raise BadInput(_damage(path, error)) from None
 
@@ -83,11 +86,21 @@ def _refused(path: Path, message: str) -> str:
 def _damage(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         begin = file.read(200)
-    if begin.isascii() and begin.decode("ascii").replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+    if _is_text(begin):
         return f"{path} is a text file (a git-lfs pointer, a web page?); accepted: a file written by torch.save"
     archive = begin.startswith(b"PK\x03\x04")
     if (archive and not zipfile.is_zipfile(path)) or "EOF" in f"{type(error).__name__} {error}":
         return f"{path} is truncated ({path.stat().st_size} bytes); copy or download it again"
     said = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # behind advice that is not for users
     reason = (said.splitlines() or [""])[0][:80]
-    return f"{path} cannot be read as a file written by torch.save: {type(error).__name__} {reason}".rstrip()
+    told = f"{path} cannot be read as a file written by torch.save: {type(error).__name__} {reason}".rstrip()
+    return f"{told}; {ADVICE}" if begin.startswith(PICKLE) else told
+
+
+def _is_text(begin: bytes) -> bool:
+    """Whether bytes are the beginning of a text in UTF-8, which may end within a character."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(begin)
+    except UnicodeDecodeError:
+        return False
+    return "".join(text.split()).isprintable()

@@ -6,6 +6,9 @@ import os
 import sys
 from typing import Any
 
+# Bars of transformers and of the hub, like ours, are for terminals; read when they are imported.
+if not sys.stderr.isatty():
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Spinning OpenMP threads starve processes that decode images beside the model; read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -135,15 +135,19 @@ def show_(
 ) -> None:
     """Draw one example: caption with its phrases in colour, images with their regions, target."""
     from grounding.benchmarks.catalogue import find_example
+    from grounding.errors import BadInput
+    from grounding.folders import check_file, make_folder
     from visualize.case import of_example
     from visualize.overlays import draw_example
     from visualize.style import check_formats, save
 
     formats = check_formats([out.suffix.removeprefix(".")])
+    check_file(out)
     options: dict[str, Any] = parse_pairs(option, "--option")
     found = find_example(benchmark, example, split=split, root=root, options=options, data_seed=data_seed)
     case = of_example(found)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if case.missing:
+        raise BadInput(next(iter(case.missing.values())))
+    make_folder(out.parent, "folder of out")
     save(draw_example(case), out.with_suffix(""), formats)
-    missing = list(case.missing.values())
-    show({"file": str(out), "missing": missing}, as_json, "\n".join([str(out), *missing]))
+    show({"file": str(out)}, as_json, str(out))

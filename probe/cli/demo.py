@@ -69,11 +69,16 @@ def command(
 def run_demo(out: Path, examples: int = 240, device: str = "cpu", seed: int = 0, quiet: bool = False) -> list[Result]:
     """Take every bundled fine-tuned checkpoint the whole way, into ``out``; runs that are there are reused.
 
-    Raises BadInput for too few examples, and where ``out`` holds a demo of another number of them.
+    Raises BadInput for too few examples or a seed below 0, and where ``out`` holds a demo of another number of them.
     """
     from grounding.checkpoint import bundled_checkpoints
+    from grounding.errors import BadInput
+    from grounding.folders import check_folder
 
     names = [name for name in reversed(bundled_checkpoints()) if not name.endswith("-pretrained")]
+    if seed < 0:
+        raise BadInput(f"seed {seed} is too small; accepted: 0 or more")
+    check_folder(out)
     _check_examples(examples, out, names)
     results = []
     with progress_bar("demo", quiet) as progress:
@@ -156,15 +161,17 @@ def _with_interval(value: float | None, low: float | None, high: float | None) -
 
 
 def _print_table(results: list[Result]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     names, *rows = zip(COLUMNS, *(result.cells() for result in results), strict=True)
-    table = Table(title="Bundled models on mini-game (95 % intervals over images)")
+    # Lines are broken here, where they can be read, so that the table fits a terminal of 80 columns.
+    table = Table(title="Bundled models on mini-game (95 % intervals over images)", box=SIMPLE_HEAD, pad_edge=False)
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column("-\n".join(name.rsplit("-", 1)), overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell.replace(" (", "\n(") for cell in row))
     Console().print(table)
 
 

@@ -76,7 +76,12 @@ BenchmarkName = Annotated[
     str | None, typer.Option("--benchmark", help="Name of a benchmark; probe data list shows them.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the run; one that holds a part of it is completed.")]
-Views = Annotated[str, typer.Option(help="Comma-separated: phrase, region, attention, tokens.")]
+Views = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated: phrase, region, attention, tokens; default the first three, where the model has them."
+    ),
+]
 Modules = Annotated[
     list[str] | None,
     typer.Option(
@@ -114,7 +119,7 @@ def command(
     root: Root = None,
     option: BenchmarkOptions = None,
     limit: Limit = None,
-    views: Views = "phrase,region,attention",
+    views: Views = None,
     sites: Sites = None,
     module: Modules = None,
     add_view: AddViews = None,
@@ -155,7 +160,7 @@ def command(
         where |= {f"add_{name}": value for name, value in new.items()}
     else:
         prepare, add = prepare_checkpoint, any(new.values())
-        where |= (new if add else _asked(context)) | _settings(context.params)
+        where |= (new if add else _asked(context.params)) | _settings(context.params)
         if estimate:
             _tell(estimate_checkpoint(**{**where, "device": choose_device(device)}), out, as_json)
             return
@@ -167,11 +172,9 @@ def command(
     _report(run, left, out, faults, as_json)
 
 
-def _asked(context: typer.Context) -> dict[str, Any]:
-    """Views, sites and modules of a run; modules alone come with whatever views they offer."""
-    given = context.params
-    views = None if given["module"] and not _is_given(context, "views") else _items(given["views"])
-    return {"views": views, "sites": _items(given["sites"]), "modules": given["module"] or ()}
+def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Views, sites and modules of a run."""
+    return {"views": _items(given["views"]), "sites": _items(given["sites"]), "modules": given["module"] or ()}
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +241,7 @@ def _verified(out: Path) -> list[str]:
 
 
 def _items(text: str | None) -> list[str] | None:
-    return (parse_list(text) or None) if text else None
+    return None if text is None else parse_list(text)
 
 
 def _batch_size(text: str) -> Any:

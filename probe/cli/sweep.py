@@ -75,7 +75,7 @@ def command(
     from probe.tables import SUMMARY
 
     given = {"questions": question, "probes": probe, "controls": control, "seeds": seed, "group": group}
-    given |= {"sites": parse_list(sites) if sites else None, "device": device}
+    given |= {"sites": None if sites is None else parse_list(sites), "device": device}
     said = _config(run) | {name: value for name, value in given.items() if value is not None}
     runs = [Path(path) for path in said.pop("runs")]
     target = _target(out, said.pop("out", None), runs)
@@ -84,7 +84,8 @@ def command(
     chosen = _engine(engine, address, num_workers, cpus_per_worker)
     with progress_bar("probing", as_json) as progress:
         table = sweep([reader.Run.open(path) for path in runs], out=target, progress=progress, engine=chosen, **said)
-    result = {"out": str(target), "rows": table.to_dict("records")}
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")  # JSON knows no NaN
+    result = {"out": str(target), "rows": rows}
     text = (target / SUMMARY).read_text(encoding="utf-8")
     elsewhere = "" if target == runs[0] / "sweep" else f" --sweep {target}"
     show(result, as_json, f"{text}\nTables: {target}\nNext: probe visualize {runs[0]}{elsewhere}")

@@ -91,8 +91,8 @@ class AlignerHead(Question):
         return HeadMaps(groups, len(self.phrase))
 
     def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[MapProbe, tuple[float, ...]]:
-        """linear: ``MapProbe``."""
-        return MapProbe(), self.settings.linear_strengths
+        """linear: ``MapProbe``, with a hundredth of the strengths: it has few weights, and a whole map's divergence."""
+        return MapProbe(), tuple(strength / 100 for strength in self.settings.linear_strengths)
 
     def judge(self, probe: MapProbe, validation: Part, test: Part) -> tuple[Judgement, Judgement]:
         """IoU at the threshold that is best on validation, recall (IoU of at least 0.5), pointing."""

@@ -22,6 +22,7 @@ from probe.settings import PROBES, SweepSettings
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
+_WEAK = (1e-3, 1e-4)
 _MLP_STRENGTHS = (1e-2, 1e-3, 1e-4)  # the squares of numbers in 0..1 are small
 
 
@@ -65,7 +66,7 @@ class Boxes(Question):
     def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[Any, tuple[float, ...]]:
         """linear: ridge; mlp: a perceptron."""
         if name == "linear":
-            return RidgeBoxProbe(), self.settings.linear_strengths
+            return RidgeBoxProbe(), (*self.settings.linear_strengths, *_WEAK)
         return PerceptronBoxProbe(seed=seed), _MLP_STRENGTHS
 
     def judge(self, probe: Any, validation: Part, test: Part) -> tuple[Judgement, Judgement]:

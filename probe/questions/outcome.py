@@ -20,6 +20,8 @@ from probe.tokens import read_tokens, token_counts
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
+_STRONG = (1000.0, 100.0)
+
 
 class Outcome(Question):
     """Right or wrong, from the mean state of an example's phrases and, where tokens are stored, of its caption and of
@@ -70,8 +72,8 @@ class Outcome(Question):
         return rows
 
     def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[LogisticRowProbe, tuple[float, ...]]:
-        """linear: logistic regression."""
-        return LogisticRowProbe(), self.settings.linear_strengths
+        """linear: logistic regression; a few hundred examples may need stronger penalties than their pairs do."""
+        return LogisticRowProbe(), (*_STRONG, *self.settings.linear_strengths)
 
     def parts(
         self, features: np.ndarray, part: np.ndarray, control: np.ndarray | None = None

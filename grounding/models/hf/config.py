@@ -83,24 +83,20 @@ def read_config(folder: Path) -> HfConfig:
     return HfConfig(
         model_type=str(kind),
         settings={name: value for name, value in settings.items() if name not in ("transformers_version", "dtype")},
-        **_image_settings(folder),
+        **_image_settings(folder, str(kind)),
         pad_id=_padding_token(folder, settings),
     )
 
 
-def _image_settings(folder: Path) -> dict[str, Any]:
-    """Mean, standard deviation and filter of an image processor; what it leaves out has the usual value."""
+def _image_settings(folder: Path, kind: str) -> dict[str, Any]:
+    """Mean, standard deviation, size and filter of an image processor, of a model of that kind."""
     path = folder / (PREPROCESSOR if _has(folder, PREPROCESSOR) else PROCESSOR)
     if not path.is_file():
         raise BadInput(f"{folder} has no {PREPROCESSOR}, which tells the mean and the standard deviation of pixels")
     given: Any = read_json_object(path)
-    given, chosen = given if path.name == PREPROCESSOR else given.get("image_processor", {}), {}
-    for theirs, ours in (("image_mean", "mean"), ("image_std", "std")):
-        values = given.get(theirs, list(HALF))
-        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
-            raise BadInput(f"{path}: {theirs} {values!r}; accepted: three numbers")
-        chosen[ours] = tuple(map(float, values))
-    resample = given.get("resample", HfConfig.resample)
+    given = _with_defaults(given if path.name == PREPROCESSOR else given.get("image_processor", {}), kind)
+    chosen = _normalisation(given, path)
+    resample = given["resample"]
     if resample not in list(Image.Resampling):
         raise BadInput(f"{path}: resample {resample!r}; accepted: {min(Image.Resampling)} to {max(Image.Resampling)}")
     size = given.get("size", {name: given.get(name) for name in ("min_pixels", "max_pixels")})
@@ -111,6 +107,34 @@ def _image_settings(folder: Path) -> dict[str, Any]:
         if pixels is not None and not (isinstance(pixels, int) and pixels > 0):
             raise BadInput(f"{path}: size {size!r}; accepted: pixels, as shortest_edge and longest_edge, or height")
     return {**chosen, "size": least, "longest": longest, "resample": int(resample)}
+
+
+def _with_defaults(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What an image processor's file leaves out has the value that transformers' own class has."""
+    from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING
+
+    classes: Any = IMAGE_PROCESSOR_MAPPING[CONFIG_MAPPING[kind]]
+    usual = classes["torchvision"]
+    names = ("image_mean", "image_std", "resample", "do_normalize", "do_rescale", "rescale_factor")
+    said = {name: value for name, value in given.items() if value is not None}
+    return {**{name: getattr(usual, name) for name in names}, **said}
+
+
+def _normalisation(given: Mapping[str, Any], path: Path) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of pixels in 0..1 that do what the image processor does to values.
+
+    RT-DETR's files give ImageNet's, and say that values are not normalised. Raises BadInput.
+    """
+    factor = given["rescale_factor"] if given["do_rescale"] else 1
+    if not isinstance(factor, (int, float)) or not factor > 0:
+        raise BadInput(f"{path}: rescale_factor {factor!r}; accepted: a number over 0, such as 1 / 255")
+    chosen = {}
+    for theirs, ours, unused in (("image_mean", "mean", 0.0), ("image_std", "std", 1.0)):
+        values = given[theirs] if given["do_normalize"] else [unused] * 3
+        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
+            raise BadInput(f"{path}: {theirs} {values!r}; accepted: three numbers")
+        chosen[ours] = tuple(value / (255 * factor) for value in values)
+    return chosen
 
 
 def _padding_token(folder: Path, settings: Mapping[str, Any]) -> int | None:

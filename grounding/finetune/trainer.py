@@ -1,0 +1,143 @@
+"""Lightning's trainer as runs need it: what is kept, averaged and logged, and when it ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from grounding.errors import BadInput, unknown_choice
+from grounding.finetune.module import LOG_EVERY
+from grounding.finetune.progress import Progress, StepProgress
+from grounding.finetune.settings import FinetuneSettings
+
+DEVICES = ("auto", "cpu", "cuda")
+LOGGERS = ("csv", "tensorboard", "wandb")
+CHATTER = (  # of Lightning, about what is meant to be so
+    "does not have many workers",
+    "You are trying to.*log",
+    "resuming from a checkpoint that ended before the epoch",
+    "exists and is not empty",
+    "smaller than the logging interval",
+    "isinstance.treespec, LeafSpec",
+)
+_LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run runs on and where it tells of itself: nothing that decides what is learned."""
+
+    device: str
+    devices: int
+    nodes: int
+    workers: int
+    loggers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise unknown_choice("device", self.device, DEVICES)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadInput("device 'cuda' is not available here; accepted: auto, cpu")
+        for name, least in (("devices", 1), ("nodes", 1), ("workers", 0)):
+            if (value := getattr(self, name)) < least:
+                raise BadInput(f"{name} {value} is too small; accepted: {least} or more")
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise unknown_choice("logger", name, LOGGERS)
+
+    @property
+    def processes(self) -> int:
+        """How many share every epoch."""
+        return self.devices * self.nodes
+
+
+def best_kept(settings: FinetuneSettings, out: Path) -> ModelCheckpoint:
+    """Keeps the weights of the best validation."""
+    return ModelCheckpoint(
+        out / "states", "best", monitor=settings.monitored, mode=_mode(settings), enable_version_counter=False
+    )
+
+
+def _mode(settings: FinetuneSettings) -> str:
+    return "min" if settings.monitored == "dev/loss" else "max"
+
+
+def make_trainer(
+    settings: FinetuneSettings,
+    steps: int,
+    out: Path,
+    best: ModelCheckpoint,
+    machine: Machine,
+    progress: Progress,
+    done: int,
+) -> lightning.Trainer:
+    """The trainer of a run of ``steps``, ``done`` of which are done."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for chatter in CHATTER:
+        warnings.filterwarnings("ignore", message=f".*{chatter}")
+    # Both are saved after each validation, the best one first: a resumed run knows of it.
+    last = ModelCheckpoint(out / "states", "last", enable_version_counter=False)
+    callbacks: list[Callback] = [best, last, StepProgress(progress)]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping(settings.monitored, patience=settings.patience, mode=_mode(settings)))
+    if settings.ema_decay:
+        average = get_ema_multi_avg_fn(settings.ema_decay)
+        callbacks.insert(0, WeightAveraging(use_buffers=False, multi_avg_fn=average))
+    return lightning.Trainer(
+        accelerator=machine.device,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        # Without the grounding loss MDETR's boxes, and ViLT's pooler always, have no gradient.
+        strategy="ddp_find_unused_parameters_true" if machine.processes > 1 else "auto",
+        precision=_LIGHTNING_PRECISION[settings.precision],  # type: ignore[arg-type]
+        max_steps=steps,
+        accumulate_grad_batches=settings.accumulate,
+        val_check_interval=min(settings.evaluate_every, steps) * settings.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=settings.clip or None,
+        log_every_n_steps=LOG_EVERY,
+        callbacks=callbacks,
+        logger=_loggers(machine.loggers, out, done),
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _loggers(names: Sequence[str], out: Path, done: int) -> list[Logger]:
+    make: dict[str, Callable[[], Logger]] = {
+        # A CSV logger deletes the file it finds: a resumed run writes to a folder of its own.
+        "csv": lambda: CSVLogger(out, "logs", version=f"from-step-{done}" if done else ""),
+        "tensorboard": lambda: TensorBoardLogger(str(out), "logs", version=""),
+        "wandb": lambda: WandbLogger(name=out.name, save_dir=out),
+    }
+    try:
+        return [make[name]() for name in dict.fromkeys(names)]
+    except ModuleNotFoundError as error:
+        raise BadInput(f"logger 'wandb' needs pip install wandb: {error}") from None
+
+
+@contextmanager
+def ctrl_c_as_usual() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning, having shut down, exits with 1 and leaves Ctrl-C dead."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None

@@ -1,0 +1,69 @@
+"""``probe study``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grounding.errors import BadInput, unknown_choice
+from probe.cli.engines import Address, ShardIndex
+from probe.cli.options import AsJson, Device, Root, choose_device, progress_bar, show
+
+NAME = "study"
+EPILOG = "Example: probe study miniature --out runs/study --minutes 45   (again, until nothing is left)"
+ENGINES = ("local", "ray")
+
+
+def command(
+    config: Annotated[
+        str, typer.Argument(help="YAML file of a study, or miniature, kilogram, flickr30k, touchdown-sdr.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the study; the same command goes on with it.")],
+    root: Root = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin nothing after so many minutes, and stop training.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: this process, or its share of the cells; ray: a cluster.")
+    ] = "local",
+    address: Address = None,
+    num_workers: Annotated[
+        int | None, typer.Option(help="Processes that share the cells; from torchrun or Slurm if not given.")
+    ] = None,
+    shard_index: ShardIndex = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Models x initialisations x fractions of the annotation x seeds: fine-tune to sweep, one table."""
+    from extract.share import choose_share
+    from probe.study import collect, read_study, run_study
+    from probe.study.summary import summarise_study
+    from visualize.study import draw_study
+
+    if engine not in ENGINES:
+        raise unknown_choice("engine", engine, ENGINES)
+    if engine == "local" and address is not None:
+        raise BadInput("--address does not go with --engine local")
+    study = read_study(config)
+    share = choose_share(shard_index, num_workers) if engine == "local" else None
+    with progress_bar("study", as_json) as progress:
+        left = run_study(
+            study, out, root=root, device=choose_device(device), share=share, engine=engine,
+            address=address or "auto", minutes=minutes, progress=progress,
+        )  # fmt: skip
+    if len(left) == len(study.cells()):
+        show(
+            {"out": str(out), "left": len(left)}, as_json, f"No cell is whole yet; the same command goes on with {out}"
+        )
+        return
+    results = collect(out)
+    results.write(out)
+    text = summarise_study(results, len(left))
+    (out / "summary.md").write_text(text, encoding="utf-8")
+    pictures = draw_study(results.figures, results.curves, results.layers, out / "figures")
+    result = {"out": str(out), "left": len(left), "curves": results.curves.to_dict("records")}
+    result |= {"enough": results.enough.to_dict("records"), "figures": [str(path) for path in pictures]}
+    following = f"{len(left)} cells are left: the same command goes on" if left else f"Figures: {out / 'figures'}"
+    show(result, as_json, f"{text}\nTables: {out}\n{following}")

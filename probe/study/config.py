@@ -1,0 +1,120 @@
+"""What a study is made of, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grounding.errors import BadInput, unknown_choice
+from grounding.finetune.recipes import read_recipe, settings_from
+from grounding.finetune.settings import FinetuneSettings
+
+_OF_CELLS = ("seed", "grounding", "grounding_fraction")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of a study. name: of its folder."""
+
+    model: str
+    initialisation: str
+    fraction: float
+    seed: int
+    settings: FinetuneSettings
+
+    @property
+    def name(self) -> str:
+        """The folder of its files.
+
+        >>> Cell("mdetr", "pretrained", 0.1, 2, FinetuneSettings("mdetr", "mini-game")).name
+        'mdetr-pretrained-0.1-2'
+        """
+        return f"{self.model}-{self.initialisation}-{self.fraction:g}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study as its YAML file says it.
+
+    models: by name, settings of ``probe finetune``, and ``recipe`` for those of a recipe. initialisations: by name,
+    settings that differ between them (``init: null`` is from scratch). fractions: of the annotation; 0 is the task
+    alone. settings: for all cells. evaluate: split, limit, batch_size; extract: split, limit, views, sites, batch_size;
+    sweep: probes, controls, group, folds; of both, nothing else is asked for where ``extract`` is null.
+    """
+
+    models: Mapping[str, Mapping[str, Any]]
+    fractions: tuple[float, ...]
+    seeds: tuple[int, ...]
+    initialisations: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"given": {}})
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    extract: Mapping[str, Any] | None = field(default_factory=dict)
+    sweep: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("models", "fractions", "seeds", "initialisations"):
+            if not getattr(self, name):
+                raise BadInput(f"study: {name} is empty; accepted: one or more")
+        for name in ("fractions", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise BadInput(f"study: {name} {list(values)} has one twice")
+        self.cells()
+
+    def cells(self) -> list[Cell]:
+        """All runs, seeds outermost: a study that is stopped has whole curves. Raises BadInput for bad settings."""
+        return [
+            Cell(model, initialisation, fraction, seed, self._settings(model, initialisation, fraction, seed))
+            for seed in self.seeds
+            for model in self.models
+            for initialisation in self.initialisations
+            for fraction in self.fractions
+        ]
+
+    def _settings(self, model: str, initialisation: str, fraction: float, seed: int) -> FinetuneSettings:
+        own = dict(self.models[model])
+        values = read_recipe(own.pop("recipe")) if "recipe" in own else {}
+        values |= own | dict(self.initialisations[initialisation]) | dict(self.settings)
+        for name in _OF_CELLS:
+            if name in values:
+                raise BadInput(
+                    f"study: setting {name!r} of model {model!r} is what the study varies; accepted: without it"
+                )
+        values |= {"seed": seed, "grounding": fraction > 0, "grounding_fraction": fraction or 1.0}
+        return settings_from(values, f"study, model {model!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as they are stored beside the results."""
+        return asdict(self)
+
+
+def read_study(source: str | Path) -> StudyConfig:
+    """A study from a YAML file, or one that comes with the package by name (``miniature``, ``kilogram``, ...).
+
+    Raises BadInput for what cannot be read, naming keys and what is accepted.
+    """
+    path = Path(source)
+    shipped = {item.name.removesuffix(".yaml"): item for item in files("probe.study").joinpath("configs").iterdir()}
+    if not path.is_file() and str(source) not in shipped:
+        raise unknown_choice("study", str(source), [*sorted(shipped), "a YAML file"])
+    text = path.read_text(encoding="utf-8") if path.is_file() else shipped[str(source)].read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"study {str(source)!r} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"study {str(source)!r} holds a {type(content).__name__}; accepted: an object")
+    names = [item.name for item in fields(StudyConfig)]
+    for name in content:
+        if name not in names:
+            raise unknown_choice(f"study {str(source)!r}: key", name, names)
+    for name in ("models", "fractions", "seeds"):
+        if name not in content:
+            raise BadInput(f"study {str(source)!r}: key {name!r} is missing")
+    lists = {name: tuple(content[name]) if isinstance(content[name], list) else () for name in ("fractions", "seeds")}
+    return StudyConfig(**{**content, **lists})

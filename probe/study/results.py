@@ -1,0 +1,196 @@
+"""The results of a study as tidy tables: curves over fractions, and how much annotation is enough."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from grounding.errors import BadInput
+from grounding.metrics.intervals import RESAMPLES
+from probe.study.config import Cell, StudyConfig
+from probe.study.run import CELLS, CONFIG
+
+FIGURES = ("accuracy", "mean_iou", "pointing", "recall@1", "pearson", "point_biserial")
+ENOUGH = 0.9  # of the gain that all annotations bring
+KEYS = ["model", "initialisation", "fraction"]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What the cells of a study found.
+
+    figures: a row a cell and figure: value and its 95 % interval over images. curves: a row a model, initialisation,
+    fraction and figure: mean over seeds, its 95 % interval over seeds (Student's t; none for one seed) and the mean of
+    the cells' intervals over images. layers: mean over seeds of probe scores a site. enough: how much annotation
+    reaches ``ENOUGH`` of the gain. effects: gain from none to all of the annotations, paired by seed.
+    """
+
+    figures: pd.DataFrame
+    curves: pd.DataFrame
+    layers: pd.DataFrame
+    enough: pd.DataFrame
+    effects: pd.DataFrame
+
+    def write(self, out: Path) -> None:
+        """One CSV a table, into the study's folder."""
+        for name in ("figures", "curves", "layers", "enough", "effects"):
+            getattr(self, name).to_csv(out / f"{name}.csv", index=False)
+
+
+def collect(out: Path | str, resamples: int = RESAMPLES, seed: int = 0) -> Results:
+    """The results of the cells of a study that are whole so far. Raises BadInput where there is none."""
+    out = Path(out)
+    if not (out / CONFIG).is_file():
+        raise BadInput(f"study {str(out)!r} holds no {CONFIG}; accepted: a folder that probe study wrote")
+    stored = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    config = StudyConfig(**{**stored, "fractions": tuple(stored["fractions"]), "seeds": tuple(stored["seeds"])})
+    cells = [cell for cell in config.cells() if (out / CELLS / cell.name / "evaluation").is_dir()]
+    if not cells:
+        raise BadInput(f"study {str(out)!r} has no cell that is evaluated yet; accepted: one that probe study has run")
+    figures = pd.DataFrame([row for cell in cells for row in _figures(out / CELLS / cell.name, cell)])
+    examples = {cell: _examples(out / CELLS / cell.name) for cell in cells}
+    return Results(
+        figures=figures,
+        curves=_curves(figures),
+        layers=_layers(out, cells),
+        enough=_enough(examples, resamples, seed),
+        effects=_effects(figures),
+    )
+
+
+def _figures(folder: Path, cell: Cell) -> Iterator[dict[str, Any]]:
+    found = json.loads((folder / "evaluation" / "summary.json").read_text(encoding="utf-8"))["figures"]
+    training = json.loads((folder / "ckpt" / "config.json").read_text(encoding="utf-8")).get("training", {})
+    learned = training.get("annotations", {}).get("learned")
+    for name in FIGURES:
+        if name in found and found[name]["value"] is not None:
+            values = {part: found[name][part] for part in ("value", "low", "high", "n")}
+            yield _keys(cell) | {"seed": cell.seed, "learned_phrases": learned, "figure": name} | values
+
+
+def _keys(cell: Cell) -> dict[str, Any]:
+    return {"model": cell.model, "initialisation": cell.initialisation, "fraction": cell.fraction}
+
+
+def _curves(figures: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for key, group in figures.groupby([*KEYS, "figure"], sort=False):
+        mean, low, high = mean_over_seeds(group["value"].to_numpy())
+        rows.append(
+            dict(zip([*KEYS, "figure"], key, strict=True))
+            | {"value": mean, "seeds_low": low, "seeds_high": high, "seeds": len(group)}
+            | {"images_low": group["low"].mean(), "images_high": group["high"].mean()}
+        )
+    return pd.DataFrame(rows)
+
+
+def mean_over_seeds(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of ``[S]`` values and its 95 % interval (Student's t); NaN bounds for one.
+
+    >>> mean_over_seeds(np.array([1.0, 2.0, 3.0]))[0]
+    2.0
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, np.nan, np.nan
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def _effects(figures: pd.DataFrame) -> pd.DataFrame:
+    """Largest fraction minus none, for each seed that has both; the mean of these, and its interval over seeds."""
+    rows = []
+    for key, group in figures.groupby(["model", "initialisation", "figure"], sort=False):
+        table = group.pivot_table(index="seed", columns="fraction", values="value")
+        if table.shape[1] < 2:
+            continue
+        gains = (table[table.columns.max()] - table[table.columns.min()]).dropna().to_numpy()
+        if not len(gains):
+            continue
+        mean, low, high = mean_over_seeds(gains)
+        rows.append(
+            dict(zip(("model", "initialisation", "figure"), key, strict=True))
+            | {"from_fraction": table.columns.min(), "to_fraction": table.columns.max()}
+            | {"gain": mean, "low": low, "high": high, "seeds": len(gains)}
+        )
+    return pd.DataFrame(rows)
+
+
+def _layers(out: Path, cells: list[Cell]) -> pd.DataFrame:
+    """Probe scores of every site, mean over seeds: rows of the cells' sweeps on the real question."""
+    tables = []
+    for cell in cells:
+        path = out / CELLS / cell.name / "sweep" / "sweep.csv"
+        if path.is_file():
+            table = pd.read_csv(path)
+            tables.append(table[table["condition"].isin(["alignment", "selectivity"])].assign(**_keys(cell)))
+    if not tables:
+        return pd.DataFrame(columns=[*KEYS, "site", "stage", "layer", "probe", "condition", "score", "value", "seeds"])
+    columns = [*KEYS, "site", "stage", "layer", "probe", "condition", "score"]
+    found = pd.concat(tables).groupby(columns, sort=False)["value"].agg(["mean", "count"]).reset_index()
+    return found.rename(columns={"mean": "value", "count": "seeds"})
+
+
+def _examples(folder: Path) -> pd.Series:
+    """Mean IoU of every example with phrases, by id."""
+    table = pd.read_csv(folder / "evaluation" / "examples.csv", usecols=["id", "mean_iou", "phrases"])
+    return table[table["phrases"] > 0].set_index("id")["mean_iou"]
+
+
+def _enough(examples: dict[Cell, pd.Series], resamples: int, seed: int) -> pd.DataFrame:
+    """The smallest fraction whose mean IoU has ``ENOUGH`` of the gain; its interval resamples seeds and examples."""
+    rows = []
+    for model, initialisation in dict.fromkeys((cell.model, cell.initialisation) for cell in examples):
+        mine = {c: s for c, s in examples.items() if (c.model, c.initialisation) == (model, initialisation)}
+        fractions = sorted({cell.fraction for cell in mine})
+        seeds = sorted(
+            {c.seed for c in mine if all(any(d.seed == c.seed and d.fraction == f for d in mine) for f in fractions)}
+        )
+        if len(fractions) < 2 or not seeds:
+            continue
+        ids = sorted(set.intersection(*(set(series.index) for series in mine.values())))
+        scores = np.array(
+            [
+                [series.loc[ids] for f in fractions for c, series in mine.items() if (c.seed, c.fraction) == (s, f)]
+                for s in seeds
+            ]
+        )  # [seeds, fractions, examples]
+        drawn = _resampled(scores, resamples, seed)
+        found = np.array([smallest_enough(np.array(fractions), curve) for curve in drawn])
+        low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
+        rows.append(
+            {"model": model, "initialisation": initialisation, "figure": "mean_iou", "share_of_gain": ENOUGH}
+            | {"fraction": smallest_enough(np.array(fractions), scores.mean((0, 2))), "low": low, "high": high}
+            | {"no_gain": float(np.isnan(found).mean()), "seeds": len(seeds), "examples": len(ids)}
+        )
+    return pd.DataFrame(rows)
+
+
+def _resampled(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Curves ``[R, fractions]`` of scores ``[S, fractions, E]`` over drawn seeds and drawn examples."""
+    random = np.random.default_rng(seed)
+    seeds, _, count = scores.shape
+    weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    examples = random.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+    return np.einsum("rs,sfe,re->rf", weights, scores, examples, optimize=True)
+
+
+def smallest_enough(fractions: np.ndarray, values: np.ndarray, share: float = ENOUGH) -> float:
+    """The smallest of ascending ``fractions [F]`` whose ``values [F]`` have a share of the gain from first to last.
+
+    NaN where the last is no better than the first.
+
+    >>> smallest_enough(np.array([0, 0.1, 0.3, 1]), np.array([0.1, 0.3, 0.48, 0.5]))
+    0.3
+    """
+    gain = values[-1] - values[0]
+    if not gain > 0:
+        return float("nan")
+    return float(fractions[np.argmax(values - values[0] >= share * gain - 1e-12)])

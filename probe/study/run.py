@@ -1,0 +1,178 @@
+"""Running a study: every cell step by step, each step done once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from extract.from_checkpoint import extract_checkpoint
+from extract.reader import Run
+from extract.share import Share
+from grounding.errors import BadInput, RunFailed
+from grounding.evaluate_checkpoint import evaluate_checkpoint
+from grounding.finetune.run import finetune
+from probe.study.config import Cell, StudyConfig
+from probe.sweep import sweep
+
+CONFIG, CELLS = "study.json", "cells"
+Progress = Callable[[int, int | None, str], None]
+
+
+class TimeIsUp(RunFailed):
+    """The minutes that were given are over; what is complete is kept."""
+
+
+def run_study(
+    config: StudyConfig,
+    out: Path | str,
+    *,
+    root: Path | str | None = None,
+    device: str = "cpu",
+    share: Share | None = None,
+    engine: str = "local",
+    address: str = "auto",
+    minutes: float | None = None,
+    progress: Progress | None = None,
+) -> list[Cell]:
+    """Run what is left of a study in the folder ``out``; returns the cells that are still not whole.
+
+    Each cell fine-tunes, evaluates, extracts and sweeps in a folder of its own, and goes on where it stopped. root:
+    files of the benchmark. share: of the cells, for one of several processes (Slurm, torchrun); engine ``ray``: on a
+    cluster that all see the folder. minutes: after them nothing new is begun, and training stops as if interrupted.
+    Raises BadInput for a folder of another study, naming what differs.
+    """
+    out = Path(out)
+    _open_or_verify(out, config)
+    cells = config.cells()
+    mine = [cells[place] for place in (share or Share()).of(len(cells))]
+    left = [cell for cell in mine if not _is_whole(out, cell, config)]
+    options: dict[str, Any] = {"root": None if root is None else str(root), "device": device}
+    if minutes is not None:
+        options["deadline"] = time.time() + 60 * minutes
+    if engine == "ray":
+        _on_ray(left, config, out, address, options)
+    else:
+        for number, cell in enumerate(left):
+            try:
+                run_cell(cell, config, out, progress=_of_cell(progress, cell, number, len(left)), **options)
+            except TimeIsUp:
+                break
+    return [cell for cell in cells if not _is_whole(out, cell, config)]
+
+
+def run_cell(
+    cell: Cell,
+    config: StudyConfig,
+    out: Path,
+    *,
+    root: str | None = None,
+    device: str = "cpu",
+    deadline: float | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Do the steps of a cell that are not done yet. Raises TimeIsUp at the deadline (seconds since the epoch)."""
+    folder = out / CELLS / cell.name
+    settings = cell.settings if root is None else replace(cell.settings, root=root)
+
+    def tell(done: int, total: int | None, doing: str) -> None:
+        if deadline is not None and time.time() > deadline:
+            raise TimeIsUp(f"the minutes are over while {cell.name} was {doing or 'training'}")
+        if progress is not None:
+            progress(done, total, doing)
+
+    ckpt = folder / "ckpt"
+    if not (ckpt / "config.json").exists():
+        finetune(settings, ckpt, device=device, progress=tell)
+    source: dict[str, Any] = {
+        **{"root": settings.root, "options": settings.benchmark_options, "data_seed": settings.data_seed},
+        **{"device": device, "skip_bad": settings.skip_bad},
+    }
+    if not _evaluated(folder):
+        given = {"split": "dev", **config.evaluate}
+        _whole(
+            folder / "evaluation",
+            lambda place: evaluate_checkpoint(
+                ckpt, settings.benchmark, out=place, progress=lambda d, t: tell(d, t, "evaluating"), **given, **source
+            ),
+        )
+    if config.extract is None:
+        return
+    views = None if config.extract.get("views") is None else tuple(config.extract["views"])
+    given = {"split": "dev", **config.extract, "views": views}
+    extract_checkpoint(
+        ckpt, settings.benchmark, out=folder / "run", progress=lambda d, t: tell(d, t, "extracting"), **given, **source
+    )
+    if not _swept(folder):
+        run = Run.open(folder / "run")
+        chosen = {"seeds": (cell.seed,), **config.sweep}
+        _whole(
+            folder / "sweep",
+            lambda place: sweep(run, out=place, progress=lambda d, t: tell(d, t, "probing"), **chosen),
+        )
+
+
+def _whole(folder: Path, make: Callable[[Path], Any]) -> None:
+    """Make a folder under another name first: it is there only when all of it is."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    make(unfinished)
+    unfinished.rename(folder)
+
+
+def _evaluated(folder: Path) -> bool:
+    return (folder / "evaluation").is_dir()
+
+
+def _swept(folder: Path) -> bool:
+    return (folder / "sweep").is_dir()
+
+
+def _is_whole(out: Path, cell: Cell, config: StudyConfig) -> bool:
+    folder = out / CELLS / cell.name
+    return _evaluated(folder) and (config.extract is None or _swept(folder))
+
+
+def _of_cell(progress: Progress | None, cell: Cell, number: int, count: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, total, doing: progress(done, total, f"{number + 1}/{count} {cell.name}: {doing}")
+
+
+def _open_or_verify(out: Path, config: StudyConfig) -> None:
+    """Write the study down, or check that the folder is of the same one."""
+    path = out / CONFIG
+    wanted = json.loads(json.dumps(config.to_json()))
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise BadInput(f"out {str(out)!r} holds something else than a study; accepted: a new folder, or a study's")
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for name in wanted:
+        if name not in ("seeds", "fractions") and wanted[name] != found.get(name):
+            raise BadInput(
+                f"out {str(out)!r} holds a study with {name} {found.get(name)!r}, not {wanted[name]!r}; "
+                "accepted: the same study (fractions and seeds may be added), or another folder"
+            )
+    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+
+
+def _on_ray(cells: list[Cell], config: StudyConfig, out: Path, address: str, options: Mapping[str, Any]) -> None:
+    """One task a cell; a cell whose worker dies is begun again, where its last step ended."""
+    import ray
+
+    from extract.ray_pool import connected
+
+    gpus = 1 if str(options["device"]).startswith("cuda") else 0
+    with connected(address, None):
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(run_cell)
+        waiting = [task.remote(cell, config, out.resolve(), **options) for cell in cells]
+        for one in waiting:
+            try:
+                ray.get(one)
+            except TimeIsUp:
+                continue

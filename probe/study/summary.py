@@ -1,0 +1,57 @@
+"""What a study found, in words and one table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from probe.study.results import ENOUGH, Results
+
+NAMES = {"accuracy": "accuracy", "mean_iou": "mean IoU", "pearson": "task x grounding (r)"}
+
+
+def summarise_study(results: Results, missing: int = 0) -> str:
+    """Markdown: a table of means over seeds a model and fraction, the gains, and how much annotation is enough.
+
+    missing: cells that are not whole yet, which is said first.
+    """
+    lines = ["# How much grounding annotation is enough?", ""]
+    if missing:
+        lines += [f"{missing} cells of the study are not whole yet: what follows is of the others.", ""]
+    lines += ["Means over seeds, with 95 % intervals over seeds where there are several.", ""]
+    lines += [_table(results.curves), ""]
+    for _, row in results.effects[results.effects["figure"].isin(NAMES)].iterrows():
+        lines.append(
+            f"* {row['model']}, {row['initialisation']}: from {row['from_fraction']:g} to {row['to_fraction']:g} of "
+            f"the annotation, {NAMES[row['figure']]} changes by {_figure(row['gain'], row['low'], row['high'])} "
+            f"({row['seeds']} seeds)."
+        )
+    for _, row in results.enough.iterrows():
+        lines.append(f"* {row['model']}, {row['initialisation']}: {_enough(row)}")
+    return "\n".join([*lines, ""])
+
+
+def _table(curves: pd.DataFrame) -> str:
+    rows = ["| model | initialisation | fraction | " + " | ".join(NAMES.values()) + " |", "|---|---|---|" + "---|" * 3]
+    for (model, start, fraction), group in curves.groupby(["model", "initialisation", "fraction"], sort=False):
+        found = group.set_index("figure")
+        cells = [
+            _figure(*found.loc[name, ["value", "seeds_low", "seeds_high"]]) if name in found.index else "–"
+            for name in NAMES
+        ]
+        rows.append(f"| {model} | {start} | {fraction:g} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _enough(row: pd.Series) -> str:
+    if np.isnan(row["fraction"]):
+        return "mean IoU is no better with all of the annotation than with none."
+    interval = f" (95 % interval {row['low']:g} to {row['high']:g}, over seeds and examples)"
+    doubt = f"; in {row['no_gain']:.0%} of the resamples there is no gain" if row["no_gain"] > 0 else ""
+    return (
+        f"{ENOUGH:.0%} of the gain in mean IoU is reached with {row['fraction']:g} of the annotation{interval}{doubt}."
+    )
+
+
+def _figure(value: float, low: float, high: float) -> str:
+    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,159 @@
+"""How long a run goes on, and where it tells of itself; recipes, and what overrides them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from finetune_runs import SIZES, rows, settings, tuned
+from kilogram_fixture import write_kilogram
+from photo_fixture import write_coco, write_flickr, write_touchdown
+from released_files import write_tokenizers
+from test_probe_cli import run
+
+from grounding.checkpoint import load_checkpoint
+from grounding.errors import BadInput
+from grounding.finetune.recipes import RECIPES, read_recipe, settings_from
+from grounding.finetune.run import finetune
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
+
+
+def steps_of(out) -> int:
+    return load_checkpoint(out).info["training"]["steps"]
+
+
+def test_epochs_count_whole_passes(tmp_path):
+    """28 examples are three batches of 8, or one step of two."""
+    assert steps_of(tuned(tmp_path / "a", epochs=2, limit_train=28)) == 6
+    assert steps_of(tuned(tmp_path / "b", epochs=2, limit_train=28, accumulate=2)) == 2
+    with pytest.raises(BadInput, match="accumulate 4 batches of 8 are more than the 28 examples"):
+        tuned(tmp_path / "c", limit_train=28, accumulate=4)
+
+
+def test_a_run_ends_where_its_figure_no_longer_improves(tmp_path):
+    """A learning rate of next to nothing: the second look is no better than the first, nor is the third."""
+    out = tuned(tmp_path / "out", steps=40, learning_rate=1e-12, patience=2, ema_decay=0.0, weight_decay=0.0)
+    assert steps_of(out) == 6
+    assert len([row for row in rows(out) if row["dev/loss"]]) == 3
+
+
+def test_the_best_may_be_that_of_the_lowest_loss(tmp_path):
+    out = tuned(tmp_path / "out", monitor="dev/loss", steps=8, learning_rate=1e-2)
+    losses = {int(row["step"]) + 1: float(row["dev/loss"]) for row in rows(out) if row["dev/loss"]}
+    training = load_checkpoint(out).info["training"]
+    assert training["best_step"] == min(losses, key=losses.__getitem__)
+    assert training["dev/loss"] == pytest.approx(min(losses.values()), rel=1e-4)
+
+
+def test_loggers_are_those_asked_for(tmp_path, monkeypatch):
+    out = finetune(settings(steps=1), tmp_path / "out", device="cpu", loggers=["csv"])
+    assert [path.name for path in (out / "logs").rglob("*") if path.is_file()] == ["metrics.csv"]
+    with pytest.raises(BadInput, match="logger 'comet' is unknown; accepted: csv, tensorboard, wandb"):
+        finetune(settings(steps=1), tmp_path / "two", loggers=["comet"])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(BadInput, match="logger 'wandb' needs pip install wandb"):
+        finetune(settings(steps=1), tmp_path / "three", device="cpu", loggers=["wandb"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"monitor": "dev/accuracy", "task": False}, "monitor 'dev/accuracy' needs the task"),
+        ({"monitor": "loss"}, "monitor 'loss' is unknown; accepted: dev/accuracy, dev/pointing, dev/loss"),
+        ({"schedule": "step"}, "schedule 'step' is unknown; accepted: cosine, linear"),
+        ({"accumulate": 0}, "accumulate 0 is too small"),
+        ({"learning_rate_text": 0.0}, "learning_rate_text 0.0 is not above 0"),
+        ({"beta2": 1.0}, "beta2 1.0 is outside 0..1"),
+        ({"grounding_fraction": 2.0}, "grounding_fraction 2.0 is outside 0..1"),
+        ({"budget": "exact"}, "budget 'exact' is unknown; accepted: corrected, paper"),
+    ],
+)
+def test_settings_that_cannot_be(changes, message):
+    with pytest.raises(BadInput, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_one_of_settings(name):
+    chosen = settings_from(read_recipe(name), name)
+    assert chosen.model in ("vilt-aligner", "mdetr")
+    assert all(getattr(chosen, field) == value for field, value in RECIPES[name].items())
+
+
+@pytest.mark.parametrize("name", ["mini-game-vilt-aligner", "mini-game-mdetr"])
+def test_recipes_of_the_miniature_take_a_step(name, tmp_path):
+    values = {**read_recipe(name), "steps": 1, "batch_size": 2, "limit_train": 4, "limit_dev": 2}
+    assert steps_of(finetune(settings_from(values, name), tmp_path / "out", device="cpu")) == 1
+
+
+def real_benchmark(name: str, root: Path) -> Path:
+    """A few examples of a benchmark in its published format."""
+    if name == "touchdown-sdr":
+        return write_touchdown(root, splits=("train", "tune", "dev"))
+    if name == "flickr30k":
+        return write_flickr(root)
+    if name == "kilogram":
+        return write_kilogram(root)
+    for split in ("train", "dev"):
+        write_coco(root, split)
+    return root
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "mini-game" not in name])
+def test_recipes_of_the_study_take_a_step(name, tmp_path):
+    """On files in the published formats, with narrow models; in fp32, which a CPU has."""
+    recipe = read_recipe(name)
+    values = {
+        **recipe,
+        **{"root": str(real_benchmark(recipe["benchmark"], tmp_path / "data")), "precision": "fp32"},
+        **{"tokenizer": str(write_tokenizers(tmp_path)[recipe["model"]]), "size": "miniature"},
+        **{"config": {**SIZES[recipe["model"]], **recipe.get("config", {})}, "batch_size": 2, "epochs": 1},
+        **{"limit_train": 2, "limit_dev": 1},
+    }
+    assert steps_of(finetune(settings_from(values, name), tmp_path / "out", device="cpu")) == 1
+
+
+def test_the_command_line_wins_over_a_recipe(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "own.yaml"
+    values = {"model": "vilt-aligner", "benchmark": "mini-game", "epochs": 9, "config": SIZES["vilt-aligner"]}
+    path.write_text(json.dumps({**values, "limit_train": 16, "limit_dev": 4, "batch_size": 8, "seed": 5}))
+    words = ["finetune", "--recipe", path, "--steps", 1, "--config", "depth=2", "--out", tmp_path / "out", "--json"]
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert found["config"] == {**SIZES["vilt-aligner"], "depth": 2}
+    assert {name: found[name] for name in ("steps", "epochs", "seed", "batch_size")} == {
+        **{"steps": 1, "epochs": None, "seed": 5, "batch_size": 8}
+    }
+    code, _, err = run(monkeypatch, capsys, "finetune", "--model", "mdetr", "--out", tmp_path / "two")
+    assert code == 2
+    assert "setting 'benchmark' is missing" in err
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(json.dumps({"model": "mdetr", "benchmark": "mini-game", "steps": 3, "config": SIZES["mdetr"]}))
+    assert settings_from(read_recipe(str(path)), "own").steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: mdetr\nstep: 3", "own: setting 'step' is unknown; accepted: model, benchmark"),
+        ("model: mdetr\nbenchmark: mini-game\nsteps: many", "own: setting 'steps' is 'many'; accepted: int"),
+        ("model: mdetr\nbenchmark: mini-game\nsteps: true", "own: setting 'steps' is True; accepted: int"),
+        ("model: mdetr", "own: setting 'benchmark' is missing"),
+        ("- mdetr", "holds a list; accepted: names and values"),
+        ("model: [", "is not YAML"),
+    ],
+)
+def test_recipes_that_cannot_be(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=message):
+        settings_from(read_recipe(str(path)), "own")
+    with pytest.raises(BadInput, match="recipe 'nothing' is unknown; accepted: touchdown-sdr-vilt-aligner"):
+        read_recipe("nothing")

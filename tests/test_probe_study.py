@@ -1,0 +1,236 @@
+"""A study from its file to its table: cells, resuming, shares; gains and what is enough on hand-worked numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from finetune_runs import SIZES
+from test_probe_cli import run
+
+from extract.share import Share
+from grounding.errors import BadInput
+from probe.study import StudyConfig, collect, read_study, run_study
+from probe.study import run as run_module
+from probe.study.results import Results, _curves, _effects, _enough, mean_over_seeds, smallest_enough
+from probe.study.summary import summarise_study
+from visualize.study import draw_study
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
+CONTENT = {
+    "models": {"vilt-aligner": {"model": "vilt-aligner", "benchmark": "mini-game", "config": SIZES["vilt-aligner"]}},
+    "fractions": [0, 1],
+    "seeds": [0],
+    "settings": {"steps": 2, "batch_size": 4, "limit_train": 8, "limit_dev": 4, "evaluate_every": 1},
+    "evaluate": {"split": "dev", "limit": 12},
+    "extract": {"split": "dev", "limit": 30, "views": ["phrase", "region"]},
+    "sweep": {"probes": ["linear"], "controls": []},
+}
+
+
+def write(path: Path, **changes) -> Path:
+    path.write_text(yaml.safe_dump({**CONTENT, **changes}))
+    return path
+
+
+@pytest.mark.parametrize("name", ["miniature", "kilogram", "flickr30k", "touchdown-sdr"])
+def test_studies_that_come_with_the_package_are_whole(name):
+    study = read_study(name)
+    assert {cell.model for cell in study.cells()} == {"vilt-aligner", "mdetr"}
+    none = [cell for cell in study.cells() if cell.fraction == 0]
+    assert none
+    assert all(not cell.settings.grounding for cell in none)
+    assert all(cell.settings.grounding for cell in study.cells() if cell.fraction)
+
+
+def test_the_miniature_has_24_cells_of_two_pairs_of_equal_settings():
+    cells = read_study("miniature").cells()
+    assert len({cell.name for cell in cells}) == len(cells) == 24
+    varied = {"seed", "grounding", "grounding_fraction"}
+    for model in ("vilt-aligner", "mdetr"):
+        kept = [{k: v for k, v in vars(c.settings).items() if k not in varied} for c in cells if c.model == model]
+        assert all(values == kept[0] for values in kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fraction": [1]}, "key 'fraction' is unknown; accepted: models, fractions"),
+        ({"fractions": [0, 1.5]}, r"grounding_fraction 1\.5 is outside 0\.\.1"),
+        ({"fractions": [0, 0]}, r"fractions \[0, 0\] has one twice"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"settings": {"step": 3}}, "setting 'step' is unknown"),
+        ({"settings": {"seed": 3}}, "setting 'seed' of model 'vilt-aligner' is what the study varies"),
+        ({"models": {"a": {"recipe": "none"}}}, "recipe 'none' is unknown"),
+    ],
+)
+def test_studies_that_cannot_be(tmp_path, changes, message):
+    with pytest.raises(BadInput, match=message):
+        read_study(write(tmp_path / "study.yaml", **changes))
+
+
+def test_files_that_are_no_study(tmp_path):
+    with pytest.raises(BadInput, match="study 'nothing' is unknown; accepted: flickr30k, kilogram, miniature"):
+        read_study("nothing")
+    (tmp_path / "a.yaml").write_text("models: [")
+    with pytest.raises(BadInput, match="is not YAML"):
+        read_study(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("models: {}")
+    with pytest.raises(BadInput, match="key 'fractions' is missing"):
+        read_study(tmp_path / "a.yaml")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A study's file, and its folder, after the command ran it whole; its first cell was broken off once."""
+    folder = tmp_path_factory.mktemp("study")
+    path, out = write(folder / "study.yaml"), folder / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "evaluate_checkpoint", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_study(read_study(path), out)
+    with pytest.MonkeyPatch.context() as patch:
+        trained = []
+        finetune = run_module.finetune
+        patch.setattr(run_module, "finetune", lambda *args, **more: trained.append(args[1]) or finetune(*args, **more))
+        assert run_study(read_study(path), out) == []
+    assert [place.parent.name for place in trained] == ["vilt-aligner-given-1-0"]  # the first is not trained again
+    return path, out
+
+
+def test_every_cell_leaves_what_it_found(done):
+    _, out = done
+    for cell in ("vilt-aligner-given-0-0", "vilt-aligner-given-1-0"):
+        assert {path.name for path in (out / "cells" / cell).iterdir()} == {"ckpt", "evaluation", "run", "sweep"}
+    results = collect(out, resamples=20)
+    assert set(results.figures["fraction"]) == {0, 1}
+    assert results.figures.set_index(["fraction", "figure"]).loc[(0, "accuracy"), "learned_phrases"] == 0
+    summary = json.loads((out / "cells" / "vilt-aligner-given-1-0" / "evaluation" / "summary.json").read_text())
+    row = results.figures.set_index(["fraction", "figure"]).loc[(1, "mean_iou")]
+    assert row["value"] == summary["figures"]["mean_iou"]["value"]
+    assert results.layers["site"].iloc[0] == "embedding"
+
+
+def test_the_command_prints_the_table_of_a_study_that_is_whole(done, monkeypatch, capsys):
+    path, out = done
+    monkeypatch.setattr(run_module, "run_cell", lambda *args, **options: 1 / 0)  # nothing is done again
+    code, printed, err = run(monkeypatch, capsys, "study", path, "--out", out, "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert "| vilt-aligner | given | 0 |" in printed
+    assert (out / "summary.md").read_text() in printed
+    names = {"figures.csv", "curves.csv", "layers.csv", "enough.csv", "effects.csv", "summary.md", "study.json"}
+    assert names <= {item.name for item in out.iterdir()}
+    assert {item.name for item in (out / "figures").iterdir()} == {
+        f"{stem}.{kind}" for stem in ("fractions", "layers-vilt-aligner-given") for kind in ("png", "svg")
+    }
+
+
+def test_another_study_is_refused_and_a_longer_one_goes_on(done, tmp_path, monkeypatch):
+    _, out = done
+    with pytest.raises(BadInput, match=r"holds a study with evaluate \{'limit': 12, 'split': 'dev'\}, not \{'split'"):
+        run_study(read_study(write(tmp_path / "a.yaml", evaluate={"split": "dev"})), out)
+    begun = []
+    monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: begun.append(cell.name))
+    left = run_study(read_study(write(tmp_path / "b.yaml", fractions=[0, 0.5, 1], seeds=[0, 1])), out)
+    assert begun == [cell.name for cell in left]
+    assert sorted(begun) == [f"vilt-aligner-given-{name}" for name in ("0-1", "0.5-0", "0.5-1", "1-1")]
+    run_study(read_study(write(tmp_path / "c.yaml")), out)  # as it was, for other tests
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(BadInput, match="holds something else than a study"):
+        run_study(read_study(write(tmp_path / "c.yaml")), tmp_path / "full")
+
+
+def test_processes_share_the_cells(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: begun.append(cell.name))
+    study = read_study(write(tmp_path / "a.yaml", fractions=[0, 0.5, 1]))
+    run_study(study, tmp_path / "out", share=Share(1, 2))
+    run_study(study, tmp_path / "out", share=Share(0, 2))
+    assert begun == [f"vilt-aligner-given-{fraction}-0" for fraction in ("0.5", "0", "1")]
+
+
+def test_when_the_minutes_are_over_training_stops_and_goes_on_later(tmp_path):
+    study = read_study(write(tmp_path / "a.yaml", fractions=[1], extract=None))
+    assert len(run_study(study, tmp_path / "out", minutes=0)) == 1
+    assert not list((tmp_path / "out").rglob("evaluation"))
+    with pytest.raises(BadInput, match="has no cell that is evaluated yet"):
+        collect(tmp_path / "out")
+    assert run_study(study, tmp_path / "out", minutes=10) == []
+
+
+@pytest.mark.slow
+def test_cells_run_on_a_ray_cluster(tmp_path):
+    study = read_study(write(tmp_path / "a.yaml", extract=None))
+    assert run_study(study, tmp_path / "out", engine="ray", address="local") == []
+    assert len(collect(tmp_path / "out", resamples=10).effects)
+
+
+def test_enough_by_hand():
+    fractions = np.array([0, 0.1, 0.3, 1])
+    assert smallest_enough(fractions, np.array([0.1, 0.3, 0.48, 0.5])) == 0.3
+    assert smallest_enough(fractions, np.array([0.1, 0.46, 0.3, 0.5])) == 0.1
+    assert smallest_enough(fractions, np.array([0.0, 0.0, 0.0, 1.0])) == 1.0
+    assert np.isnan(smallest_enough(fractions, np.array([0.5, 0.9, 0.9, 0.5])))
+
+
+def test_means_over_seeds_by_hand():
+    mean, low, high = mean_over_seeds(np.array([1.0, 2.0, 3.0]))
+    assert (mean, high - mean, mean - low) == pytest.approx((2.0, 2.48414, 2.48414), rel=1e-4)  # 4.30265 / sqrt(3)
+    assert np.isnan(mean_over_seeds(np.array([1.0]))[1])
+
+
+def planted(gain: bool) -> dict:
+    """Cells of three seeds whose examples gain all from 0.3 on, or nothing anywhere."""
+    random = np.random.default_rng(0)
+    content = {**CONTENT, "fractions": (0, 0.3, 1), "seeds": (0, 1, 2)}
+    cells = StudyConfig(**content).cells()
+    ids = [f"e{n}" for n in range(200)]
+    return {
+        cell: pd.Series(0.2 + 0.4 * (gain and cell.fraction >= 0.3) + random.normal(0, 0.1, 200), index=ids)
+        for cell in cells
+    }
+
+
+def test_a_planted_fraction_is_found_and_no_gain_is_told():
+    found = _enough(planted(True), 500, 0).iloc[0]
+    assert (found["fraction"], found["low"], found["high"], found["no_gain"]) == (0.3, 0.3, 0.3, 0.0)
+    none = _enough(planted(False), 500, 0).iloc[0]
+    assert none["no_gain"] > 0.05
+    assert none["high"] - none["low"] >= 0.7 or np.isnan(none["fraction"])
+
+
+def figures() -> pd.DataFrame:
+    """Two seeds of one model, mean IoU at three fractions."""
+    values = {(0, 0): 0.1, (0, 1): 0.2, (0.5, 0): 0.4, (0.5, 1): 0.4, (1, 0): 0.5, (1, 1): 0.8}
+    keys = {"model": "mdetr", "initialisation": "given", "figure": "mean_iou", "n": 9, "learned_phrases": 3}
+    return pd.DataFrame(
+        [
+            {**keys, "fraction": fraction, "seed": seed, "value": value, "low": value - 0.1, "high": value + 0.1}
+            for (fraction, seed), value in values.items()
+        ]
+    )
+
+
+def test_gains_are_paired_by_seed():
+    row = _effects(figures()).iloc[0]
+    assert (row["gain"], row["seeds"], row["from_fraction"], row["to_fraction"]) == (pytest.approx(0.5), 2, 0, 1)
+    assert row["high"] - row["gain"] == pytest.approx(12.7062 * np.std([0.4, 0.6], ddof=1) / np.sqrt(2), rel=1e-4)
+
+
+def test_a_summary_says_what_is_missing_and_draws(tmp_path):
+    curves = _curves(figures())
+    enough = pd.DataFrame([{"model": "mdetr", "initialisation": "given", "fraction": float("nan"), "no_gain": 1.0}])
+    layers = pd.DataFrame(columns=["model", "initialisation"])
+    results = Results(figures(), curves, layers, enough, _effects(figures()))
+    text = summarise_study(results, missing=3)
+    assert "3 cells of the study are not whole yet" in text
+    assert "| mdetr | given | 0.5 | – | 0.400 [0.400, 0.400] | – |" in text
+    assert "mean IoU is no better with all of the annotation than with none." in text
+    assert [path.name for path in draw_study(figures(), curves, layers, tmp_path)] == ["fractions.png", "fractions.svg"]
+    with pytest.raises(BadInput, match="no figure to draw"):
+        draw_study(figures(), curves[:0], layers, tmp_path)
