@@ -89,7 +89,7 @@ def test_what_is_undefined_says_why_and_questions_about_examples_are_left_out():
     ("lift", "said"),
     [
         (0.2, "better than the model's own answers do"),
-        (-0.1, "a limit of the probe, and no sign that anything is missing"),
+        (-0.1, "no sign that anything is missing inside"),
     ],
 )
 def test_words_about_the_gap(lift, said):
