@@ -77,7 +77,11 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     assert code == 0
     assert {row["site"] for row in json.loads(out)["rows"]} == {"block.1", "norm"}
     assert {row["condition"] for row in json.loads(out)["rows"]} == {"alignment"}
-    code, out, _ = run(monkeypatch, capsys, *words[:4], "--sites", "norm", "--control", "all", "--json")
+    every = [*words[:4], "--sites", "norm", "--control", "all", "--json"]
+    code, _, err = run(monkeypatch, capsys, *every)
+    assert code == 2
+    assert "holds another sweep: controls is [] there and ['labels'" in err
+    code, out, _ = run(monkeypatch, capsys, *every, "--out", tmp_path / "every")
     assert code == 0
     assert "NaN" not in out
     assert "<NA>" not in out
