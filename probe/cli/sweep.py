@@ -12,8 +12,8 @@ from probe.cli.options import AsJson, choose_device, parse_list, progress_bar, s
 
 NAME = "sweep"
 EPILOG = (
-    "Examples: probe sweep runs/vilt --question alignment --question localisation --probe linear --control all; "
-    "probe sweep sweep.yaml --engine ray"
+    "Example: probe sweep runs/vilt --question alignment --question localisation --probe linear --control all; from a "
+    "file: probe sweep sweep.yaml --engine ray"
 )
 ENGINES = ("local", "ray")
 
