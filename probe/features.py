@@ -83,6 +83,16 @@ def read_rows(run: Run, site: str, view: str) -> np.ndarray:
     return rows
 
 
+def require_finite(rows: np.ndarray, site: str) -> None:
+    """Raise BadInput, with the number of rows, if one holds NaN or infinity."""
+    broken = ~np.isfinite(rows).all(axis=1)
+    if broken.any():
+        raise BadInput(
+            f"site {site!r}: {int(broken.sum())} of {len(rows)} rows are not finite (NaN or infinity); "
+            "leave the site out, or extract it again in float32 or bfloat16"
+        )
+
+
 def sites_with(run: Run, views: Sequence[str]) -> list[SiteInfo]:
     """The sites with rows of those views (``phrase``, ``region``). Raises BadInput for a run that has none."""
     usable = [site for site in run.sites if all(_has(run, site, view) for view in views)]

@@ -98,3 +98,11 @@ def test_words_about_the_gap(lift, said):
     assert "They go together; which of them leads to the other is not shown." in lines[0]
     assert said in lines[1]
     assert said not in " ".join(joined_lines(table, "linear", "block.1", few=True))
+
+
+def test_a_model_without_answers_or_boxes_of_its_own_leaves_the_values_out():
+    table = join(make_items(8).assign(task_score=np.nan, own_iou=np.nan), {("r", "localisation"): True}, 20)
+    assert table["value"].isna().all()
+    assert {"pearson", "gap", "right_grounded"} <= set(table["measure"])
+    assert (table["note"] != "").all()
+    assert joined_lines(table, "linear", "block.1", few=False) == []

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from grounding.errors import BadInput
 from grounding.metrics.boxes import hits, merged_boxes, ranked_ious
 from grounding.metrics.intervals import Statistic
 from probe.estimators.rows import PerceptronBoxProbe, RidgeBoxProbe
-from probe.features import read_rows, sites_with
+from probe.features import read_rows, require_finite, sites_with
 from probe.questions.base import Judgement, Part, Question, Score
 from probe.questions.truth import annotated_phrases, phrase_boxes, single_images
 from probe.settings import PROBES, SweepSettings
@@ -82,16 +81,6 @@ class Boxes(Question):
         scores = {name: Score(Statistic.mean(found[name], image), float(guessed[name].mean())) for name in self.scores}
         columns = {"example": self.example[part.chosen], "phrase": self.phrase[part.chosen], "score": np.nan}
         return Judgement(scores, pd.DataFrame(columns | {"correct": found["recall"], "iou": iou}))
-
-
-def require_finite(rows: np.ndarray, site: str) -> None:
-    """Raise BadInput, with the number of rows, if one holds NaN or infinity."""
-    broken = ~np.isfinite(rows).all(axis=1)
-    if broken.any():
-        raise BadInput(
-            f"site {site!r}: {int(broken.sum())} of {len(rows)} rows are not finite (NaN or infinity); "
-            "leave the site out, or extract it again in float32 or bfloat16"
-        )
 
 
 def _ious(boxes_cxcywh: np.ndarray, truth: Tensor) -> np.ndarray:

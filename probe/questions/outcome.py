@@ -10,9 +10,8 @@ import pandas as pd
 from grounding.errors import BadInput
 from grounding.metrics.intervals import Statistic
 from probe.estimators.rows import LogisticRowProbe
-from probe.features import read_rows, sites_with
+from probe.features import read_rows, require_finite, sites_with
 from probe.questions.base import Judgement, Part, Question, Score
-from probe.questions.boxes import require_finite
 from probe.scores import ScoredPairs, as_statistic
 from probe.settings import SweepSettings
 from probe.tokens import read_tokens, token_counts
