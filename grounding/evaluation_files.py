@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from grounding.errors import BadInput
 from grounding.evaluation import Evaluation
-
-
-def check_folder(out: Path | str | None) -> None:
-    """BadInput where ``out`` is something else than a folder; one that is not there yet is fine."""
-    if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise BadInput(f"out {str(out)!r} is not a folder")
 
 
 def write_evaluation(evaluation: Evaluation, out: Path | str) -> None:
