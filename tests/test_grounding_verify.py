@@ -100,7 +100,7 @@ def test_an_example_is_found_by_its_id(tmp_path):
         BadInput, match="example 'coco-json/dev/7' is not in dev; accepted: one of its 2: coco-json/dev/0"
     ):
         find_example("coco-json", "coco-json/dev/7", root=root)
-    with pytest.raises(BadInput, match="split '' is unknown; accepted: train"):
+    with pytest.raises(BadInput, match="example '7' does not say its split; accepted: coco-json/SPLIT"):
         find_example("coco-json", "7", root=root)
     change_json(root / "dev.json", lambda c: c["images"][1].update(caption=""))
     with pytest.raises(BadInput, match=r"dev\.json, image 1: the caption is empty"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.benchmarks import BENCHMARKS, benchmark_class, benchmark_options, open_benchmark
-from grounding.errors import BadInput, unknown_choice
+from grounding.errors import BadInput
 from grounding.examples import Example
 
 
@@ -42,9 +42,13 @@ def find_example(
     Broken examples beside it do not matter. Raises BadInput where there is no such example, and where it is broken.
     """
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
-    split = split or next((part for part in example_id.split("/")[1:2]), "")
-    if split not in source.splits:
-        raise unknown_choice("split", split, source.splits)
+    if split is None:
+        split = next((part for part in example_id.split("/")[1:2] if part in source.splits), None)
+    if split is None:
+        raise BadInput(
+            f"example {example_id!r} does not say its split; accepted: {benchmark}/SPLIT/..., SPLIT one of "
+            f"{', '.join(source.splits)} (or --split)"
+        )
     examples = source.load(split, skip_bad=True)
     for example in examples:
         if example.id == example_id:

@@ -17,6 +17,7 @@ from grounding.benchmarks.columnar_rows import example_features, to_row
 from grounding.benchmarks.stored_images import write_images, write_parquet
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
+from grounding.outputs import check_folder
 
 _ROWS_A_GROUP = 1000
 
@@ -53,6 +54,7 @@ def convert_benchmark(
     """
     if images not in IMAGES:
         raise unknown_choice("images", images, IMAGES)
+    check_folder(out)
     folder = Path(out) / split
     if folder.exists():
         raise BadInput(f"out {str(folder)!r} exists already; accepted: a new folder")
@@ -61,6 +63,7 @@ def convert_benchmark(
     sources = {_key(image): image for example in examples for image in example.images}
     images_root = _common_folder(sources.values()) if images == "reference" else None
     names = _named(sources, images_root)
+    created = not Path(out).exists()
     Path(out).mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=out))
     try:
@@ -75,6 +78,8 @@ def convert_benchmark(
         unfinished.rename(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if created and not any(Path(out).iterdir()):
+            Path(out).rmdir()
         raise
     return Conversion(folder, len(examples), len(sources), tuple(source.skipped))
 

@@ -135,11 +135,13 @@ def show_(
 ) -> None:
     """Draw one example: caption with its phrases in colour, images with their regions, target."""
     from grounding.benchmarks.catalogue import find_example
+    from grounding.outputs import check_file
     from visualize.case import of_example
     from visualize.overlays import draw_example
     from visualize.style import check_formats, save
 
     formats = check_formats([out.suffix.removeprefix(".")])
+    check_file(out)
     options: dict[str, Any] = parse_pairs(option, "--option")
     found = find_example(benchmark, example, split=split, root=root, options=options, data_seed=data_seed)
     case = of_example(found)
