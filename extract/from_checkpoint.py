@@ -169,15 +169,16 @@ def examples_of(run: Run, root: Path | str | None = None) -> dict[str, Example]:
 
 def _made_beside(out: Path, new: Work) -> Path | None:
     """A complete run in a folder beside ``out`` that has all that the ``new`` one there would have."""
-    for place in sorted(out.absolute().parent.glob(f"*/{MANIFEST}")):
+    others = (place.parent for place in out.absolute().parent.glob(f"*/{MANIFEST}") if place.parent != out.absolute())
+    for folder in sorted(others):
         try:
-            there = read_manifest(place.parent)
-        except BadInput:
+            there = read_manifest(folder)
+        except (BadInput, OSError):  # of something else, or not for us to read
             continue
         if there["complete"] and there["identity_hash"] == new.manifest["identity_hash"]:
             held = views_of(there["sites"])
             if all(set(views) <= set(held.get(site, ())) for site, views in new.site_views.items()):
-                return out.parent / place.parent.name
+                return out.parent / folder.name
     return None
 
 
