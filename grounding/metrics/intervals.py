@@ -23,7 +23,8 @@ _CHUNK = 100_000  # numbers in one block of resamples: a processor's cache holds
 class Estimate:
     """A figure with its interval, over ``n`` values in ``groups`` groups.
 
-    low, high: None where there is no interval (fewer than two groups, or too few defined resamples).
+    low, high: None where there is no interval (fewer than two groups, or a figure that is undefined in more resamples
+    than an interval leaves out: of those that are left, it would say more than is known).
     value: None where the figure is undefined. ``reason`` then says why, in words.
     """
 
@@ -197,7 +198,8 @@ def _estimate(value: float, drawn: list[np.ndarray], n: int, groups: int, level:
         return Estimate(float(value), None, None, n, groups, "one group only: no interval")
     resampled = np.concatenate(drawn)
     defined = resampled[np.isfinite(resampled)]
-    if 2 * len(defined) < len(resampled):
-        return Estimate(float(value), None, None, n, groups, "undefined in most resamples: no interval")
+    if len(defined) < level * len(resampled):
+        lost = 1 - len(defined) / len(resampled)
+        return Estimate(float(value), None, None, n, groups, f"undefined in {lost:.0%} of the resamples: no interval")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(value), float(low), float(high), n, groups)
