@@ -36,7 +36,13 @@ EPILOG = (
     "--method erase --run runs/vilt --sites 'block.*' --out runs/vilt/erase"
 )
 
-Method = Annotated[str, typer.Option(help="erase: remove a concept's linear trace.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="erase: remove a concept's linear trace; patch: put states of a game into its minimal change; "
+        "knockout: cut attention from phrases to their regions."
+    ),
+]
 Sites = Annotated[
     str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all that can be changed.")
 ]
@@ -53,7 +59,22 @@ ChosenConcept = Annotated[
     ),
 ]
 ChosenEraser = Annotated[str, typer.Option(help="erase: leace, inlp or mean (projection).")]
-Draws = Annotated[int, typer.Option(help="Random controls a site, of which the mean is taken.")]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="patch: kinds of change (mini-game: caption, target, distractor; kilogram: colour, distractor); repeat "
+        "for several (default all)."
+    ),
+]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group",
+        help="patch: tokens (phrase, other-text, region, other-patches, queries, everything); repeat for several "
+        "(default all that a site has).",
+    ),
+]
+Draws = Annotated[int, typer.Option(help="erase, knockout: random controls a site, of which the mean is taken.")]
 Threshold = Annotated[
     float | None, typer.Option(help="Of heatmaps, as a share of their maximum; default: the checkpoint's own.")
 ]
@@ -72,6 +93,8 @@ def command(
     run: OfRun = None,
     concept: ChosenConcept = None,
     eraser: ChosenEraser = "leace",
+    pairs: Pairs = None,
+    group: Groups = None,
     draws: Draws = 3,
     root: Root = None,
     option: BenchmarkOptions = None,
@@ -103,6 +126,8 @@ def command(
             run=run,
             concepts=concept,
             eraser=eraser,
+            pairs=pairs,
+            groups=group,
             draws=draws,
             root=root,
             options=parse_pairs(option, "--option"),

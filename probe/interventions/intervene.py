@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import pandas as pd
 
 from extract.reader import Run
-from grounding.benchmarks import open_benchmark
+from grounding.benchmarks import Benchmark, open_benchmark
 from grounding.checkpoint import Checkpoint, Loading, load_checkpoint
-from grounding.errors import BadInput, unknown_choice
+from grounding.errors import BadInput
 from grounding.evaluate_checkpoint import stored_threshold
 from grounding.evaluation_files import check_folder
 from grounding.examples import Example
@@ -22,10 +23,12 @@ from probe.interventions.concepts import CONCEPTS, train_part
 from probe.interventions.erasers import ERASERS
 from probe.interventions.erasure import Erasure, choose_concepts, erase
 from probe.interventions.groups import check_choices
-from probe.interventions.live import Live
+from probe.interventions.knockout import attending, edit_regions, knock_out, require_taps
+from probe.interventions.live import Live, changeable, same_states
+from probe.interventions.patching import TARGETS, pair_batches, patch
 from probe.interventions.tables import tidy, write_interventions
 
-METHODS = ("erase",)
+METHODS = ("erase", "patch", "knockout")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,8 @@ def intervene(
     run: Path | str | None = None,
     concepts: Sequence[str] | None = None,
     eraser: str = "leace",
+    pairs: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
     draws: int = 3,
     root: Path | str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -69,48 +74,141 @@ def intervene(
     with images of that part are left out here. concepts: ``place`` (box and candidate index, from phrase tokens),
     ``membership`` (does a patch belong to any phrase, from patches); by default what each site has the tokens of.
     eraser: ``leace``, ``inlp`` or ``mean``.
+    ``patch`` runs the minimal change of a game (``Benchmark.minimal_pairs``; pairs: kinds of change, all by default)
+    with the clean game's states in some tokens of a site (groups: names of ``patching.TARGETS``, all by default).
+    ``knockout`` cuts attention from phrases to their regions, beside ``draws`` of equally many other patches.
     sites: names, ``stage.*``, or None for every site that the method can change. out: folder for the tables.
     threshold: of heatmaps, by default the checkpoint's own. seed: of everything random. options: of the benchmark.
     loading: as ``Loading`` says. progress: called with (steps done, steps in all).
-    Raises BadInput, before anything is run or written, for whatever is unknown, missing or does not fit together.
+    Raises BadInput, before anything is written, for whatever is unknown, missing or does not fit together.
     """
     check_folder(out)
-    if method not in METHODS:
-        raise unknown_choice("method", method, METHODS)
+    check_choices("method", [method], METHODS)
     for name, number in (("draws", draws), ("batch_size", batch_size)):
         if number < 1:
             raise BadInput(f"{name} {number} is too small; accepted: 1 or more")
+    _check_options(method, run=run, concepts=concepts, pairs=pairs, groups=groups)
     check_choices("eraser", [eraser], ERASERS)
-    check_choices("concept", concepts or [], CONCEPTS)
-    if run is None:
-        raise BadInput("method 'erase' needs a run of the checkpoint (--run), made by probe extract, to fit erasers on")
-    opened_run = Run.open(run)
+    opened_run = None if run is None else Run.open(run)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
-    model = checkpoint.model
-    level = _level(checkpoint, threshold)
-    chosen = model.choose_sites(sites)
-    _same_checkpoint(opened_run, checkpoint)
-    pairs = _with_concepts(chosen, concepts, sites is not None, opened_run)
-    examples = source.load(split, limit)
-    kept = _unseen(examples, opened_run, seed)
-    with Live(model) as live:
-        how = Erasure(eraser, draws, seed)
-        rows, checks = erase(live, pairs, _batches(model, kept, batch_size), opened_run, level, how, progress)
-    settings = {"eraser": eraser, "draws": draws, "seed": seed, "run": opened_run.manifest["identity_hash"]}
-    description = {
-        "method": method,
-        "checkpoint": {"name": checkpoint.path.name, "content": checkpoint.content},
-        "benchmark": {**source.identity(), "split": split, "limit": limit},
-        "examples": len(kept),
-        "left_out": len(examples) - len(kept),
-        "threshold": level,
-        "settings": settings,
-    }
-    found = Intervention(tidy(rows, method), pd.DataFrame(checks), description)
+    asked = _Asked(checkpoint, source, split, limit, sites, batch_size, draws, seed, progress)
+    if method == "patch":
+        found = _patch(asked, pairs, groups)
+    elif method == "knockout":
+        found = _knock_out(asked, _level(checkpoint, threshold))
+    else:
+        assert opened_run is not None
+        found = _erase(asked, _level(checkpoint, threshold), opened_run, concepts, eraser)
     if out is not None:
-        write_interventions(found.table, found.checks, description, Path(out))
+        write_interventions(found.table, found.checks, found.description, Path(out))
     return found
+
+
+OPTIONS = {"erase": ("run", "concepts"), "patch": ("pairs", "groups"), "knockout": ()}  # those of one method alone
+
+
+def _check_options(method: str, **given: Any) -> None:
+    """Raise BadInput for an option of another method, an unknown choice, or an erasure without a run."""
+    for name, value in given.items():
+        if value is not None and name not in OPTIONS[method]:
+            owner = next(one for one, names in OPTIONS.items() if name in names)
+            raise BadInput(f"{name} {value!r} with method {method!r}; accepted: with method {owner!r}")
+    check_choices("concept", given["concepts"] or (), CONCEPTS)
+    check_choices("group", given["groups"] or (), TARGETS)
+    if method == "erase" and given["run"] is None:
+        raise BadInput("method 'erase' needs a run of the checkpoint (--run), made by probe extract, to fit erasers on")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What every method needs to know."""
+
+    checkpoint: Checkpoint
+    source: Benchmark
+    split: str
+    limit: int | None
+    sites: Sequence[str] | None
+    batch_size: int
+    draws: int
+    seed: int
+    progress: Callable[[int, int], None] | None
+
+    @property
+    def model(self) -> GroundingModel:
+        """The model to be changed."""
+        return self.checkpoint.model
+
+    def batches(self, examples: Sequence[Example]) -> list[Batch]:
+        """The examples on the model's device."""
+        starts, size = range(0, len(examples), self.batch_size), self.batch_size
+        return [self.model.prepare(examples[begin : begin + size]).to(self.model.device) for begin in starts]
+
+    def changeable(self, live: Live, batch: Batch, sites: Sequence[Site]) -> list[Site]:
+        """The sites whose states can be changed. Raises BadInput at one that cannot where they were asked for."""
+        return changeable(live, batch, sites, partial(same_states, self.model), self.sites is not None)
+
+    def found(
+        self, method: str, rows: list[dict[str, Any]], examples: int, checks: Sequence[Any] = (), **more: Any
+    ) -> Intervention:
+        """The result, with what it rests on."""
+        description = {
+            "method": method,
+            "checkpoint": {"name": self.checkpoint.path.name, "content": self.checkpoint.content},
+            "benchmark": {**self.source.identity(), "split": self.split, "limit": self.limit},
+            "examples": examples,
+            "seed": self.seed,
+            "draws": self.draws,
+            **more,
+        }
+        return Intervention(tidy(rows, method), pd.DataFrame(checks), description)
+
+
+def _erase(asked: _Asked, level: float | None, run: Run, concepts: Sequence[str] | None, eraser: str) -> Intervention:
+    sites = asked.model.choose_sites(asked.sites)
+    _same_checkpoint(run, asked.checkpoint)
+    chosen = _with_concepts(sites, concepts, asked.sites is not None, run)
+    examples = asked.source.load(asked.split, asked.limit)
+    kept = _unseen(examples, run, asked.seed)
+    how = Erasure(eraser, asked.draws, asked.seed)
+    batches = asked.batches(kept)
+    with Live(asked.model) as live:
+        usable = asked.changeable(live, batches[0], [site for site, _ in chosen])
+        chosen = [(site, names) for site, names in chosen if site in usable]
+        rows, checks = erase(live, chosen, batches, run, level, how, asked.progress)
+    more = {"left_out": len(examples) - len(kept), "threshold": level, "eraser": eraser}
+    return asked.found("erase", rows, len(kept), checks, **more, run=run.manifest["identity_hash"])
+
+
+def _patch(asked: _Asked, kinds: Sequence[str] | None, groups: Sequence[str] | None) -> Intervention:
+    sites = asked.model.choose_sites(asked.sites)
+    pairs = asked.source.minimal_pairs(asked.split, asked.limit, kinds)
+    batches = pair_batches(asked.model, pairs, asked.batch_size)
+    with Live(asked.model) as live:
+        sites = asked.changeable(live, batches[0].clean, sites)
+        rows, counts = patch(live, sites, batches, groups, asked.seed, asked.progress)
+    matched = [pair.kind for batch in batches for pair in batch.pairs]
+    all_kinds = [pair.kind for pair in pairs]
+    told = {
+        kind: {"pairs": all_kinds.count(kind), "same_tokens": matched.count(kind), "counted": counts.get(kind, 0)}
+        for kind in dict.fromkeys(all_kinds)
+    }
+    return asked.found("patch", rows, sum(counts.values()), pairs=told)
+
+
+def _knock_out(asked: _Asked, level: float | None) -> Intervention:
+    sites = asked.model.choose_sites(asked.sites)
+    if asked.sites is None:
+        sites = attending(asked.model, sites)
+    for site in sites:
+        require_taps(asked.model, site)
+    examples = asked.source.load(asked.split, asked.limit)
+    batches = asked.batches(examples)
+    with Live(asked.model) as live:
+        regions = partial(edit_regions, live, batches[0])
+        sites = changeable(live, batches[0], sites, regions, asked.sites is not None)
+        rows = knock_out(live, sites, batches, level, asked.draws, asked.seed, asked.progress)
+    return asked.found("knockout", rows, len(examples), threshold=level)
 
 
 def _level(checkpoint: Checkpoint, threshold: float | None) -> float | None:
@@ -163,8 +261,3 @@ def _unseen(examples: Sequence[Example], run: Run, seed: int) -> list[Example]:
             "larger limit"
         )
     return kept
-
-
-def _batches(model: GroundingModel, examples: Sequence[Example], size: int) -> list[Batch]:
-    starts = range(0, len(examples), size)
-    return [model.prepare(examples[begin : begin + size]).to(model.device) for begin in starts]

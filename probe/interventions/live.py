@@ -92,6 +92,33 @@ def edit_states(model: GroundingModel, site: Site, change: Callable[[Tensor], Te
     return Edit(site.module_path, changed)
 
 
+def changeable(
+    live: Live, batch: Batch, sites: Sequence[Site], edits: Callable[[Site], Sequence[Edit]], asked: bool
+) -> list[Site]:
+    """The sites at which ``edits`` can be made, found by one pass over a batch each.
+
+    Raises BadInput at the first that cannot be changed where they were ``asked`` for, else where there is none.
+    """
+    found, reason = [], BadInput("there is no site to change")
+    for site in sites:
+        try:
+            live.run(batch, edits(site))
+        except BadInput as error:
+            if asked:
+                raise
+            reason = error
+        else:
+            found.append(site)
+    if not found:
+        raise reason
+    return found
+
+
+def same_states(model: GroundingModel, site: Site) -> list[Edit]:
+    """Puts a site's states back as they are; fails where they cannot be changed."""
+    return [edit_states(model, site, lambda states: states)]
+
+
 def states_of(model: GroundingModel, site: Site, output: Any) -> Tensor:
     """The states in what the module of a site gave: ``[passes, B, N, D]``."""
     shown = []
