@@ -172,7 +172,7 @@ def test_a_site_without_the_tokens_is_refused(tmp_path):
     extract_checkpoint("mdetr-grounded", "mini-game", "tune", out, limit=10, views=["phrase", "region"])
     with pytest.raises(BadInput, match=r"site 'decoder.0' holds query tokens; erasing 'place' needs text tokens"):
         intervene("mdetr-grounded", "mini-game", run=out, sites=["decoder.0"], concepts=["place"], limit=2)
-    with pytest.raises(BadInput, match=r"site 'decoder.0' holds query tokens; erasure of phrases or patches"):
+    with pytest.raises(BadInput, match=r"site 'decoder.0' holds query tokens; erasure needs text or image tokens"):
         intervene("mdetr-grounded", "mini-game", run=out, sites=["decoder.0"], limit=2)
 
 

@@ -108,11 +108,11 @@ def test_the_control_has_as_many_patches_of_the_same_image_and_none_of_the_regio
         assert same_image.sum() == first[phrase].sum() == min(own[phrase].sum(), 16 - own[phrase].sum())
 
 
-def test_cells_are_those_that_a_box_mostly_covers_and_at_least_one():
+def test_cells_are_those_that_a_box_touches():
     model = small_vilt(candidate_size=64, position_grid=(12, 4))
     batch = model.preprocess([game(size=64)])
     found = cells_of(batch, 0, [(1, (0.25, 0.0, 0.74, 0.3))]).view(batch.grid)
-    assert found.nonzero().tolist() == [[4, 1], [4, 2]]
+    assert found.nonzero().tolist() == [[4, 1], [4, 2], [5, 1], [5, 2]]
     tiny_box = cells_of(batch, 0, [(2, (0.30, 0.80, 0.31, 0.81))]).view(batch.grid)
     assert tiny_box.nonzero().tolist() == [[11, 1]]
 

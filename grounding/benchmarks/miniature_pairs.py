@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 from grounding.benchmarks import grammar
 from grounding.benchmarks.layout import LEAST_VISIBLE
@@ -111,8 +112,8 @@ def _other_values(description: Description, names: Sequence[str] | Mapping[str, 
 
 def _with_object(scene: Scene, index: int, name: str, value: str) -> Scene | None:
     """The scene with one attribute of one object changed; None if something would be too hidden."""
-    objects = [*scene.objects]
-    objects[index] = replace(objects[index], **{name: value})
+    objects, change = [*scene.objects], dict[str, Any]({name: value})
+    objects[index] = replace(objects[index], **change)
     changed = Scene.of(objects, scene.background, scene.aspect)
     return changed if visibility(changed).min() >= LEAST_VISIBLE else None
 

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from torch import Tensor
 
+from grounding.errors import BadInput
 from grounding.metrics.intervals import Estimate, Statistic, bootstrap
 from grounding.models.base import Batch, Site
 from probe.interventions.concepts import CONCEPTS, Rows, read_states, train_part
@@ -39,7 +40,9 @@ def choose_concepts(site: Site, names: Sequence[str] | None) -> list[str]:
     if names is None:
         found = [name for name, question in CONCEPTS.items() if question.stream in site.streams]
         if not found:
-            require_stream(site, "text", "erasure of phrases or patches (text or image)")
+            raise BadInput(
+                f"site {site.name!r} holds {', '.join(site.streams)} tokens; erasure needs text or image tokens"
+            )
         return found
     for name in names:
         require_stream(site, CONCEPTS[name].stream, f"erasing {name!r}")

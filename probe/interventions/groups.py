@@ -14,7 +14,7 @@ from grounding.models.base import Batch, Site
 
 GROUPS = ("phrase", "other-text", "region", "other-patches", "queries")
 STREAM_OF = {"phrase": "text", "other-text": "text", "region": "image", "other-patches": "image", "queries": "query"}
-_MOSTLY = 0.5  # share of a cell that a box covers from which on the cell is the box's
+_TOUCHED = 1e-6  # share of a cell that a box covers, at least, for the cell to be the box's
 
 Place = tuple[int, Box]  # candidate image, and a box in it
 
@@ -61,7 +61,7 @@ def phrase_cells(batch: Batch) -> Tensor:
 
 
 def cells_of(batch: Batch, example: int, places: Sequence[Place]) -> Tensor:
-    """Image tokens of an example that boxes cover for the most part, at least one a box: bool ``[cells]``.
+    """Image tokens of an example that boxes touch: bool ``[cells]``.
 
     places: candidate image and box (xyxy, relative to it) of each.
     """
@@ -70,8 +70,7 @@ def cells_of(batch: Batch, example: int, places: Sequence[Place]) -> Tensor:
     for image, (x1, y1, x2, y2) in places:
         down = _covered((image + y1) * rows, (image + y2) * rows, batch.grid[0])
         across = _covered(x1 * columns, x2 * columns, batch.grid[1])
-        share = down[:, None] * across
-        grid |= share >= min(_MOSTLY, float(share.max()))
+        grid |= down[:, None] * across > _TOUCHED
     return grid.flatten().to(batch.text_mask.device)
 
 

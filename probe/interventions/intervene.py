@@ -28,7 +28,8 @@ from probe.interventions.live import Live, changeable, same_states
 from probe.interventions.patching import TARGETS, pair_batches, patch
 from probe.interventions.tables import tidy, write_interventions
 
-METHODS = ("erase", "patch", "knockout")
+OPTIONS = {"erase": ("run", "concepts"), "patch": ("pairs", "groups"), "knockout": ()}  # those of one method alone
+METHODS = tuple(OPTIONS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +104,6 @@ def intervene(
     if out is not None:
         write_interventions(found.table, found.checks, found.description, Path(out))
     return found
-
-
-OPTIONS = {"erase": ("run", "concepts"), "patch": ("pairs", "groups"), "knockout": ()}  # those of one method alone
 
 
 def _check_options(method: str, **given: Any) -> None:

@@ -31,7 +31,7 @@ def tidy(rows: Sequence[Mapping[str, Any]], method: str) -> pd.DataFrame:
     table = pd.DataFrame(rows).assign(method=method).reindex(columns=COLUMNS)
     for name in ("before", "after", "effect", "low", "high", "removed", "removed_control"):
         table[name] = table[name].astype(float)
-    table["pairs"] = table["pairs"].fillna("").astype(str)
+    table["pairs"] = table["pairs"].astype(object).fillna("").astype(str)
     table["rank"] = table["rank"].astype("Int64")
     return table
 
@@ -62,4 +62,4 @@ def read_interventions(folder: Path, checkpoint: str | None = None) -> pd.DataFr
         raise BadInput(
             f"interventions {str(folder)!r} are of checkpoint {there[:12]}; accepted: those of {checkpoint[:12]}"
         )
-    return pd.read_csv(folder / TABLE, keep_default_na=True).fillna({"pairs": ""})
+    return pd.read_csv(folder / TABLE, dtype={"pairs": str}).fillna({"pairs": ""})
