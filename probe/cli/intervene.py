@@ -142,7 +142,8 @@ def command(
         )
     files = _draw(found.table, swept, out)
     result = {"out": str(out), "files": files, **found.description}
-    result |= {"rows": found.table.to_dict("records"), "checks": found.checks.to_dict("records")}
+    for name, table in (("rows", found.table), ("checks", found.checks)):
+        result[name] = table.astype(object).where(table.notna(), None).to_dict("records")  # JSON knows no NaN
     text = (out / SUMMARY).read_text(encoding="utf-8")
     show(result, as_json, f"{text}\nTables and figure: {out}")
 

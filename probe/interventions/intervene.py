@@ -15,8 +15,8 @@ from grounding.benchmarks import Benchmark, open_benchmark
 from grounding.checkpoint import Checkpoint, Loading, load_checkpoint
 from grounding.errors import BadInput
 from grounding.evaluate_checkpoint import stored_threshold
-from grounding.evaluation_files import check_folder
 from grounding.examples import Example
+from grounding.folders import check_folder
 from grounding.metrics.heatmaps import check_threshold
 from grounding.models.base import Batch, GroundingModel, Site
 from probe.interventions.concepts import CONCEPTS, train_part

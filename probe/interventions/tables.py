@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from grounding.errors import BadInput
+from grounding.folders import make_folder
 from probe.interventions.summary import summarise
 
 TABLE, CHECKS, DESCRIPTION, SUMMARY = "interventions.csv", "checks.csv", "interventions.json", "summary.md"
@@ -40,7 +41,7 @@ def write_interventions(table: pd.DataFrame, checks: pd.DataFrame, description: 
     """Write ``interventions.csv``, ``checks.csv`` (of erasures), ``interventions.json`` (both, and what they rest on)
     and ``summary.md`` into a folder.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     table.to_csv(out / TABLE, index=False)
     if len(checks):
         checks.to_csv(out / CHECKS, index=False)
