@@ -96,16 +96,16 @@ def test_what_is_looked_up_is_found_and_the_control_does_nothing():
 
 
 def test_the_control_has_as_many_patches_of_the_same_image_and_none_of_the_region():
-    model = small_vilt(candidate_size=64, position_grid=(12, 4))
-    batch = model.preprocess([game(size=64), game("other", seed=3, images=2, size=64)])
+    model = small_vilt(candidate_size=128, position_grid=(24, 8))
+    batch = model.preprocess([game(size=128), game("other", seed=3, images=2, size=128)])
     own = phrase_cells(batch)
     first, again, other = (other_cells(batch, own, seed) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not (first & own).any()
     for phrase in range(len(own)):
-        same_image = first[phrase].view(batch.grid)[4:8]  # target 1 of 64 pixels, 16 each cell
-        assert same_image.sum() == first[phrase].sum() == min(own[phrase].sum(), 16 - own[phrase].sum())
+        same_image = first[phrase].view(batch.grid)[8:16]  # target 1 of 128 pixels, 16 each cell
+        assert same_image.sum() == first[phrase].sum() == min(own[phrase].sum(), 64 - own[phrase].sum())
 
 
 def test_cells_are_those_that_a_box_touches():

@@ -19,9 +19,9 @@ TITLES = {
     "logit_difference": "Share of the change that is restored",
 }
 HEADINGS = {
-    "erase": "Is it used? Task and grounding after erasing a concept at one site",
+    "erase": "Is it used? A concept erased at one site",
     "patch": "Where does the minimal change matter? States patched at one site",
-    "knockout": "Is it looked up? Task and grounding without attention from phrases to their regions",
+    "knockout": "Is it looked up? Attention from phrases to regions cut",
 }
 _MARKERS = ("o", "s", "^", "D", "P")
 
