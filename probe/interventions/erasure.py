@@ -111,11 +111,11 @@ def check_erasure(
 ) -> list[dict[str, Any]]:
     """What a linear probe trained on the train part reads off the rest, with and without the concept.
 
-    Classes: accuracy of a logistic regression; chance is the share of the commonest class,
-    which no constant guess exceeds. Numbers: R2 of ridge
-    regression over all coordinates; chance 0. Intervals over images.
+    Classes: accuracy of a logistic regression; chance is the share of the commonest class, which no constant guess
+    exceeds. Numbers: R2 of ridge regression over all coordinates; chance 0. Intervals over images.
     """
-    erased = eraser(torch.from_numpy(states)).numpy()
+    erased = _standard(eraser(torch.from_numpy(states)).numpy(), states[train])
+    states = _standard(states, states[train])
     found = []
     for name, labels in rows.concept.classes.items():
         chance = float(np.unique(labels[~train], return_counts=True)[1].max() / (~train).sum())
@@ -139,14 +139,13 @@ def _check(name: str, score: str, chance: float, before: Estimate, after: Estima
     }
 
 
-def _standard(x: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Columns on the scale of train; one that holds nothing but rounding stays small."""
-    scale = x[train].std(0)
-    return (x - x[train].mean(0)) / np.maximum(scale, 1e-6 * scale.max() or 1.0)
+def _standard(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Rows on the scale of the columns of ``like``, so that what rounding left of an erased one stays small."""
+    scale = like.std(0)
+    return (x - like.mean(0)) / np.maximum(scale, 1e-6 * scale.max() or 1.0)
 
 
 def _accuracy(x: np.ndarray, labels: np.ndarray, train: np.ndarray, images: np.ndarray, seed: int) -> Estimate:
-    x = _standard(x, train)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe = LogisticRegression(max_iter=500).fit(x[train], labels[train])
@@ -155,7 +154,6 @@ def _accuracy(x: np.ndarray, labels: np.ndarray, train: np.ndarray, images: np.n
 
 
 def _explained(x: np.ndarray, numbers: np.ndarray, train: np.ndarray, images: np.ndarray, seed: int) -> Estimate:
-    x = _standard(x, train)
     centre, scale = numbers[train].mean(0), numbers[train].std(0)
     truth = (numbers - centre) / np.where(scale > 0, scale, 1.0)
     probe = RidgeCV(alphas=np.logspace(-3, 3, 7)).fit(x[train], truth[train])
