@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,17 +63,24 @@ def predict_batches(
     for begin in range(0, len(examples), batch_size):
         chunk = examples[begin : begin + batch_size]
         predictions = Predictions()
-        batch, predictions.skipped = model.prepare_readable(chunk) if skip_bad else (model.prepare(chunk), [])
+        batch, skipped = model.prepare_readable(chunk) if skip_bad else (model.prepare(chunk), [])
         if batch is not None:
             with torch.inference_mode():
                 batch = batch.to(device)
-                sizes = [(height, width) for height, width in batch.valid.tolist()]
-                answers = model.predict(batch, model(batch))
-                predictions.extend(replace(a, canvas_size=size) for a, size in zip(answers, sizes, strict=True))
-            predictions.dropped_phrases = _dropped(batch, predictions)
+                predictions = predictions_of(model, batch, model(batch))
+        predictions.skipped = skipped
         yield chunk, predictions
         if progress is not None:
             progress(begin + len(chunk))
+
+
+def predictions_of(model: GroundingModel, batch: Batch, output: Any) -> Predictions:
+    """Task answers and phrase groundings in what a model gave for a batch, one Prediction an example."""
+    sizes = [(height, width) for height, width in batch.valid.tolist()]
+    answers = model.predict(batch, output)
+    predictions = Predictions(replace(a, canvas_size=size) for a, size in zip(answers, sizes, strict=True))
+    predictions.dropped_phrases = _dropped(batch, predictions)
+    return predictions
 
 
 def _dropped(batch: Batch, answers: Sequence[Prediction]) -> list[tuple[str, str]]:

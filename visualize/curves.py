@@ -45,10 +45,10 @@ def layer_curves(table: pd.DataFrame, scores: Sequence[str] | None = None, title
             raise unknown_choice("score", score, present)
     sites = table.drop_duplicates("site")[["site", "stage", "layer"]].reset_index(drop=True)
     width = 6.4 if len(chosen) == 1 else 4.4 * len(chosen)
-    figure = _chart(max(width, min(0.3 * len(sites) + 2, 12)), 4.1)
+    figure = new_chart(max(width, min(0.3 * len(sites) + 2, 12)), 4.1)
     axes = figure.subplots(1, len(chosen), squeeze=False)[0]
     for panel, score in zip(axes, chosen, strict=True):
-        _draw_score(panel, table[table["score"] == score], sites)
+        draw_score(panel, table[table["score"] == score], sites)
         panel.set_title(SCORE_NAMES.get(score, score), weight="normal")
     heading = title or "Which region does a phrase mean? What probes read at each site"
     figure.suptitle(heading, x=0.01, ha="left", weight="bold")
@@ -58,7 +58,8 @@ def layer_curves(table: pd.DataFrame, scores: Sequence[str] | None = None, title
     return figure
 
 
-def _chart(width: float, height: float) -> Figure:
+def new_chart(width: float, height: float) -> Figure:
+    """A figure whose panels keep clear of each other."""
     figure = new_figure(width, height, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.09, h_pad=0.07)  # type: ignore[union-attr,call-arg]
     return figure
@@ -76,7 +77,7 @@ def check_sweep(table: pd.DataFrame) -> pd.DataFrame:
     return table if "seed" in table else table.assign(seed=0)
 
 
-def _draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame) -> None:
+def draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame) -> None:
     """One panel: x is the site's place in the run; lines break between stages; what has bars is drawn side by side."""
     place = {site: number for number, site in enumerate(sites["site"])}
     names = list(dict.fromkeys(table["probe"]))
@@ -94,7 +95,7 @@ def _draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame) -> None:
                 x = part["site"].map(place) + (0 if banded else aside)
                 _draw_line(panel, x, part, {**look, "label": label}, seed == seeds[0], banded)
     _draw_chance(panel, table, place)
-    _name_sites(panel, sites)
+    name_sites(panel, sites)
     panel.grid(axis="y")
     panel.set_axisbelow(True)
 
@@ -133,7 +134,8 @@ def _look(probe: str, condition: str | None, main: Sequence[str]) -> dict[str, A
     return {"color": colour, "marker": marker, "linestyle": "--", "lw": 1.1, "ms": 4, "mfc": "white", "label": label}
 
 
-def _name_sites(panel: Axes, sites: pd.DataFrame) -> None:
+def name_sites(panel: Axes, sites: pd.DataFrame) -> None:
+    """Ticks for sites in order: their layers where all are of one stage, else their names, and lines between stages."""
     stages = list(dict.fromkeys(sites["stage"]))
     panel.set_xlim(-0.5, len(sites) - 0.5)
     if len(stages) == 1:
@@ -167,7 +169,7 @@ def task_and_grounding(outcomes: Outcomes, note: str | None = None) -> Figure:
     table = outcomes.linked
     if table.empty:
         raise BadInput("no example of this run has a known grounding and a task: there is nothing to draw")
-    figure = _chart(7.6, 3.7)
+    figure = new_chart(7.6, 3.7)
     left, right = figure.subplots(1, 2, width_ratios=(1.45, 1))
     _scatter(left, table, outcomes)
     _quadrant_counts(right, table, outcomes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from grounding.folders import make_folder
 from visualize.case import Case, find_row, gather
 from visualize.curves import check_sweep, layer_curves, task_and_grounding
 from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, grounded_or_not, right_and_wrong
+from visualize.interventions import check_interventions, intervention_curves
 from visualize.overlays import Attention, draw_example, read_attention
 from visualize.style import check_formats, save
 
@@ -50,11 +51,12 @@ class Plan:
     head: int | None
     sweep: pd.DataFrame | None = None
     note: str | None = None
+    interventions: Sequence[pd.DataFrame] = ()
 
     def __len__(self) -> int:
         joint = not self.outcomes.linked.empty
         curves = 0 if self.sweep is None else self.sweep["question"].nunique()
-        return curves + joint + len(self.galleries) + len(self.rows)
+        return curves + len(self.interventions) + joint + len(self.galleries) + len(self.rows)
 
 
 def draw(
@@ -70,8 +72,11 @@ def draw(
     formats: Sequence[str] = ("png", "svg"),
     note: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    interventions: Sequence[pd.DataFrame] = (),
 ) -> list[Drawn]:
-    """Draw a run: layer curves, task against grounding, galleries, single examples. Returns what was drawn, in order.
+    """Draw a run: layer curves, interventions, task against grounding, galleries, single examples.
+
+    Returns what was drawn, in order.
 
     out: folder for the figures, made if need be. examples: id -> example, for pixels and polygons; one that is
     absent, or whose image cannot be read, is drawn with a placeholder and a note.
@@ -80,12 +85,14 @@ def draw(
     site, head: whose attention to draw: the run's last site that holds any, and the mean over heads, by default.
     count: examples on each side of the gallery. seed: of the random selections.
     note: printed below task against grounding (a correlation, computed elsewhere).
-    progress: called with (figures done, figures in all).
+    progress: called with (figures done, figures in all). interventions: tidy tables of ``probe intervene`` on the run's
+    checkpoint, each drawn under the curve of the sweep.
     Raises BadInput, before anything is drawn, for an empty run, an unknown id, site, head or format, and where ``out``
     cannot be a folder.
     """
     formats = check_formats(formats)
     plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note)
+    plan = replace(plan, interventions=[table for table in interventions if len(check_interventions(table))])
     make_folder(out)
     drawn: list[Drawn] = []
     for name, title, caption, alternative, figure in _figures(plan):
@@ -151,6 +158,8 @@ def _figures(plan: Plan) -> Iterator[Described]:
     if plan.sweep is not None:
         for question, rows in plan.sweep.groupby("question", sort=False):
             yield _curves(str(question), rows)
+    for table in plan.interventions:
+        yield _interventions(table, plan.sweep)
     if not plan.outcomes.linked.empty:
         yield _joint(plan)
     for name, selections in plan.galleries.items():
@@ -172,6 +181,17 @@ def _curves(question: str, sweep: pd.DataFrame) -> Described:
     sites, probes = sweep["site"].nunique(), ", ".join(sweep["probe"].unique())
     alternative = f"Line chart of probe scores ({probes}) and their controls at {sites} sites."
     return name, title, caption, alternative, layer_curves(sweep, title=heading)
+
+
+def _interventions(table: pd.DataFrame, sweep: pd.DataFrame | None) -> Described:
+    method = table["method"].iloc[0]
+    above = " Above: what probes read at the same sites." if sweep is not None else ""
+    caption = (
+        "What becomes of the model's answers when its states are changed at one site, beside controls that change as "
+        f"much elsewhere.{above} Bars are 95 % intervals over images."
+    )
+    alternative = f"Chart of effects ({method}) at {table['site'].nunique()} sites."
+    return f"interventions-{method}", "Is it used?", caption, alternative, intervention_curves(table, sweep)
 
 
 def _joint(plan: Plan) -> Described:

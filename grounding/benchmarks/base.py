@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from grounding.benchmarks.minimal_pairs import MinimalPair
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, validate
 
@@ -97,6 +98,16 @@ class Benchmark(ABC):
         known = self.image_sizes.setdefault(image, size)
         if known != size:
             raise BadInput(f"{where}: image {image.name} is {_by(size)} pixels here and {_by(known)} before")
+
+    def minimal_pairs(
+        self, split: str, limit: int | None = None, kinds: Sequence[str] | None = None
+    ) -> list[MinimalPair]:
+        """Minimal changes of the games of a split, at most one of each kind a game, drawn by the seed.
+
+        limit: only of the first that many examples. kinds: None for all that the benchmark has. Raises BadInput for an
+        unknown kind, and where there are none.
+        """
+        raise BadInput(f"benchmark {self.name!r} has no minimal pairs; accepted: mini-game, kilogram")
 
     def original(self, split: str) -> str:
         """Name of the benchmark that a split is of: its own, except for copies."""

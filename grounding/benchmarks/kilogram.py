@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -38,6 +38,7 @@ from grounding.benchmarks.base import Benchmark, Fault, Skipped
 from grounding.benchmarks.captions import Caption, clean_name, head_noun, part_caption, with_article
 from grounding.benchmarks.files import field, read_json
 from grounding.benchmarks.games import Game, make_game
+from grounding.benchmarks.minimal_pairs import MinimalPair, chosen_kinds, require_pairs
 from grounding.benchmarks.svg import Drawing, Piece, read_drawing
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Phrase, ReferenceGame, Region
@@ -179,6 +180,22 @@ class KiloGram(Benchmark):
             "image_size": self.image_size,
             "candidates": self.candidates,
         }
+
+    def minimal_pairs(
+        self, split: str, limit: int | None = None, kinds: Sequence[str] | None = None
+    ) -> list[MinimalPair]:
+        """See ``grounding.benchmarks.kilogram_pairs``: ``colour`` and ``distractor``."""
+        from grounding.benchmarks.kilogram_pairs import KINDS, minimal_pair
+
+        chosen = chosen_kinds(kinds, KINDS)
+        everything = self.load(split, skip_bad=True)
+        games = everything[:limit]
+        found = (
+            minimal_pair(game, kind, everything, self._random(game.id, f"pair/{kind}"))
+            for game in games
+            for kind in chosen
+        )
+        return require_pairs([pair for pair in found if pair is not None], chosen, len(games))
 
     def _read(self, split: str, limit: int | None) -> Iterator[Example | Fault]:
         if split not in self._loaded:

@@ -18,6 +18,8 @@ from typing import ClassVar
 from grounding.benchmarks import grammar
 from grounding.benchmarks.base import Benchmark
 from grounding.benchmarks.layout import Slot, drawn, random_scene, random_slots
+from grounding.benchmarks.miniature_pairs import KINDS, Puzzle, minimal_pair
+from grounding.benchmarks.minimal_pairs import MinimalPair, chosen_kinds, require_pairs
 from grounding.benchmarks.scenes import Description, Scene, excluded_by, regions
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Phrase, Point, ReferenceGame, Span, SpatialDescription
@@ -165,6 +167,19 @@ class MiniatureGame(Miniature):
             task=ReferenceGame(game.target_index),
             groups={"image": f"{name}/{game.target_index}", "caption": name},
         )
+
+    def minimal_pairs(
+        self, split: str, limit: int | None = None, kinds: Sequence[str] | None = None
+    ) -> list[MinimalPair]:
+        """See ``grounding.benchmarks.miniature_pairs``: ``caption``, ``target`` and ``distractor``."""
+        chosen, examples = chosen_kinds(kinds, KINDS), self.load(split, limit)
+        pairs = []
+        for index, example in enumerate(examples):
+            game = self.game(split, index)
+            descriptions, objects = zip(*((m.description, m.object_index) for m in game.mentions), strict=True)
+            puzzle = Puzzle(example, game.scenes, game.target_index, descriptions, objects)
+            pairs += [minimal_pair(puzzle, kind, self._random(split, index, "pair", kind)) for kind in chosen]
+        return require_pairs([pair for pair in pairs if pair is not None], chosen, len(examples))
 
 
 class MiniatureSdr(Miniature):

@@ -18,11 +18,13 @@ class AttentionTaps(nn.Module):
 
     query: ``[B, heads, N, d]``; key: ``[B, heads, M, d]``; bias: additive, broadcastable to ``[B, heads, N, M]``
     (-inf where a key is masked), or None; output: ``[B, N, heads * d]``, before the output projection.
+    followed: False where they only show what the model computes otherwise: a change of them would change nothing.
     """
 
-    def __init__(self, heads: int):
+    def __init__(self, heads: int, followed: bool = True):
         super().__init__()
         self.heads = heads
+        self.followed = followed
         self.query = nn.Identity()
         self.key = nn.Identity()
         self.bias = nn.Identity()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -198,6 +199,23 @@ class GroundingModel(nn.Module, ABC):
     @abstractmethod
     def predict(self, batch: Batch, output: Any) -> list[Prediction]:
         """Task answers and phrase groundings, one Prediction an example, in order."""
+
+    def candidate_scores(self, batch: Batch, output: Any) -> Tensor:
+        """How well the caption fits each candidate image of a game, higher is better: float ``[B, N]``.
+
+        N: candidates of the largest game; what stands for candidates that a game lacks means nothing. Raises BadInput
+        for a model that compares no candidates.
+        """
+        raise BadInput(f"{type(self).__name__} has no scores of candidates; accepted: a model that answers games")
+
+    @property
+    def passes(self) -> int:
+        """Passes that the latest forward made over an example's text, one for each image; its sites show one."""
+        return 1
+
+    def showing(self, number: int) -> AbstractContextManager[None]:
+        """Inside it, the sites show the states and the attention of the pass of that number instead."""
+        return nullcontext()
 
     def begin_task(self) -> None:
         """Make a model that so far only grounds ready to learn the task: fresh weights get the best start there is."""

@@ -292,6 +292,12 @@ class Mdetr(GroundingModel):
         memory = sites[-1].name
         return sites + [queries(k, memory) for k in range(config.decoder_layers)]
 
+    def candidate_scores(self, batch: Batch, output: MdetrOutput) -> Tensor:
+        """How near the point's height is to each candidate's middle: minus the distance in candidates."""
+        counts = torch.tensor([len(example.images) for example in batch.examples], device=batch.valid.device)
+        middles = torch.arange(int(counts.max()), device=counts.device) + 0.5
+        return -(output.task_point[:, 1:] * counts[:, None] - middles).abs()
+
     def predict(self, batch: Batch, output: MdetrOutput) -> list[Prediction]:
         """The candidate that the point falls in, or the point; every query's box ranked for each phrase."""
         ranked = output.phrase_scores.sort(dim=1, descending=True, stable=True)

@@ -238,6 +238,16 @@ class ViltAligner(GroundingModel):
             for name, path, stage, layer, attention in named
         ]
 
+    def candidate_scores(self, batch: Batch, output: ViltAlignerOutput) -> Tensor:
+        """Log-probability of each candidate: of all its pixels together."""
+        everyone = torch.arange(len(batch), device=batch.valid.device)
+        rows = _on_real_canvas(output.log_task, batch, everyone).logsumexp(2)  # [B, H]
+        counts = [len(example.images) for example in batch.examples]
+        scores = rows.new_full((len(batch), max(counts)), -math.inf)
+        for b, (count, height) in enumerate(zip(counts, batch.valid[:, 0].tolist(), strict=True)):
+            scores[b, :count] = rows[b, :height].unflatten(0, (count, -1)).logsumexp(1)
+        return scores
+
     def predict(self, batch: Batch, output: ViltAlignerOutput) -> list[Prediction]:
         """Candidate or point under the peak of the task map; a heatmap for every phrase.
 

@@ -17,6 +17,10 @@ def command(
     run: Annotated[Path, typer.Argument(help="Folder of a run made by probe extract.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the figures; default: figures in the run.")] = None,
     sweep: Annotated[Path | None, typer.Option(help="Folder of its sweep; default: sweep in the run.")] = None,
+    interventions: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of probe intervene on the run's checkpoint, drawn under the sweep; repeatable."),
+    ] = None,
     example: Annotated[list[str] | None, typer.Option(help="Id of an example to draw; repeat for several.")] = None,
     site: Annotated[
         str | None, typer.Option(help="Site whose attention is drawn; default: the last that has it.")
@@ -30,10 +34,12 @@ def command(
     """Draw layer curves, galleries of right and wrong answers, and chosen examples, as PNG and SVG."""
     from extract.from_checkpoint import examples_of
     from extract.reader import Run
+    from probe.interventions.tables import read_interventions
     from probe.tables import read_sweep
     from visualize.figures import draw
 
     opened = Run.open(run)
+    content = opened.manifest["identity"].get("checkpoint")
     with progress_bar("drawing", as_json) as progress:
         drawn = draw(
             opened,
@@ -46,6 +52,7 @@ def command(
             count=count,
             seed=seed,
             progress=progress,
+            interventions=[read_interventions(folder, content) for folder in interventions or ()],
         )
     files = [str(path) for figure in drawn for path in figure.paths]
     show({"files": files}, as_json, "\n".join(files))

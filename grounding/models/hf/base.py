@@ -5,7 +5,8 @@ A game's candidates are taken off the canvas, run as images of their own, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -128,6 +129,21 @@ class HfModel(GroundingModel):
         """Those of the latest pass."""
         assert self._candidates is not None, "a site is read outside a forward pass"
         return self._candidates
+
+    @property
+    def passes(self) -> int:
+        """One for each candidate of the largest game."""
+        return self.candidates.real.shape[1]
+
+    @contextmanager
+    def showing(self, number: int) -> Iterator[None]:
+        """Candidate ``number`` (the last of a game that has fewer) in the place of the example's own image."""
+        own = self.candidates
+        self._candidates = own.showing(number)
+        try:
+            yield
+        finally:
+            self._candidates = own
 
     def layers(self, path: str) -> list[str]:
         """Paths of the modules in the list at ``path``."""

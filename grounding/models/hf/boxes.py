@@ -103,6 +103,10 @@ class BoxModel(HfModel):
             phrase_query=phrase_query,
         )
 
+    def candidate_scores(self, batch: Batch, output: BoxOutput) -> Tensor:
+        """The caption's match with each candidate."""
+        return output.match
+
     def predict(self, batch: Batch, output: BoxOutput) -> list[Prediction]:
         """The candidate with the caption's best box, or that box's centre; the RANKED best boxes for each phrase."""
         size, owners = self.preprocessor.candidate_size, batch.phrase_example.tolist()

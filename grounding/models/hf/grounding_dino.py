@@ -105,7 +105,7 @@ def tap_fusion(module: Any) -> None:
 
     Images fill their squares, so that no key is masked.
     """
-    module.add_module("taps", AttentionTaps(module.num_heads))
+    module.add_module("taps", AttentionTaps(module.num_heads, followed=False))
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:

@@ -60,6 +60,10 @@ class HeatmapModel(HfModel):
             log_phrases=log_phrases,
         )
 
+    def candidate_scores(self, batch: Batch, output: HeatmapOutput) -> Tensor:
+        """The caption's match with each candidate."""
+        return output.match
+
     def predict(self, batch: Batch, output: HeatmapOutput) -> list[Prediction]:
         """The candidate that matches best, or the peak of the caption's map; a heatmap of tokens for every phrase."""
         grids = real_grid(batch).tolist()

@@ -69,6 +69,11 @@ class Candidates:
         seen = torch.ones(len(images), batch.grid[1] ** 2, dtype=torch.bool, device=images.device)
         return cls(images, example, real, first + place, place, batch.input_ids.shape[1], seen)
 
+    def showing(self, place: int) -> Candidates:
+        """The same with candidate ``place`` (the last of a game that has fewer) for every example's own."""
+        places = (self.real.sum(1) - 1).clamp(max=place)
+        return replace(self, own=self.own - self.own_place + places, own_place=places)
+
     def stack(self, states: Tensor) -> Tensor:
         """Per image ``[M, ...]`` -> per example and candidate ``[B, N, ...]``, zero where there is none."""
         stacked = states.new_zeros(*self.real.shape, *states.shape[1:])
