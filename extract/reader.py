@@ -131,7 +131,7 @@ class Run:
         ``i * grid_rows / N`` on. Raises BadInput where it is not stored.
         """
         self._require(self.site(site), "attention")
-        begin, end = self._ragged(self._attention_offsets, phrase_row, "phrase_row")
+        begin, end = self._ragged(self.cell_offsets, phrase_row, "phrase_row")
         example = self.examples.iloc[self.phrases["example"].iloc[phrase_row]]
         cells = self._rows(f"{site}/attention", np.arange(begin, end))
         return cells.T.reshape(-1, example["grid_rows"], example["grid_columns"])
@@ -179,7 +179,8 @@ class Run:
             return read_table(file["meta"][name])
 
     @cached_property
-    def _attention_offsets(self) -> np.ndarray:
+    def cell_offsets(self) -> np.ndarray:
+        """First row of each phrase in a view of image cells (``attention``), and the end of the last, int64."""
         with h5py.File(self.path / VIRTUAL, "r", locking=False) as file:
             return file["meta/attention_offsets"][:]
 
