@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extract.relevance.kinds import PREFIX, RELEVANCE
 from grounding.errors import BadInput, unknown_choice
 from probe.heads.questions import Block
 
@@ -52,7 +53,14 @@ class Kind:
     transform: Callable[[np.ndarray, Block], np.ndarray] = as_stored
 
 
-KINDS = {kind.name: kind for kind in (Kind("raw", "attention"), Kind("sink-filtered", "attention", without_sinks))}
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("raw", "attention"),
+        Kind("sink-filtered", "attention", without_sinks),
+        *(Kind(view.removeprefix(PREFIX), view) for view in RELEVANCE),
+    )
+}
 
 
 def choose_kinds(names: Sequence[str], *runs: Run) -> list[Kind]:
