@@ -161,7 +161,10 @@ class Collector:
         with _full_precision(self.plan.region_weights):
             self._finish_regions(output)
             self._finish_attention(output)
-        values: dict[Any, Tensor] = {_PEAKS: torch.stack(self._peaks), **self._values}
+        values: dict[Any, Tensor] = {
+            _PEAKS: torch.stack(self._peaks) if self._peaks else torch.zeros(0),
+            **self._values,
+        }
         return Rows(self.transfer.to_host(values), self._tokens, self._changes)
 
     def _finish_regions(self, output: Any) -> None:
@@ -177,8 +180,7 @@ class Collector:
         if not self._late_attention:
             return
         plan, batch = self.plan, self.batch
-        best = output.phrase_query.new_zeros(plan.phrase_weights.shape[:2])
-        best[plan.phrase_example, plan.phrase_slots] = output.phrase_query
+        best = plan.by_slot(output.phrase_query)
         keys = slice(0, batch.grid[0] * batch.grid[1])  # a decoder's keys begin with the image tokens
         for site, query, key, bias in self._late_attention:
             weights = views.attention_rows(query, key, bias, best, keys)

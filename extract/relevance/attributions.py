@@ -16,6 +16,7 @@ from extract.plan import Plan
 from extract.relevance.gradients import Key, Tape, raw, real_cells
 from extract.relevance.kinds import AT_ONE_SITE, OCCLUSION, explains_task, method_of
 from extract.relevance.scores import phrase_scores, place_scores, task_scores
+from grounding.errors import BadInput
 from grounding.models.base import Batch, GroundingModel, Site
 
 STEPS = 32  # points of the path that gradients are integrated at (Gauss-Legendre)
@@ -28,9 +29,10 @@ def attributions(
 
     Integrated gradients (Sundararajan, Taly and Yan 2017, arXiv 1703.01365) go from the states that an image of the
     example's mean colour would give, under the same caption, to the states that there are, and are summed over
-    channels. Beside them: how much the score changes on the way, and by how much the attributions of all tokens fail to
-    sum to that (completeness, their proposition 1). Occlusion (Zeiler and Fergus 2014, arXiv 1311.2901): how much the
-    score falls when a cell's pixels take the mean colour.
+    channels; the score is that of the place where the unchanged input puts the phrase. Beside them: how much the score
+    changes on the way, and by how much the attributions of all tokens fail to sum to that (completeness, their
+    proposition 1). Occlusion (Zeiler and Fergus 2014, arXiv 1311.2901): how much the score falls when a cell's pixels
+    take the mean colour. Raises BadInput for integrated gradients of a model that runs once an image.
     """
     found: dict[Key, Tensor] = {}
     changes: dict[Key, Tensor] = {}
@@ -51,10 +53,9 @@ def attributions(
 
 def score_table(batch: Batch, plan: Plan, output: Any, places: Tensor | None) -> Tensor:
     """Score of each phrase's place, or (None) the task's for all phrases: ``[B, K]``, zeros beyond an example's."""
-    table = output.task_point.new_zeros(plan.phrase_weights.shape[:2], dtype=torch.float32)
     task = places is None
     scores = task_scores(batch, output)[plan.phrase_example] if task else phrase_scores(batch, output, places)
-    return table.index_put((plan.phrase_example, plan.phrase_slots), scores.float())
+    return plan.by_slot(scores.float())
 
 
 def mean_colour(batch: Batch) -> Tensor:
@@ -68,6 +69,11 @@ def _integrated(
     model: GroundingModel, batch: Batch, plan: Plan, places: Tensor | None, site: Site
 ) -> tuple[Tensor, Tensor]:
     states, blank = (_states(model, site, one) for one in (batch, replace(batch, images=mean_colour(batch))))
+    if len(states) != len(batch):
+        raise BadInput(
+            f"site {site.name!r} has {len(states)} rows for {len(batch)} examples, and integrated gradients need one "
+            "each; accepted: relevance.grad-cam, relevance.occlusion"
+        )
     layout = site.layout(batch)
     slots = range(plan.phrase_weights.shape[1])
     cells = states.new_zeros(*plan.phrase_weights.shape[:2], batch.grid[0] * batch.grid[1], dtype=torch.float32)

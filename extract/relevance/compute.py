@@ -19,8 +19,10 @@ def relevance(
     """Relevance of image cells by (site, view), fp32 ``[B, K, cells, C]``, and what stands beside a view, ``[P, 2]``.
 
     batch and plan: on the model's device. site_views: site -> views, of which those that are no relevance are left out.
-    Raises BadInput as ``gradient_relevance`` does.
+    Nothing where the batch has no phrases. Raises BadInput as ``gradient_relevance`` does.
     """
+    if not batch.phrase_ids:
+        return {}, {}
     wanted = {site: [view for view in views if is_relevance(view)] for site, views in site_views.items()}
     passed = {site: [v for v in views if method_of(v) not in AT_ONE_SITE] for site, views in wanted.items()}
     values = gradient_relevance(model, batch, plan, passed) if any(passed.values()) else {}

@@ -128,7 +128,8 @@ def gradient_relevance(
         if any(view.endswith(TASK) for _, view in asked):
             scores[TASK] = task_scores(batch, output)
     with torch.autocast(batch.images.device.type, enabled=False):
-        work = _Work(batch, plan, chain, mapped, tape, _best_queries(plan, output), asked)
+        best = plan.by_slot(output.phrase_query) if hasattr(output, "phrase_query") else None
+        work = _Work(batch, plan, chain, mapped, tape, best, asked)
         work.rollout()
         for slot in range(plan.phrase_weights.shape[1]):
             chosen = scores[""][plan.phrase_slots == slot].sum()
@@ -140,7 +141,10 @@ def gradient_relevance(
 
 @dataclass
 class _Work:
-    """Reads the rows of phrases out of the taped pass. rows: the result so far."""
+    """Reads the rows of phrases out of the taped pass.
+
+    best: int64 ``[B, K]``, the query that stands for each phrase, in a model with queries. rows: the result so far.
+    """
 
     batch: Batch
     plan: Plan
@@ -257,12 +261,3 @@ def _paths(site: Site) -> list[str]:
 def _up_to_last(chain: list[Site], wanted: Sequence[str]) -> list[Site]:
     """The sites that relevance goes through until the last that is wanted."""
     return chain[: max((place + 1 for place, site in enumerate(chain) if site.name in wanted), default=0)]
-
-
-def _best_queries(plan: Plan, output: Any) -> Tensor | None:
-    """The query that stands for each phrase, int64 ``[B, K]``; None for a model without queries."""
-    if not hasattr(output, "phrase_query"):
-        return None
-    best = output.phrase_query.new_zeros(plan.phrase_weights.shape[:2])
-    best[plan.phrase_example, plan.phrase_slots] = output.phrase_query
-    return best

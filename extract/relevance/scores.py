@@ -15,9 +15,13 @@ from grounding.models.base import Batch
 def place_scores(batch: Batch, output: Any) -> Tensor:
     """How sure the model is that each phrase is in each place, ``[P, places]``: pixels of a heatmap, or boxes.
 
-    Heatmaps: log-probability over the real canvas. Boxes: log-probability (or logit) that a box is the phrase's. Raises
-    BadInput for a model that offers neither.
+    Heatmaps: the logit of a real pixel, where the model gives it, since a probability also rises as all other places
+    fall (Selvaraju et al. 2017 take the score before the softmax for that reason); else the log-probability. Boxes:
+    log-probability, or logit, that a box is the phrase's. Raises BadInput for a model that offers none of them.
     """
+    if hasattr(output, "phrase_normaliser"):
+        logits = output.log_phrases + output.phrase_normaliser[:, None, None]
+        return logits.masked_fill(~batch.pixel_mask[batch.phrase_example], -torch.inf).flatten(1)
     if hasattr(output, "log_phrases"):
         return _on_real_canvas(output.log_phrases, batch, batch.phrase_example)
     if hasattr(output, "phrase_scores"):
@@ -57,7 +61,7 @@ def task_scores(batch: Batch, output: Any) -> Tensor:
 
 
 def _on_real_canvas(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
-    """Log-probabilities ``[M, cells]`` over real pixels alone, so that they do not depend on the rest of the batch."""
+    """Log-probabilities ``[M, places]`` over real pixels alone, so that they do not depend on the rest of the batch."""
     if log_maps.shape[1:] == batch.pixel_mask.shape[1:]:
         log_maps = log_maps.masked_fill(~batch.pixel_mask[example], -torch.inf)
     return log_maps.flatten(1).log_softmax(1)
