@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
+from hf_models import square_game, tiny
 from small_models import game, single_image, small_mdetr, small_vilt
 from tiny_model import TinyModel, tiny_games
 from tiny_run import IDENTITY, contents, interrupt_at
@@ -169,6 +170,29 @@ def test_examples_without_phrases_have_no_rows(tmp_path):
 def test_a_model_without_scores_of_phrases_is_refused():
     with pytest.raises(BadInput, match="the model has no score of phrases to take relevance of"):
         computed(TinyModel(), tiny_games(1), ["relevance.gradient"])
+
+
+def test_a_model_that_runs_once_an_image_has_grad_cam_and_occlusion():
+    model = tiny("clip")
+    values, _, batch = computed(model, [square_game(model)], ["relevance.grad-cam", "relevance.occlusion"])
+    assert {site for site, _ in values} == {"vision.embedding", "vision.0", "vision.1"}
+    for rows in values.values():
+        assert rows.shape[2] == batch.grid[0] * batch.grid[1]
+        assert rows.any()
+    with pytest.raises(BadInput, match=r"site 'vision.embedding' has 3 rows for 1 examples, and integrated gradients"):
+        computed(model, [square_game(model)], ["relevance.integrated-gradients"])
+    with pytest.raises(BadInput, match=r"view 'relevance.rollout' is offered by none of the sites"):
+        choose_views(model.sites(), ["relevance.rollout"])
+
+
+def test_the_logit_of_a_place_is_explained_not_its_share_of_probability():
+    model, seen = small_vilt(patch=8), {}
+    batch = model.preprocess([game("a")])
+    handle = model.sdr_head.register_forward_hook(lambda module, inputs, output: seen.update(logits=output))
+    with torch.no_grad():
+        found = place_scores(batch, model(batch))
+    handle.remove()
+    torch.testing.assert_close(found, seen["logits"][:2].flatten(1), rtol=1e-4, atol=1e-5)
 
 
 def test_relevance_alone_stands_for_what_needs_one_pass():

@@ -188,6 +188,7 @@ def test_p_values_of_a_null_are_uniform_with_clustered_errors():
     found = np.array([above_zero(np.repeat(random.normal(size=40), 3), images) for _ in range(400)])
     assert 0.02 < (found < 0.05).mean() < 0.09  # as if the phrases of an image were independent: 0.17
     assert above_zero(np.zeros(6), np.arange(6)) == 1.0
+    assert above_zero(np.ones(6), np.arange(6)) == 0.0
 
 
 def test_runs_that_do_not_go_together():

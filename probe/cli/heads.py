@@ -12,7 +12,10 @@ from probe.cli.options import AsJson, Seed, parse_list, progress_bar, show
 NAME = "heads"
 EPILOG = "Example: probe heads runs/vilt-dev --select runs/vilt-tune"
 # Written out as the options are; a test compares.
-KIND_NAMES = "raw, sink-filtered"
+KIND_NAMES = (
+    "raw, sink-filtered, rollout, gradient, gradient-attention, integrated-gradients, grad-cam, occlusion, "
+    "gradient-task, gradient-attention-task, integrated-gradients-task, grad-cam-task, occlusion-task"
+)
 
 
 def command(

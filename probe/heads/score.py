@@ -96,13 +96,13 @@ def score_heads(
     """
     _check(run, select)
     tuning, reported = _Part(select, blocks(select)), _Part(run, blocks(run))
-    series = list(_series(run, select, kinds, sites))
+    series, scopes = list(_series(run, select, kinds, sites)), reported.scopes
     rows: list[dict[str, Any]] = []
     scores: list[dict[str, np.ndarray]] = []
     for number, one in enumerate(series):
-        tuned = _scores(tuning, one, None)
+        tuned = _scores(tuning, one, scopes)
         thresholds = {key: _threshold(select, values["curve"]) for key, values in tuned.items()}
-        for key, values in _scores(reported, one, thresholds).items():
+        for key, values in _scores(reported, one, scopes, thresholds).items():
             level = thresholds[key]
             at = THRESHOLDS.index(level)
             first = {"pointing": tuned[key]["pointing"].mean(), "iou": tuned[key]["curve"][:, at].mean()}
@@ -121,13 +121,16 @@ def _check(run: Run, select: Run) -> None:
     first, second = run.manifest["identity"], select.manifest["identity"]
     check_tuning_split(second["split"])
     if first["checkpoint"] != second["checkpoint"]:
-        raise BadInput(f"select {str(select.path)!r} is of another checkpoint than {str(run.path)!r}; accepted: a run "
-                       "of the same one")  # fmt: skip
+        raise BadInput(
+            f"select {str(select.path)!r} is of another checkpoint than {str(run.path)!r}; accepted: a run of the same"
+        )
     images = run.examples["group_image"]
     shared = sorted(set(images) & set(select.examples["group_image"]))
     if shared:
-        raise BadInput(f"{len(shared)} images are in both runs ({shared[0]!r}, ...): heads would be chosen on what "
-                       "they are reported for; accepted: a select run on other images")  # fmt: skip
+        raise BadInput(
+            f"{len(shared)} images are in both runs ({shared[0]!r}, ...): heads would be chosen on what they are "
+            "reported for; accepted: a select run on other images"
+        )
     if images.nunique() < 2:
         raise BadInput(f"run {str(run.path)!r} has {images.nunique()} image; accepted: 2 or more, for intervals")
 
@@ -135,7 +138,7 @@ def _check(run: Run, select: Run) -> None:
 def _series(run: Run, select: Run, kinds: Sequence[str], sites: Sequence[str] | None) -> Iterator[_Series]:
     """Baselines, then every site of every kind that both runs hold."""
     for name in BASELINES:
-        yield _Series({"kind": name, "site": "", "stage": "", "layer": -1}, _baseline(name))
+        yield _Series(_nowhere(name), _baseline(name))
     chosen = choose_kinds(kinds, run, select)
     for kind in chosen:
         there = {site.name for site in holding(select, kind)}
@@ -149,6 +152,11 @@ def _series(run: Run, select: Run, kinds: Sequence[str], sites: Sequence[str] | 
             yield _Series(about, _stored(site.name, kind))
 
 
+def _nowhere(kind: str) -> dict[str, Any]:
+    """Columns of what belongs to no site."""
+    return {"kind": kind, "site": "", "stage": "", "layer": -1}
+
+
 def _stored(site: str, kind: Kind) -> Callable[[Run, Block], tuple[list[str], Tensor]]:
     return lambda run, block: read_maps(run, site, kind, block)
 
@@ -157,20 +165,22 @@ def _baseline(name: str) -> Callable[[Run, Block], tuple[list[str], Tensor]]:
     return lambda run, block: ([FUSED], baseline_maps(name, block)[:, None])
 
 
-def _scores(part: _Part, series: _Series, thresholds: Mapping[tuple[str, str], float] | None) -> _Scores:
+def _scores(
+    part: _Part,
+    series: _Series,
+    scopes: Sequence[str],
+    thresholds: Mapping[tuple[str, str], float] | None = None,
+) -> _Scores:
     """``curve``, IoU under the head's own threshold (None: under all) ``[P, T]``, and ``pointing`` ``[P]``."""
     found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
     for block in part.blocks:
         heads, maps = series.read(part.run, block)
         for channel, head in enumerate(heads):
-            for scope in part.scopes:
+            for scope in scopes:
                 levels = THRESHOLDS if thresholds is None else (thresholds[scope, head],)
                 found.setdefault((scope, head), []).append(block.score(maps[:, channel], scope, levels))
-    return {
-        key: {name: torch.cat(part).numpy() for name, part in zip(("curve", "pointing"), zip(*parts, strict=True),
-                                                                  strict=True)}
-        for key, parts in found.items()
-    }  # fmt: skip
+    joined = {key: [torch.cat(part).numpy() for part in zip(*parts, strict=True)] for key, parts in found.items()}
+    return {key: {"curve": curve, "pointing": pointed} for key, (curve, pointed) in joined.items()}
 
 
 def _threshold(select: Run, curve: np.ndarray) -> float:
@@ -187,24 +197,13 @@ def _table(
     long: list[dict[str, Any]] = []
     for row, values in zip(rows, scores, strict=True):
         for measure in MEASURES:
+            rivals = {} if row["kind"] in BASELINES else {"gain": centre[row["scope"]][measure]}
+            if rivals and row["scope"] == "canvas":
+                rivals["own_gain"] = own[measure]
             about = {**row, "measure": measure, "tuning_value": row["tuning"][measure]}
-            if row["kind"] not in BASELINES:
-                rivals = {"gain": centre[row["scope"]][measure]} | (
-                    {"own_gain": own[measure]} if row["scope"] == "canvas" else {}
-                )
-            else:
-                rivals = {}
             long.append(about | _figures(values[measure], rivals, images, resamples, seed))
     for measure in MEASURES:
-        about = {
-            "kind": OWN,
-            "site": "",
-            "stage": "",
-            "layer": -1,
-            "head": FUSED,
-            "scope": "canvas",
-            "measure": measure,
-        }
+        about = {**_nowhere(OWN), "head": FUSED, "scope": "canvas", "measure": measure}
         long.append(about | _figures(own[measure], {}, images, resamples, seed))
     table = pd.DataFrame(long).reindex(columns=COLUMNS)
     table["selected"] = False
@@ -234,9 +233,9 @@ def _figures(
 
 def above_zero(differences: np.ndarray, images: np.ndarray) -> float:
     """One-sided p of a mean above zero: t-test of the constant, errors clustered by image (Cameron, Gelbach and Miller
-    2008); 1 where all differences are zero."""
-    if not differences.any():
-        return 1.0
+    2008); where all differences are the same, 0 if they are above zero and else 1."""
+    if np.ptp(differences) == 0:
+        return float(differences[0] <= 0)
     codes = np.unique(images, return_inverse=True)[1]
     fit = statsmodels.OLS(differences, np.ones(len(differences))).fit(
         cov_type="cluster", cov_kwds={"groups": codes}, use_t=True
@@ -250,11 +249,8 @@ def _describe(run: Run, select: Run, tuning: _Part, reported: _Part, resamples: 
 
     def facts(run: Run, part: _Part) -> dict[str, Any]:
         identity = run.manifest["identity"]
-        counts = {
-            "phrases": len(part.rows),
-            "images": len(set(part.images)),
-            "left_out": len(run.phrases) - len(part.rows),
-        }
+        counts = {"phrases": len(part.rows), "images": len(set(part.images))}
+        counts["left_out"] = len(run.phrases) - counts["phrases"]
         alone = sum(int((np.unique(block.example, return_counts=True)[1] == 1).sum()) for block in part.blocks)
         return {"split": identity["split"], "identity_hash": run.manifest["identity_hash"], **counts, "alone": alone}
 
