@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "finetune", "evaluate", "extract", "sweep", "visualize", "study", "inspect", "convert"]
+    "name", ["demo", "finetune", "evaluate", "extract", "sweep", "heads", "visualize", "study", "inspect", "convert"]
 )
 def test_every_command_has_help_with_an_example(monkeypatch, capsys, name):
     code, out, _ = run(monkeypatch, capsys, name, "--help")

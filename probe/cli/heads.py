@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def command(
             seed=seed,
         )
     drawn = draw_head_maps(table, target)
-    result = {"out": str(target), "figures": [str(path) for path in drawn], "rows": table.to_dict("records")}
+    result = {"out": str(target), "figures": [str(path) for path in drawn], "rows": json.loads(table.to_json(orient="records"))}
     text = (target / SUMMARY).read_text(encoding="utf-8")
     figures = "".join(f"\n{path}" for path in drawn if path.suffix == ".png")
     show(result, as_json, f"{text}\nTables: {target}{figures}")
