@@ -56,7 +56,11 @@ def command(
             seed=seed,
         )
     drawn = draw_head_maps(table, target)
-    result = {"out": str(target), "figures": [str(path) for path in drawn], "rows": json.loads(table.to_json(orient="records"))}
+    result = {
+        "out": str(target),
+        "figures": [str(path) for path in drawn],
+        "rows": json.loads(table.to_json(orient="records")),
+    }
     text = (target / SUMMARY).read_text(encoding="utf-8")
     figures = "".join(f"\n{path}" for path in drawn if path.suffix == ".png")
     show(result, as_json, f"{text}\nTables: {target}{figures}")
