@@ -170,6 +170,9 @@ def test_examples_without_phrases_have_no_rows(tmp_path):
 def test_a_model_without_scores_of_phrases_is_refused():
     with pytest.raises(BadInput, match="the model has no score of phrases to take relevance of"):
         computed(TinyModel(), tiny_games(1), ["relevance.gradient"])
+    rollout, _, _ = computed(TinyModel(), tiny_games(1), ["relevance.rollout"])  # which needs none
+    assert [site for site, _ in rollout] == ["block.0", "block.1"]
+    assert all(0 < float(rows.sum((2, 3)).max()) < 1 for rows in rollout.values())
 
 
 def test_a_model_that_runs_once_an_image_has_grad_cam_and_occlusion():

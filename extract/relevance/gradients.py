@@ -122,18 +122,16 @@ def gradient_relevance(
     chain = _up_to_last([site for site in model.all_sites() if carries(site)], carried)
     mapped = [s for s in sites if any(method_of(view) == GRAD_CAM for view in site_views[s.name])]
     paths = [path for site in chain for path in (site.self_attention_path, site.attention_path) if path]
-    with torch.enable_grad(), Tape(model, paths, mapped) as tape:
+    suffixes = {TASK if view.endswith(TASK) else "" for _, view in asked if view != PREFIX + ROLLOUT}
+    with torch.set_grad_enabled(bool(suffixes)), Tape(model, paths, mapped) as tape:
         output = model(batch)
-        scores = {"": phrase_scores(batch, output)}
-        if any(view.endswith(TASK) for _, view in asked):
-            scores[TASK] = task_scores(batch, output)
+        scores = {s: (task_scores if s else phrase_scores)(batch, output) for s in suffixes}
     with torch.autocast(batch.images.device.type, enabled=False):
         best = plan.by_slot(output.phrase_query) if hasattr(output, "phrase_query") else None
         work = _Work(batch, plan, chain, mapped, tape, best, asked)
         work.rollout()
-        for slot in range(plan.phrase_weights.shape[1]):
-            chosen = scores[""][plan.phrase_slots == slot].sum()
-            work.explain(chosen, "", slice(slot, slot + 1))
+        for slot in range(plan.phrase_weights.shape[1] if "" in scores else 0):
+            work.explain(scores[""][plan.phrase_slots == slot].sum(), "", slice(slot, slot + 1))
         if TASK in scores:
             work.explain(scores[TASK].sum(), TASK, slice(None))
     return work.rows
@@ -170,11 +168,11 @@ class _Work:
 
     def explain(self, score: Tensor, suffix: str, slots: slice) -> None:
         """Rows of the phrases in ``slots`` for a score, the sum over examples of one each."""
-        if all(view == PREFIX + ROLLOUT or view.endswith(TASK) != bool(suffix) for _, view in self.asked):
-            return
         if not score.requires_grad:
-            raise BadInput("the model's score has no gradient (its answer is read off without one): accepted views of "
-                           "it are relevance.rollout and relevance.occlusion")  # fmt: skip
+            raise BadInput(
+                "the model's score has no gradient (its answer is read off without one); accepted: relevance.rollout, "
+                "relevance.occlusion"
+            )
         paths = list(self.tape.attended)
         tensors = [self.tape.attended[path].output for path in paths]
         tensors += [raw(self.tape.outputs[site.name]) for site in self.mapped]
