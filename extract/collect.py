@@ -66,8 +66,8 @@ class Rows:
     """Rows of one batch: (site, view) -> ``[rows, channels]`` in storage dtype, still on their way to the host.
 
     tokens: site -> number of real tokens of each example. changes: (site, view) -> what stands beside it, fp32
-    ``[P, 2]``. Beside the rows, under ``_PEAKS``, comes for each of them a
-    bound of its magnitudes before they were stored; NaN or infinite where a value is.
+    ``[P, 2]``. Beside the rows, under ``_PEAKS``, comes for each of them a bound of its magnitudes before they were
+    stored; NaN or infinite where a value is.
     """
 
     values: Arriving

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from captum.attr import IntegratedGradients, Occlusion
 from torch import Tensor
 from torch.nn import functional
 
@@ -68,6 +67,8 @@ def mean_colour(batch: Batch) -> Tensor:
 def _integrated(
     model: GroundingModel, batch: Batch, plan: Plan, places: Tensor | None, site: Site
 ) -> tuple[Tensor, Tensor]:
+    from captum.attr import IntegratedGradients  # which imports matplotlib: not for every extraction
+
     states, blank = (_states(model, site, one) for one in (batch, replace(batch, images=mean_colour(batch))))
     if len(states) != len(batch):
         raise BadInput(
@@ -119,6 +120,8 @@ def patched(model: GroundingModel, site: Site, states: Tensor) -> Iterator[None]
 
 def _occlusion(model: GroundingModel, batch: Batch, plan: Plan, places: Tensor | None) -> Tensor:
     """A pass for each cell, all examples at once; captum occludes what is seen, and colours follow."""
+    from captum.attr import Occlusion
+
     blank = mean_colour(batch)
 
     def scores(seen: Tensor) -> Tensor:
