@@ -13,6 +13,7 @@ from torch import Tensor
 
 from extract import views
 from extract.plan import Plan, Pooling
+from extract.relevance.kinds import AT_ONE_SITE, RELEVANCE, expand, first_site, is_relevance, method_of, offers
 from extract.store import BFLOAT16
 from extract.transfer import Arriving, Transfer
 from grounding.errors import BadInput, unknown_choice
@@ -21,7 +22,7 @@ from grounding.models.base import Batch, Site, TokenLayout
 _PEAKS = "peaks"
 DEFAULT_VIEWS = ("phrase", "region", "attention")
 TOKENS = "tokens"
-VIEWS = (*DEFAULT_VIEWS, TOKENS)
+VIEWS = (*DEFAULT_VIEWS, TOKENS, *RELEVANCE)
 DTYPES = {"float16": torch.float16, "float32": torch.float32, BFLOAT16: torch.bfloat16}
 
 
@@ -35,29 +36,43 @@ def offered_views(site: Site) -> tuple[str, ...]:
         and (joint or "query" in site.streams or site.attention_layout is not None),
         "tokens": True,
     }
-    return tuple(view for view in VIEWS if offered[view])
+    return tuple(view for view in VIEWS if (offers(site, view) if is_relevance(view) else offered[view]))
 
 
 def choose_views(sites: Sequence[Site], wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Site name -> the wanted views that it offers. Raises BadInput for a view that is unknown or no site offers."""
+    """Site name -> the wanted views that it offers, ``relevance`` being several (``expand``).
+
+    What belongs to the whole model is kept at ``first_site``. Raises BadInput for a view that is unknown or no site
+    offers.
+    """
+    wanted, first = expand(wanted), first_site(sites)
     for view in wanted:
         if view not in VIEWS:
             raise unknown_choice("view", view, VIEWS)
         if not any(view in offered_views(site) for site in sites):
             raise BadInput(f"view {view!r} is offered by none of the sites {', '.join(s.name for s in sites)}")
-    return {site.name: tuple(v for v in offered_views(site) if v in wanted) for site in sites}
+    return {
+        site.name: tuple(
+            view
+            for view in offered_views(site)
+            if view in wanted and (site.name == first or method_of(view) not in AT_ONE_SITE)
+        )
+        for site in sites
+    }
 
 
 @dataclass
 class Rows:
     """Rows of one batch: (site, view) -> ``[rows, channels]`` in storage dtype, still on their way to the host.
 
-    tokens: site -> number of real tokens of each example. Beside the rows, under ``_PEAKS``, comes for each of them a
-    bound of its magnitudes before they were stored; NaN or infinite where a value is.
+    tokens: site -> number of real tokens of each example. changes: (site, view) -> what stands beside it, fp32
+    ``[P, 2]``. Beside the rows, under ``_PEAKS``, comes for each of them a bound of its magnitudes before they were
+    stored; NaN or infinite where a value is.
     """
 
     values: Arriving
     tokens: dict[str, list[int]]
+    changes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def arrays(self) -> dict[tuple[str, str], np.ndarray]:
         """The rows as numpy arrays (of bfloat16 the bits, as uint16), waiting for the copy.
@@ -104,6 +119,7 @@ class Collector:
     _values: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     _peaks: list[Tensor] = field(default_factory=list)
     _tokens: dict[str, list[int]] = field(default_factory=dict)
+    _changes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     _layouts: dict[Any, Any] = field(default_factory=dict)
     _late_states: list[tuple[Site, Tensor]] = field(default_factory=list)
     _late_attention: list[tuple[Site, Tensor, Tensor, Tensor | None]] = field(default_factory=list)
@@ -115,12 +131,12 @@ class Collector:
             pooling = self._pooling(layout, states.shape[1], wanted)
             if pooling.views:
                 rows = views.pool(states, pooling.weights).flatten(0, 1).index_select(0, pooling.rows)
-                self._keep(site, pooling.views, rows)
+                self._keep(site.name, pooling.views, rows)
             if "region" in wanted and layout.query is not None:
                 self._late_states.append((site, states[:, layout.query]))
             if "tokens" in wanted:
                 rows, self._tokens[site.name] = self._real_tokens(layout, states.shape[1])
-                self._keep(site, {"tokens": len(rows)}, states.flatten(0, 1).index_select(0, rows))
+                self._keep(site.name, {"tokens": len(rows)}, states.flatten(0, 1).index_select(0, rows))
 
     def attention(self, site: Site, query: Tensor, key: Tensor, bias: Tensor | None) -> None:
         """Attention of the phrases' text tokens to the image, or keep a query site's for the end."""
@@ -133,13 +149,23 @@ class Collector:
             weights = views.attention_rows(query, key, bias, rows, layout.image, plan.token_weights)
             self._keep_attention(site, weights)
 
-    def finish(self, output: Any) -> Rows:
-        """The rows of the batch, after its forward pass; copies to the host are under way on return."""
+    def relevance(self, values: Mapping[tuple[str, str], Tensor], changes: Mapping[tuple[str, str], Tensor]) -> None:
+        """Keep relevance, as ``extract.relevance.compute.relevance`` gives it."""
+        for (site, view), cells in values.items():
+            rows = cells.flatten(0, 2).index_select(0, self.plan.cell_rows)
+            self._keep(site, {view: len(rows)}, rows, torch.float32)
+        self._changes |= {key: change.cpu() for key, change in changes.items()}
+
+    def finish(self, output: Any = None) -> Rows:
+        """The rows of the batch, after its forward pass, if any; copies to the host are under way on return."""
         with _full_precision(self.plan.region_weights):
             self._finish_regions(output)
             self._finish_attention(output)
-        values: dict[Any, Tensor] = {_PEAKS: torch.stack(self._peaks), **self._values}
-        return Rows(self.transfer.to_host(values), self._tokens)
+        values: dict[Any, Tensor] = {
+            _PEAKS: torch.stack(self._peaks) if self._peaks else torch.zeros(0),
+            **self._values,
+        }
+        return Rows(self.transfer.to_host(values), self._tokens, self._changes)
 
     def _finish_regions(self, output: Any) -> None:
         if not self._late_states:
@@ -147,15 +173,14 @@ class Collector:
         plan = self.plan
         best = views.best_queries(output.boxes_xyxy, plan.region_boxes, plan.region_example)
         for site, states in self._late_states:
-            self._keep(site, {"region": len(best)}, states[plan.region_example, best].float())
+            self._keep(site.name, {"region": len(best)}, states[plan.region_example, best].float())
         self._late_states.clear()
 
     def _finish_attention(self, output: Any) -> None:
         if not self._late_attention:
             return
         plan, batch = self.plan, self.batch
-        best = output.phrase_query.new_zeros(plan.phrase_weights.shape[:2])
-        best[plan.phrase_example, plan.phrase_slots] = output.phrase_query
+        best = plan.by_slot(output.phrase_query)
         keys = slice(0, batch.grid[0] * batch.grid[1])  # a decoder's keys begin with the image tokens
         for site, query, key, bias in self._late_attention:
             weights = views.attention_rows(query, key, bias, best, keys)
@@ -176,13 +201,13 @@ class Collector:
 
     def _keep_attention(self, site: Site, weights: Tensor) -> None:
         rows = weights.flatten(0, 2).index_select(0, self.plan.cell_rows)
-        self._keep(site, {"attention": len(rows)}, rows)
+        self._keep(site.name, {"attention": len(rows)}, rows)
 
-    def _keep(self, site: Site, lengths: Mapping[str, int], rows: Tensor) -> None:
-        """Keep rows ``[sum of lengths, channels]`` of some views, in their order, in storage dtype."""
+    def _keep(self, site: str, lengths: Mapping[str, int], rows: Tensor, dtype: torch.dtype | None = None) -> None:
+        """Keep rows ``[sum of lengths, channels]`` of some views, in their order, in storage dtype or another."""
         peak = rows.abs().amax().float() if rows.numel() else rows.new_zeros((), dtype=torch.float32)
-        for view, part in zip(lengths, rows.to(self.dtype).split(list(lengths.values())), strict=True):
-            self._values[site.name, view] = part
+        for view, part in zip(lengths, rows.to(dtype or self.dtype).split(list(lengths.values())), strict=True):
+            self._values[site, view] = part
             self._peaks.append(peak)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from extract.relevance.kinds import GRADIENT_ATTENTION, is_relevance, method_of
 from extract.store import META, VIRTUAL, Shard, read_manifest, read_shards
 from grounding.errors import BadInput
 
@@ -73,4 +74,6 @@ def _dataset(name: str, shards: list[Shard]) -> dict[str, Any]:
 
 
 def _width(site: dict[str, Any], view: str) -> int:
-    return int(site["heads"] if view == "attention" else site["width"])
+    if view == "attention" or method_of(view) == GRADIENT_ATTENTION:
+        return int(site["heads"])
+    return 1 if is_relevance(view) else int(site["width"])

@@ -135,6 +135,11 @@ class Plan:
         moved: dict[str, Any] = {name: function(value) for name, value in values if isinstance(value, Tensor)}
         return replace(self, **moved)
 
+    def by_slot(self, values: Tensor) -> Tensor:
+        """Values of the phrases ``[P]`` as a table ``[B, K]``, zeros where an example has fewer phrases."""
+        table = values.new_zeros(self.phrase_weights.shape[:2])
+        return table.index_put((self.phrase_example, self.phrase_slots), values)
+
     def pooling(self, layout: TokenLayout, tokens: int, wanted: Sequence[str]) -> Pooling:
         """Phrase and region means of sites with that layout over ``tokens`` tokens, as one matrix product."""
         weights, rows, views = [], [], {}

@@ -19,12 +19,14 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from extract.relevance.kinds import RELEVANCE
 from extract.rows import JoinedRows, Part
 from extract.store import VIRTUAL, Shard, read_manifest, read_shards
 from extract.tables import read_table
 from grounding.errors import BadInput, unknown_choice
 
-VIEWS = ("phrase", "region", "attention", "tokens")
+VIEWS = ("phrase", "region", "attention", "tokens", *RELEVANCE)
+MAPS = ("attention", *RELEVANCE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class Run:
         """Rows of a view of a site, float32 ``[n, D]``; of several sites at once, ``[sites, n, D]``.
 
         view: ``phrase`` or ``region``, row for row those of the tables; a site that lacks the stream gives its
-        partner's. ``attention`` ``[n, heads]`` and ``tokens``: rows of all phrases or examples, one below the other.
+        partner's. ``attention`` ``[n, heads]``, relevance ``[n, C]`` and ``tokens``: rows of all phrases or examples,
+        one below the other.
         rows: numbers in any order, repeats allowed; None for all.
         Raises BadInput for an unknown site or view, one that is not stored, rows out of range, sites of unequal shapes.
         """
@@ -130,11 +133,26 @@ class Run:
         Not renormalised over the image: the rest up to one went to other tokens. Candidate i of N is the rows
         ``i * grid_rows / N`` on. Raises BadInput where it is not stored.
         """
-        self._require(self.site(site), "attention")
-        begin, end = self._ragged(self._attention_offsets, phrase_row, "phrase_row")
+        return self.maps(site, "attention", phrase_row)
+
+    def maps(self, site: str, view: str, phrase_row: int) -> np.ndarray:
+        """A phrase's maps of its example's canvas in a view of ``MAPS``: float32 ``[C, grid_rows, grid_columns]``.
+
+        C: heads of ``attention`` and ``relevance.gradient-attention``, else 1. Raises BadInput where it is not stored.
+        """
+        if view not in MAPS:
+            raise unknown_choice("view", view, MAPS)
+        self._require(self.site(site), view)
+        begin, end = self._ragged(self.cell_offsets, phrase_row, "phrase_row")
         example = self.examples.iloc[self.phrases["example"].iloc[phrase_row]]
-        cells = self._rows(f"{site}/attention", np.arange(begin, end))
+        cells = self._rows(f"{site}/{view}", np.arange(begin, end))
         return cells.T.reshape(-1, example["grid_rows"], example["grid_columns"])
+
+    def completeness(self, site: str, view: str = "relevance.integrated-gradients") -> np.ndarray:
+        """Of each phrase's integrated gradients: how much the score changes from baseline to input, and by how much the
+        attributions fail to sum to that; float32 ``[phrases, 2]``. Raises BadInput where they are not stored."""
+        self._require(self.site(site), view)
+        return self._rows(f"{site}/{view}_change", None)
 
     def tokens(self, site: str, example_row: int) -> np.ndarray:
         """States of an example's real tokens, float32 ``[tokens, D]``: text, then image (raster), then queries.
@@ -179,7 +197,8 @@ class Run:
             return read_table(file["meta"][name])
 
     @cached_property
-    def _attention_offsets(self) -> np.ndarray:
+    def cell_offsets(self) -> np.ndarray:
+        """First row of each phrase in a view of image cells (``attention``), and the end of the last, int64."""
         with h5py.File(self.path / VIRTUAL, "r", locking=False) as file:
             return file["meta/attention_offsets"][:]
 

@@ -19,6 +19,8 @@ from extract.collect import DTYPES, Collector, Rows
 from extract.extra_boxes import EXTRA_BOXES
 from extract.loading import BatchTask, Prepared, ReadyBatch, load_batches, shard_range, split_shard
 from extract.metadata import ShardTables
+from extract.relevance.compute import relevance
+from extract.relevance.kinds import GRADIENT_ATTENTION, is_relevance, method_of
 from extract.store import COMPRESSIONS, TABLES, ShardWriter, check_counts, discard, is_complete
 from extract.tables import Columns
 from extract.transfer import Transfer
@@ -128,12 +130,18 @@ class Extractor:
         return Transfer(self.model.device)
 
     def forward(self, ready: ReadyBatch) -> Forward:
-        """One pass of the model over a batch, every site reduced on the model's device."""
+        """One pass of the model over a batch, every site reduced on the model's device; more of them for relevance."""
         device = self.model.device
-        batch = ready.batch.to(device, non_blocking=True)
-        collector = Collector(batch, ready.plan.to(device), self.site_views, DTYPES[self.options.dtype], self.transfer)
-        read = [site for site in self.sites if set(self.site_views[site.name]) - {"attention"}]
-        attended = [site for site in self.sites if "attention" in self.site_views[site.name]]
+        batch, plan = ready.batch.to(device, non_blocking=True), ready.plan.to(device)
+        collector = Collector(batch, plan, self.site_views, DTYPES[self.options.dtype], self.transfer)
+        kept = {site: {view for view in views if not is_relevance(view)} for site, views in self.site_views.items()}
+        if any(set(self.site_views[site]) - kept[site] for site in kept):
+            with self._autocast(device):
+                collector.relevance(*relevance(self.model, batch, plan, self.site_views))
+        if self.part and not any(kept.values()):
+            return Forward(collector.finish())
+        read = [site for site in self.sites if kept[site.name] - {"attention"}]
+        attended = [site for site in self.sites if "attention" in kept[site.name]]
         with torch.inference_mode():
             with self._autocast(device), Capture(self.model, read, collector, attended):
                 output = self.model(batch)
@@ -145,9 +153,8 @@ class Extractor:
 
     def columns(self) -> dict[tuple[str, str], int]:
         """(site, view) -> channels of its rows."""
-        heads = {site.name: attention_heads(self.model, site) for site in self.sites}
         return {
-            (site.name, view): (heads[site.name] or 0) if view == "attention" else site.width
+            (site.name, view): view_width(self.model, site, view)
             for site in self.sites
             for view in self.site_views[site.name]
         }
@@ -176,6 +183,8 @@ class OpenShard:
         peaks = result.rows.peaks()
         for (site, view), rows in result.rows.arrays().items():
             self.writer.append(site, view, rows, peaks[site, view])
+        for (site, view), change in result.rows.changes.items():
+            self.writer.append_change(site, view, change.numpy())
         for site, lengths in result.rows.tokens.items():
             self.writer.append_lengths(site, np.array(lengths))
         sizes = (len(ready.batch), len(ready.batch.phrase_ids), len(ready.regions.example))
@@ -253,6 +262,13 @@ def attention_heads(model: GroundingModel, site: Site) -> int | None:
         return int(model.get_submodule(site.attention_path).taps.heads)  # type: ignore[union-attr, arg-type]
     except AttributeError:
         raise BadInput(f"site {site.name!r}: {site.attention_path!r} is no attention module with taps") from None
+
+
+def view_width(model: GroundingModel, site: Site, view: str) -> int:
+    """Channels of a row of a view: heads of attention, one of other maps, else those of the states."""
+    if view == "attention" or method_of(view) == GRADIENT_ATTENTION:
+        return attention_heads(model, site) or 0
+    return 1 if is_relevance(view) else site.width
 
 
 def _claimed_tasks(

@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from extract.relevance.kinds import has_change, is_relevance
 from extract.tables import Columns, write_table
 from grounding.errors import BadInput
 
@@ -90,7 +91,8 @@ class Shard:
 class ShardWriter:
     """Writes one shard under temporary names; only ``commit`` gives its files their names.
 
-    columns: (site, view) -> channels of its rows. dtype: float16, float32 or bfloat16. token: makes the temporary names
+    columns: (site, view) -> channels of its rows. dtype: float16, float32 or bfloat16 (relevance is always float32: its
+    values can be very small). token: makes the temporary names
     this worker's own. part: 0 for a shard with its tables; else only the views' files are written. compression: one
     of ``COMPRESSIONS``, of the views.
     """
@@ -116,9 +118,11 @@ class ShardWriter:
             views = [*dict.fromkeys(view for _, view in columns), META]
             with emptied_on_failure([self._temporary(view) for view in views]):
                 for (site, view), width in columns.items():
-                    self._create(view, f"{site}/{view}", (width,), dtype)
+                    self._create(view, f"{site}/{view}", (width,), "float32" if is_relevance(view) else dtype)
                     if view == "tokens":
                         self._create(view, f"{site}/tokens_lengths", (), "int32")
+                    if has_change(view):
+                        self._create(view, f"{site}/{view}_change", (2,), "float32")
                 if part == 0:
                     self._create(META, "meta/heatmaps", (), "float16")
                     self._create(META, "meta/text_offsets", (2,), "int32")
@@ -137,6 +141,10 @@ class ShardWriter:
     def append_lengths(self, site: str, lengths: np.ndarray) -> None:
         """Add how many rows of the view ``tokens`` belong to each of the next examples, int ``[n]``."""
         self._append("tokens", f"{site}/tokens_lengths", lengths)
+
+    def append_change(self, site: str, view: str, rows: np.ndarray) -> None:
+        """Add what stands beside integrated gradients of the next phrases, ``[n, 2]``."""
+        self._append(view, f"{site}/{view}_change", rows)
 
     def append_meta(self, name: str, rows: np.ndarray) -> None:
         """Add rows to the ragged tables ``heatmaps`` or ``text_offsets``."""

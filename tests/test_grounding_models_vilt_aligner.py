@@ -248,7 +248,11 @@ def planted(batch, log_task: torch.Tensor) -> ViltAlignerOutput:
     owners = batch.phrase_example
     maps = log_task[owners]
     return ViltAlignerOutput(
-        _peaks(log_task, batch, torch.arange(len(batch))), _peaks(maps, batch, owners), log_task, maps
+        _peaks(log_task, batch, torch.arange(len(batch))),
+        _peaks(maps, batch, owners),
+        log_task,
+        maps,
+        torch.zeros(len(maps)),
     )
 
 

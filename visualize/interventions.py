@@ -32,7 +32,8 @@ def intervention_curves(table: pd.DataFrame, sweep: pd.DataFrame | None = None, 
 
     table: rows of ``probe intervene`` (``NEEDED`` columns, ``n_images`` if known), of one method, in the order of
     computation. Solid: interventions; dashed and hollow: their controls. sweep: tidy table of a sweep, whose choice
-    accuracy at the question of alignment is drawn on top, or None. Raises BadInput for missing columns, no rows, or more than one method.
+    accuracy at the question of alignment is drawn on top, or None. Raises BadInput for missing columns, no rows, or
+    more than one method.
     """
     table = check_interventions(table)
     method = table["method"].iloc[0]

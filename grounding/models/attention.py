@@ -16,7 +16,7 @@ from torch.nn import functional
 class AttentionTaps(nn.Module):
     """Scaled dot-product attention between identity modules, the places for hooks.
 
-    query: ``[B, heads, N, d]``; key: ``[B, heads, M, d]``; bias: additive, broadcastable to ``[B, heads, N, M]``
+    query: ``[B, heads, N, d]``; key, value: ``[B, heads, M, d]``; bias: additive, broadcastable to ``[B, heads, N, M]``
     (-inf where a key is masked), or None; output: ``[B, N, heads * d]``, before the output projection.
     followed: False where they only show what the model computes otherwise: a change of them would change nothing.
     """
@@ -27,6 +27,7 @@ class AttentionTaps(nn.Module):
         self.followed = followed
         self.query = nn.Identity()
         self.key = nn.Identity()
+        self.value = nn.Identity()
         self.bias = nn.Identity()
         self.output = nn.Identity()
 
@@ -36,7 +37,7 @@ class AttentionTaps(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
         """The same for heads that are split: ``[B, heads, N, d]``, ``[B, heads, M, d]`` twice -> ``[B, N, D]``."""
-        query, key, bias = self.query(query), self.key(key), self.bias(bias)
+        query, key, value, bias = self.query(query), self.key(key), self.value(value), self.bias(bias)
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
         return self.output(attended.transpose(1, 2).flatten(2))
 

@@ -42,6 +42,7 @@ class Site:
     attention_path: the attention module (``grounding.models.attention``) whose weights belong to the site.
     to_attention: its query, key and bias -> those of the B examples; attention_layout: where phrases and patches are
     among the queries and the keys, if not where they are in the states (cross-attention).
+    self_attention_path: of a decoder over the joint states, the attention among its queries that comes before it.
     query_boxes: whether the output has a box for each query (``boxes_xyxy``), by which a region chooses one.
     """
 
@@ -60,6 +61,7 @@ class Site:
         lambda query, key, bias: (query, key, bias)
     )
     attention_layout: Callable[[Batch], TokenLayout] | None = None
+    self_attention_path: str | None = None
     query_boxes: bool = True
 
 

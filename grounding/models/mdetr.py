@@ -274,7 +274,7 @@ class Mdetr(GroundingModel):
             path = f"{root}.decoder.layers.{k}"
             return Site(
                 f"decoder.{k}", path, "decoder", k, ("query",), config.width, self._queries, phrase_partner=memory,
-                attention_path=f"{path}.cross_attn_image",
+                attention_path=f"{path}.cross_attn_image", self_attention_path=f"{path}.self_attn",
             )  # fmt: skip
 
         sites = [

@@ -68,10 +68,14 @@ class ViltAlignerConfig(ModelConfig):
 
 @dataclass
 class ViltAlignerOutput(Output):
-    """log_task: ``[B, H, W]`` and log_phrases: ``[P, H, W]``, log-softmax over all pixels of the canvas."""
+    """log_task: ``[B, H, W]`` and log_phrases: ``[P, H, W]``, log-softmax over all pixels of the canvas.
+
+    phrase_normaliser: ``[P]``, what the softmax took off: ``log_phrases`` plus it are the head's logits.
+    """
 
     log_task: Tensor
     log_phrases: Tensor
+    phrase_normaliser: Tensor
 
 
 class AlignerHead(nn.Module):
@@ -200,6 +204,7 @@ class ViltAligner(GroundingModel):
             phrase_point=_peaks(log_phrases, batch, batch.phrase_example),
             log_task=log_task,
             log_phrases=log_phrases,
+            phrase_normaliser=(logits[:, 0, 0] - log_maps[:, 0, 0])[: len(log_phrases)],
         )
 
     def encode(self, images: Tensor, pixel_mask: Tensor, ids: Tensor, text_mask: Tensor, valid: Tensor) -> Tensor:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from probe.cli import convert, data, demo, evaluate, extract, finetune, inspect, intervene, study, sweep, visualize
+from probe.cli import (
+    convert,
+    data,
+    demo,
+    evaluate,
+    extract,
+    finetune,
+    heads,
+    inspect,
+    intervene,
+    study,
+    sweep,
+    visualize,
+)
 
 app = typer.Typer(
     name="probe",
@@ -14,7 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (demo, finetune, evaluate, extract, sweep, intervene, visualize, study, inspect, convert):
+for module in (
+    demo, finetune, evaluate, extract, sweep, heads, intervene, visualize, study, inspect, convert
+):  # fmt: skip
     app.command(module.NAME, epilog=module.EPILOG)(module.command)
 app.add_typer(data.app)
 
