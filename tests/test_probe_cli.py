@@ -43,7 +43,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    "demo finetune evaluate extract sweep heads intervene visualize study inspect convert".split(),
+    [
+        "demo",
+        "finetune",
+        "evaluate",
+        "extract",
+        "sweep",
+        "heads",
+        "intervene",
+        "visualize",
+        "study",
+        "inspect",
+        "convert",
+    ],
 )
 def test_every_command_has_help_with_an_example(monkeypatch, capsys, name):
     code, out, _ = run(monkeypatch, capsys, name, "--help")
