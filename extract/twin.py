@@ -15,7 +15,7 @@ from extract.identity import manifest_there
 from extract.reader import Run
 from grounding.errors import BadInput
 
-VIEWS = ("phrase", "region")
+VIEWS = ("phrase", "region", "tokens")  # what probes read
 
 
 def random_twin(
@@ -29,7 +29,7 @@ def random_twin(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Run:
-    """Phrase and region rows of all sites of ``run``, from its checkpoint's architecture with weights drawn anew.
+    """The states of all sites of ``run`` that probes read, from its checkpoint's architecture with weights drawn anew.
 
     out: default ``RUN-random`` beside it (``RUN-random-1`` for seed 1, and so on). seed: of the weights. A twin that is
     there is opened, and an unfinished one goes on. Its identity is that of the run with ``fresh_weights``, the seed.
@@ -46,7 +46,9 @@ def random_twin(
         raise BadInput(f"run {str(run.path)!r} has fresh weights already; accepted: a run of a trained checkpoint")
     views = [view for view in VIEWS if view in manifest["views"]]
     if not views:
-        raise BadInput(f"run {str(run.path)!r} has no phrase or region rows; accepted: a run that probes can read")
+        raise BadInput(
+            f"run {str(run.path)!r} has no states ({', '.join(VIEWS)}); accepted: a run that probes can read"
+        )
     target = Path(out) if out is not None else run.path.resolve().with_name(f"{name}-random" + f"-{seed}" * (seed > 0))
     there = manifest_there(target)
     if there is not None and there["complete"] and _is_twin(there, manifest, seed):

@@ -12,15 +12,17 @@ from probe.pairs import BOX
 
 
 def position_rows(regions: pd.DataFrame) -> np.ndarray:
-    """Place of each region of a run: float32 ``[R, 5 + C]``.
+    """Place of each region: float32 ``[R, 5 + C]``, its box x1, y1, x2, y2, the box's area, and its candidate image.
 
-    x1, y1, x2, y2 and area of its box, relative to its own image, and which of the C candidate images that is (one
-    column each). regions: the run's table.
+    regions: a table with the boxes, and ``image_index`` where they are relative to the C candidate images, which get a
+    column each; without it (boxes on the canvas of all candidates) there is none.
     """
     boxes = regions[BOX].to_numpy(dtype=np.float32)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    candidate = regions["image_index"].to_numpy()
-    return np.column_stack([boxes, area, candidate[:, None] == np.arange(candidate.max() + 1)]).astype(np.float32)
+    columns = [boxes, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])]
+    if "image_index" in regions:
+        candidate = regions["image_index"].to_numpy()
+        columns.append(candidate[:, None] == np.arange(candidate.max() + 1))
+    return np.column_stack(columns).astype(np.float32)
 
 
 def position_only(features: PairFeatures, regions: pd.DataFrame) -> PairFeatures:

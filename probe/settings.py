@@ -8,8 +8,10 @@ from grounding.errors import BadInput, unknown_choice
 from probe.scores import RESAMPLES
 
 PROBES = ("linear", "mlp")
-BASELINES = ("concatenation", "phrase-only", "region-only")
-CONTROLS = ("labels", *BASELINES)
+BASELINES = ("concatenation", "phrase-only", "region-only", "majority")
+CONTROLS = ("labels", "position-only", "random-model", *BASELINES)
+# All that cost no forward pass of a model. phrase-only and majority cannot choose at all: they are for other scores.
+DEFAULT_CONTROLS = ("labels", "position-only", "concatenation", "region-only")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class SweepSettings:
 
     questions: tuple[str, ...] = ("alignment",)
     probes: tuple[str, ...] = PROBES
-    controls: tuple[str, ...] = ("labels", "concatenation")
+    controls: tuple[str, ...] = DEFAULT_CONTROLS
     sites: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = (0,)
     group: str = "image"

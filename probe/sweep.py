@@ -13,7 +13,8 @@ import pandas as pd
 from grounding.errors import BadInput, unknown_choice
 from probe.joined import join, with_own_answers
 from probe.questions import QUESTIONS
-from probe.settings import CONTROLS, PROBES, SweepSettings
+from probe.settings import CONTROLS, DEFAULT_CONTROLS, PROBES, SweepSettings
+from probe.significance import with_holm
 from probe.tables import check_out, write_tables
 from probe.unit_store import UnitStore
 from probe.units import Answered, Asker, Unit, probes_of
@@ -26,6 +27,7 @@ Engine = Callable[[Asker, Sequence[Unit]], Iterable[tuple[Unit, Answered]]]
 COLUMNS = [
     *("run", "question", "site", "stage", "layer", "probe", "condition", "score"),
     *("value", "low", "high", "chance", "n_phrases", "n_images"),
+    *("p_chance", "p_chance_holm", "p_control", "p_control_holm"),
     *("seed", "seed_spread", "strength", "rank", "validation_loss"),
 ]
 
@@ -33,13 +35,14 @@ COLUMNS = [
 def sweep(
     runs: Run | Sequence[Run] | Mapping[str, Run],
     probes: Sequence[str] = PROBES,
-    controls: Sequence[str] | str = ("labels", "concatenation"),
+    controls: Sequence[str] | str = DEFAULT_CONTROLS,
     sites: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     out: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     questions: Sequence[str] = ("alignment",),
     engine: Engine | None = None,
+    twins: Mapping[str, Run] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
     """Ask questions of every site of some runs, and what the controls say.
@@ -47,13 +50,17 @@ def sweep(
     runs: one, several (named after their folders), or by name. questions: names of ``probe.questions.QUESTIONS``.
     probes, controls ("all", or () for none): a question takes those that it has. sites: names, ``stage.*``, or None for
     all. out: folder for the tables (``probe.tables``); a sweep that was interrupted there goes on where it was.
-    progress: called with (units done, units in all). engine: answers units; this process if None. settings: further
-    fields of SweepSettings.
+    progress: called with (units done, units in all). engine: answers units; this process if None. twins: of the runs,
+    by their names, with fresh weights, for the control random-model; if None, those of ``extract.twin.random_twin``,
+    which are extracted where they are not there. settings: further fields of SweepSettings.
 
     Returns one row a (run, question, site, probe, condition, score, seed). Conditions: the question's name for the real
-    one; "control-labels", the same probe and strength on random labels a phrase type; "selectivity", the difference.
-    value, low, high: the score and its 95 % interval over images of the test part, chance beside it. seed_spread: the
-    standard deviation of value over seeds (NaN for one).
+    one; "control-labels", the same probe and strength on random labels a phrase type; "position-only" and
+    "random-model", the same probe on other features (``probe.conditions``); and their differences from the real one,
+    "selectivity", "above-position-only" and "above-random-model". value, low, high: the score and its 95 % interval
+    over images of the test part, chance beside it. p_chance: one-sided p that it is not above chance (a difference: not
+    above 0); p_control: the largest p of its differences; each also corrected over the sites (``with_holm``).
+    seed_spread: the standard deviation of value over seeds (NaN for one).
     Raises BadInput for whatever cannot be probed, and where ``out`` holds another sweep.
     """
     controls = CONTROLS if controls == "all" else controls
@@ -71,7 +78,11 @@ def sweep(
     named = name_runs(runs)
     if out is not None:
         check_out(Path(out), named.values())
-    asker = Asker(named, options)
+    if "random-model" in options.controls and twins is None:
+        from extract.twin import random_twin  # imports the models, which nothing else here needs
+
+        twins = {name: random_twin(run, device=options.device) for name, run in named.items()}
+    asker = Asker(named, options, twins or {})
     units = list(asker.units())
     store = None if out is None else UnitStore(Path(out), _about(asker))
     found = _answer_all(asker, units, store, engine or _here, progress)
@@ -106,12 +117,13 @@ def tidy(rows: list[dict[str, Any]], asker: Asker) -> pd.DataFrame:
                 place[run, name, site.name] = len(place)
     order = [place[key] for key in zip(table["run"], table["question"], table["site"], strict=True)]
     table = table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
-    for name in ("value", "low", "high", "validation_loss"):
+    for name in ("value", "low", "high", "p_chance", "p_control", "validation_loss"):
         table[name] = table[name].astype(float)
     table["rank"] = table["rank"].astype("Int64")
     same = ["run", "question", "site", "probe", "condition", "score"]
     table["seed_spread"] = table.groupby(same, sort=False)["value"].transform("std")
-    return table[COLUMNS]
+    family = ["run", "question", "probe", "condition", "score", "seed"]
+    return with_holm(table, ["p_chance", "p_control"], family)[COLUMNS]
 
 
 def describe(asker: Asker) -> dict[str, Any]:

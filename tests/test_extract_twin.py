@@ -109,9 +109,6 @@ def test_a_model_without_an_adapter_has_a_twin_at_its_modules(tmp_path):
     name = run.sites[0].name
     assert not np.allclose(twin.read(name, "phrase"), run.read(name, "phrase"), atol=0.1)
     assert random_twin(run).manifest == twin.manifest
-    tokens = extract_checkpoint(folder, "mini-game", "dev", tmp_path / "t", limit=3, modules=modules, views=["tokens"])
-    with pytest.raises(BadInput, match="has no phrase or region rows"):
-        random_twin(tokens)
 
 
 def test_runs_that_have_no_twin_say_why(run, twin):
@@ -120,5 +117,10 @@ def test_runs_that_have_no_twin_say_why(run, twin):
     made_by_hand = Run(run.path, run.manifest | {"source": {}}, run.shards)
     with pytest.raises(BadInput, match="was not made from a checkpoint by name; leave out the control 'random-model'"):
         random_twin(made_by_hand)
+    only = Run(run.path, run.manifest | {"views": ["attention"]}, run.shards)
+    with pytest.raises(
+        BadInput, match=r"has no states \(phrase, region, tokens\); accepted: a run that probes can read"
+    ):
+        random_twin(only)
     with pytest.raises(BadInput, match="fresh_weights -1 is no seed; accepted: 0 or more"):
         random_twin(run, seed=-1)

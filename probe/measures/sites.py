@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from grounding.errors import BadInput
+from grounding.metrics.intervals import bootstrap
 from probe.estimators import PairProbe
 from probe.features import PairFeatures
-from probe.scores import ScoredPairs, chance, estimate
+from probe.scores import ScoredPairs, as_statistic, chance
 from probe.selection import Chosen, choose_strength
 
 
@@ -64,7 +65,7 @@ class LabelledSites:
         """A row a score of a fitted probe on the test part: site, strength, value, 95 % interval, chance."""
         pairs = self.scored(site, chosen.probe)
         common = {"site": self.names[site], "strength": chosen.probe.strength}
-        found = {score: estimate(pairs, score, resamples, seed) for score in scores}
+        found = bootstrap({score: as_statistic(pairs, score) for score in scores}, resamples, seed)
         return [
             common
             | {"score": score, "value": each.value, "low": each.low, "high": each.high, "chance": chance(pairs, score)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,16 @@ class Question(ABC):
     def notes(self, part: np.ndarray) -> list[str]:
         """Sentences that the page of words has beside the figures, about the parts of one split."""
         return []
+
+    def reading(self, run: Run) -> Self:
+        """The same items and answers with the states of another run, which holds the same phrases and regions."""
+        other = copy.copy(self)
+        other.run = run
+        return other
+
+    def position_only(self, features: Any) -> Any:
+        """Features without the states of what is to be found, only its place; for questions with this control."""
+        raise NotImplementedError
 
     def control_target(self, seed: int) -> np.ndarray | None:
         """Random answers a phrase type, of the shape of ``target``; None for a question without this control."""
