@@ -87,11 +87,17 @@ def fit_under(
         probes = [clone(each.probe).set_params(strength=each.probe.strength) for each in real]
         fit_all(probes, [part.features for part in train], train[0].target, held_out)
         return Fitted([Chosen(each, float("nan")) for each in probes], validation, test)
+    prototype, strengths = prototype_under(condition, question, probe, seed)
+    chosen = choose_strength(prototype, [part.features for part in train], train[0].target, *held_out, strengths)
+    return Fitted(chosen, validation, test)
+
+
+def prototype_under(condition: Condition, question: Question, probe: str, seed: int) -> tuple[Any, tuple[float, ...]]:
+    """An unfitted probe by name for what a condition reads, and the strengths to try."""
     prototype, strengths = question.probe(probe, condition.widths, seed)
     if getattr(prototype, "rank", None) is not None and condition.name == "position-only":
         prototype.set_params(rank=min(prototype.rank, *condition.widths))
-    chosen = choose_strength(prototype, [part.features for part in train], train[0].target, *held_out, strengths)
-    return Fitted(chosen, validation, test)
+    return prototype, strengths
 
 
 def require_twin(run: Run, twin: Run) -> None:

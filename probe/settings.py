@@ -11,6 +11,7 @@ PROBES = ("linear", "mlp")
 BASELINES = ("concatenation", "phrase-only", "region-only", "majority")
 CONTROLS = ("labels", "position-only", "random-model", *BASELINES)
 # All that cost no forward pass of a model. phrase-only and majority cannot choose at all: they are for other scores.
+MEASURES = ("description-length", "usable-information", "learning-curve", "frontier")
 DEFAULT_CONTROLS = ("labels", "position-only", "concatenation", "region-only")
 
 
@@ -19,9 +20,10 @@ class SweepSettings:
     """Plain values, stored beside the tables that they led to.
 
     questions: names of ``probe.questions.QUESTIONS``. sites: names or ``stage.*``; None for all that a question can be
-    asked of. group: what is never split apart (image, caption, annotation, tangram). folds: a fold is test, one
-    validation. iou: overlap that makes a region, or a query's box, the phrase's. linear_strengths, mlp_strengths: tried
-    on the validation split. rank: of the bilinear form; None learns it in full up to 256 x 256 and with rank 32 above.
+    asked of. measures: of ``probe.measures``, taken besides. group: what is never split apart (image, caption,
+    annotation, tangram). folds: a fold is test, one validation. iou: overlap that makes a region, or a query's box, the
+    phrase's. linear_strengths, mlp_strengths: tried on the validation split. rank: of the bilinear form; None learns it
+    in full up to 256 x 256 and with rank 32 above.
     """
 
     questions: tuple[str, ...] = ("alignment",)
@@ -29,6 +31,7 @@ class SweepSettings:
     controls: tuple[str, ...] = DEFAULT_CONTROLS
     sites: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = (0,)
+    measures: tuple[str, ...] = ()
     group: str = "image"
     folds: int = 5
     iou: float = 0.5
@@ -42,6 +45,7 @@ class SweepSettings:
         for name, values, accepted in (
             ("probe", self.probes, PROBES),
             ("control", self.controls, CONTROLS),
+            ("measure", self.measures, MEASURES),
         ):
             for value in values:
                 if value not in accepted:

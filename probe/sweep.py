@@ -12,6 +12,7 @@ import pandas as pd
 
 from grounding.errors import BadInput, unknown_choice
 from probe.joined import join, with_own_answers
+from probe.measures.asked import measure_tables, measures_of
 from probe.questions import QUESTIONS
 from probe.settings import CONTROLS, DEFAULT_CONTROLS, PROBES, SweepSettings
 from probe.significance import with_holm
@@ -42,6 +43,7 @@ def sweep(
     progress: Callable[[int, int], None] | None = None,
     questions: Sequence[str] = ("alignment",),
     engine: Engine | None = None,
+    measures: Sequence[str] = (),
     twins: Mapping[str, Run] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
@@ -50,9 +52,10 @@ def sweep(
     runs: one, several (named after their folders), or by name. questions: names of ``probe.questions.QUESTIONS``.
     probes, controls ("all", or () for none): a question takes those that it has. sites: names, ``stage.*``, or None for
     all. out: folder for the tables (``probe.tables``); a sweep that was interrupted there goes on where it was.
-    progress: called with (units done, units in all). engine: answers units; this process if None. twins: of the runs,
-    by their names, with fresh weights, for the control random-model; if None, those of ``extract.twin.random_twin``,
-    which are extracted where they are not there. settings: further fields of SweepSettings.
+    progress: called with (units done, units in all). engine: answers units; this process if None. measures: of
+    ``probe.measures``, taken besides, each with tables of its own in ``out``. twins: of the runs, by their names, with
+    fresh weights, for the control random-model; if None, those of ``extract.twin.random_twin``, which are extracted
+    where they are not there. settings: further fields of SweepSettings.
 
     Returns one row a (run, question, site, probe, condition, score, seed). Conditions: the question's name for the real
     one; "control-labels", the same probe and strength on random labels a phrase type; "position-only" and
@@ -71,10 +74,13 @@ def sweep(
             raise unknown_choice("question", name, QUESTIONS)
     options = SweepSettings(
         tuple(questions), tuple(probes), tuple(controls), None if sites is None else tuple(sites),
-        tuple(int(seed) for seed in seeds), **settings,
+        tuple(int(seed) for seed in seeds), tuple(measures), **settings,
     )  # fmt: skip
     for name in options.questions:
         probes_of(name, options)
+        measures_of(name, options)
+    if options.measures and out is None:
+        raise BadInput("measures are written as tables of their own; give out, the folder for them")
     named = name_runs(runs)
     if out is not None:
         check_out(Path(out), named.values())
@@ -86,12 +92,14 @@ def sweep(
     units = list(asker.units())
     store = None if out is None else UnitStore(Path(out), _about(asker))
     found = _answer_all(asker, units, store, engine or _here, progress)
-    table = tidy([row for unit in units for row in found[unit].rows], asker)
+    scored = [unit for unit in units if not unit.measure]
+    table = tidy([row for unit in scored for row in found[unit].rows], asker)
     if out is not None:
-        items = pd.concat([found[unit].items for unit in units], ignore_index=True)
+        items = pd.concat([found[unit].items for unit in scored], ignore_index=True)
         items = with_own_answers(items, asker.runs)
         joined = join(items, asker.own_measures(), options.resamples)
-        write_tables(table, items, joined, describe(asker), Path(out))
+        taken = [(unit.measure, found[unit].rows, found[unit].items) for unit in units if unit.measure]
+        write_tables(table, items, joined, measure_tables(taken), describe(asker), Path(out))
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,22 @@ ITEMS, JOINED = "phrases.parquet", "joined.csv"
 
 
 def write_tables(
-    table: pd.DataFrame, items: pd.DataFrame, joined: pd.DataFrame, description: dict[str, Any], out: Path
+    table: pd.DataFrame,
+    items: pd.DataFrame,
+    joined: pd.DataFrame,
+    measures: Mapping[str, pd.DataFrame],
+    description: dict[str, Any],
+    out: Path,
 ) -> None:
     """Write ``sweep.csv``, ``sweep.json`` (what it rests on, and the rows), ``phrases.parquet`` (what was found of each
-    item), ``joined.csv`` (``probe.joined``) and ``summary.md``."""
+    item), ``joined.csv`` (``probe.joined``), a CSV file of each table of the measures, and ``summary.md``."""
     table.to_csv(out / TABLE, index=False)
     rows = json.loads(table.to_json(orient="records", double_precision=6))
     (out / DESCRIPTION).write_text(json.dumps(description | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
     items.to_parquet(out / ITEMS, index=False)
     joined.to_csv(out / JOINED, index=False)
+    for name, measured in measures.items():
+        measured.to_csv(out / f"{name}.csv", index=False)
     (out / SUMMARY).write_text(summarise(table, joined, description), encoding="utf-8")
 
 

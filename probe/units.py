@@ -13,6 +13,8 @@ from grounding.errors import BadInput
 from grounding.metrics.intervals import Estimate, Statistic, difference, estimated, resampled
 from probe.conditions import DIFFERENCES, Condition, Fitted, controls_of, fit_under
 from probe.estimators import BilinearProbe
+from probe.measures import Measured
+from probe.measures.asked import IN_BITS, measures_of, take
 from probe.questions import QUESTIONS, Judgement, Question
 from probe.questions.base import matching_sites
 from probe.selection import Chosen
@@ -28,13 +30,15 @@ OVER = tuple(DIFFERENCES.values())
 
 @dataclass(frozen=True)
 class Unit:
-    """What is done, and stored, as a whole. run, question, probe: names. sites: of equal widths."""
+    """What is done, and stored, as a whole. run, question, probe: names. sites: of equal widths. measure: by name, that
+    is taken instead of scores."""
 
     run: str
     question: str
     sites: tuple[str, ...]
     probe: str
     seed: int
+    measure: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,19 +105,26 @@ class Asker:
                 for sites in _batches(question, chosen[name]):
                     for seed in settings.seeds:
                         yield from (Unit(run, name, sites, probe, seed) for probe in probes)
+                        measures = measures_of(name, settings)
+                        yield from (Unit(run, name, sites, probe, seed, measure) for measure, probe in measures)
 
     def answer(self, unit: Unit) -> Answered:
-        """Fit a unit's probe at each of its sites, there and under its controls, and score it on test."""
+        """Fit a unit's probe at each of its sites, and under its controls, and score it on test; or measure it."""
         question = self.question(unit.run, unit.question)
         known = {site.name: site for site in question.sites()}
         sites = [known[name] for name in unit.sites]
         features = self._features(question, unit, sites)
         split = question.split(unit.seed)
         real = Condition(question.name, features, question.widths(sites[0]))
+        conditions = self._controls(question, unit, sites, features, split)
+        if unit.measure:
+            under = [real, *conditions] if unit.measure in IN_BITS else [real]
+            found = take(unit.measure, question, under, sites, unit.probe, split, unit.seed)
+            return _measured(found, unit)
         fitted = fit_under(real, question, unit.probe, split, unit.seed)
         controls = {
             condition.name: fit_under(condition, question, unit.probe, split, unit.seed, fitted.chosen)
-            for condition in self._controls(question, unit, sites, features, split)
+            for condition in conditions
         }
         rows, items = [], []
         for number, site in enumerate(sites):
@@ -173,6 +184,13 @@ class Asker:
 
     def _drawn(self, figures: dict[str, Statistic], common: dict[str, Any]) -> dict[str, np.ndarray]:
         return resampled(figures, self.settings.resamples, common["seed"])
+
+
+def _measured(found: Measured, unit: Unit) -> Answered:
+    about = {"run": unit.run, "question": unit.question}
+    details = pd.DataFrame() if found.details is None else found.details.assign(**about)
+    table = found.table.assign(**about).astype(object)
+    return Answered(table.where(table.notna(), None).to_dict("records"), details)
 
 
 def _judged(question: Question, fitted: Fitted, site: int) -> tuple[Judgement, Judgement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +21,12 @@ from probe.estimators import (
     RegionOnlyProbe,
 )
 from probe.features import PairFeatures, read_rows
+from probe.measures import LabelledSites
 from probe.pairs import PairTable
 from probe.position import position_only
 from probe.questions.base import Judgement, Part, Question, Score
 from probe.scores import SCORES, ScoredPairs, as_statistic, chance, choices, margins
-from probe.settings import CONTROLS, PROBES, SweepSettings
+from probe.settings import CONTROLS, MEASURES, PROBES, SweepSettings
 from probe.splits import PARTS
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class PairQuestion(Question):
 
     probes = PROBES
     controls = CONTROLS
+    measures = MEASURES
     scores = SCORES
 
     def __init__(self, run: Run, settings: SweepSettings, pairs: PairTable, places: pd.DataFrame):
@@ -88,6 +91,18 @@ class PairQuestion(Question):
         if name == "majority":
             return MajorityProbe(device=settings.device), (1.0,)
         return _LOGISTIC[name](tol=1e-4, device=settings.device), settings.linear_strengths
+
+    def labelled(
+        self,
+        names: Sequence[str],
+        features: Sequence[PairFeatures],
+        split: np.ndarray,
+        target: np.ndarray | None = None,
+    ) -> LabelledSites:
+        """Pairs, phrase by phrase."""
+        everything = np.ones(len(self.pairs), dtype=bool)
+        label = self.target if target is None else target
+        return LabelledSites(names, features, label, self.pairs.phrase, self.image(everything), split)
 
     def position_only(self, features: PairFeatures) -> PairFeatures:
         """Phrases as they are, and the places of candidates instead of their states."""
