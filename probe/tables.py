@@ -11,6 +11,8 @@ import pandas as pd
 
 from grounding.errors import BadInput
 from grounding.folders import check_folder
+from probe.measures.asked import DETAILS
+from probe.settings import MEASURES
 from probe.summary import summarise
 
 if TYPE_CHECKING:
@@ -50,11 +52,26 @@ def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | 
     for name in (TABLE, DESCRIPTION):
         if not (folder / name).is_file():
             raise BadInput(f"sweep {str(folder)!r} holds no {name}; accepted: a folder that probe sweep wrote")
+    return _of_run(pd.read_csv(folder / TABLE), folder, run)
+
+
+def read_measures(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
+    """The rows of ``run`` in each table of a sweep's measures, by file name; none where there is no sweep.
+
+    Raises BadInput as ``read_sweep`` does.
+    """
+    names = [*MEASURES, *(f"{measure}-{detail}" for measure, detail in DETAILS.items())]
+    paths = {name: folder / f"{name}.csv" for name in names}
+    if not (folder / DESCRIPTION).is_file():
+        return {}
+    return {name: _of_run(pd.read_csv(path), folder, run) for name, path in paths.items() if path.is_file()}
+
+
+def _of_run(table: pd.DataFrame, folder: Path, run: Run) -> pd.DataFrame:
     swept, own = _swept(folder), run.manifest["identity_hash"]
     if own not in swept:
         there = ", ".join(identity[:12] for identity in swept)
         raise BadInput(f"sweep {str(folder)!r} is of run {there}; accepted: a sweep of this run, {own[:12]}")
-    table = pd.read_csv(folder / TABLE)
     return table[table["run"] == swept[own]].reset_index(drop=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from grounding.folders import make_folder
 from visualize.case import Case, find_row, gather
 from visualize.curves import check_sweep, layer_curves, task_and_grounding
 from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, grounded_or_not, right_and_wrong
+from visualize.measures import FIGURES, draw_measure
 from visualize.overlays import Attention, draw_example, read_attention
 from visualize.style import check_formats, save
 
@@ -50,11 +51,18 @@ class Plan:
     head: int | None
     sweep: pd.DataFrame | None = None
     note: str | None = None
+    measures: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> list[tuple[str, str]]:
+        """(measure, question) of each figure of a measure."""
+        held = [name for name in FIGURES if name in self.measures]
+        return [(name, question) for name in held for question in self.measures[name]["question"].unique()]
 
     def __len__(self) -> int:
         joint = not self.outcomes.linked.empty
         curves = 0 if self.sweep is None else self.sweep["question"].nunique()
-        return curves + joint + len(self.galleries) + len(self.rows)
+        return curves + len(self.measured) + joint + len(self.galleries) + len(self.rows)
 
 
 def draw(
@@ -70,6 +78,7 @@ def draw(
     formats: Sequence[str] = ("png", "svg"),
     note: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    measures: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[Drawn]:
     """Draw a run: layer curves, task against grounding, galleries, single examples. Returns what was drawn, in order.
 
@@ -80,12 +89,12 @@ def draw(
     site, head: whose attention to draw: the run's last site that holds any, and the mean over heads, by default.
     count: examples on each side of the gallery. seed: of the random selections.
     note: printed below task against grounding (a correlation, computed elsewhere).
-    progress: called with (figures done, figures in all).
+    progress: called with (figures done, figures in all). measures: tables of the sweep's measures by file name.
     Raises BadInput, before anything is drawn, for an empty run, an unknown id, site, head or format, and where ``out``
     cannot be a folder.
     """
     formats = check_formats(formats)
-    plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note)
+    plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note, measures or {})
     make_folder(out)
     drawn: list[Drawn] = []
     for name, title, caption, alternative, figure in _figures(plan):
@@ -106,6 +115,7 @@ def _plan(
     count: int,
     seed: int,
     note: str | None,
+    measures: Mapping[str, pd.DataFrame],
 ) -> Plan:
     if not len(run.examples):
         raise BadInput("the run holds no examples: there is nothing to draw")
@@ -118,7 +128,7 @@ def _plan(
         rows = tuple(next(filter(None, firsts), ()))
     site = _attention_site(run, site, head)
     checked = None if sweep is None else check_sweep(sweep)
-    plan = Plan(run, examples, outcomes, galleries, rows, site, head, checked, note)
+    plan = Plan(run, examples, outcomes, galleries, rows, site, head, checked, note, measures)
     if site is not None and head is not None:
         _attention(plan, gather(run, rows[0], {}))  # refuses a head that is not there
     return plan
@@ -151,6 +161,8 @@ def _figures(plan: Plan) -> Iterator[Described]:
     if plan.sweep is not None:
         for question, rows in plan.sweep.groupby("question", sort=False):
             yield _curves(str(question), rows)
+    for name, question in plan.measured:
+        yield _measure(plan, name, question)
     if not plan.outcomes.linked.empty:
         yield _joint(plan)
     for name, selections in plan.galleries.items():
@@ -172,6 +184,15 @@ def _curves(question: str, sweep: pd.DataFrame) -> Described:
     sites, probes = sweep["site"].nunique(), ", ".join(sweep["probe"].unique())
     alternative = f"Line chart of probe scores ({probes}) and their controls at {sites} sites."
     return name, title, caption, alternative, layer_curves(sweep, title=heading)
+
+
+def _measure(plan: Plan, name: str, question: str) -> Described:
+    words = name.replace("-", " ").capitalize()
+    table = plan.measures[name]
+    sites, probes = table["site"].nunique(), ", ".join(table["probe"].unique())
+    alternative = f"{words} of probes ({probes}) at {sites} sites."
+    file = name if question == "alignment" else f"{name}-{question}"
+    return file, f"{words}: {question}", FIGURES[name][1], alternative, draw_measure(name, plan.measures, question)
 
 
 def _joint(plan: Plan) -> Described:

@@ -1,8 +1,8 @@
-"""Charts of a sweep's measures: bits, data and capacity, from their tables."""
+"""Charts of a sweep's measures: bits, data and capacity, from their tables of one run and question."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -90,7 +90,9 @@ def _by_depth(table: pd.DataFrame, x: str, label: str, heading: str, filled: str
             panel.plot(line[x], line["value"], color=shades[site], lw=1.3, label=site)
             solid = line[filled] if filled is not None else np.ones(len(line), dtype=bool)
             for chosen, look in ((solid, shades[site]), (~solid, "white")):
-                panel.scatter(line[x][chosen], line["value"][chosen], s=16, color=[look], edgecolors=[shades[site]], zorder=3)
+                panel.scatter(
+                    line[x][chosen], line["value"][chosen], s=16, color=[look], edgecolors=[shades[site]], zorder=3
+                )
         last = rows[rows["site"] == sites.iloc[-1]]
         panel.fill_between(last[x], last["low"], last["high"], color=shades[sites.iloc[-1]], alpha=0.12, linewidth=0)
         panel.axhline(rows["chance"].iloc[0], color=INK, lw=1, linestyle=_UNIFORM, label="chance")
@@ -101,7 +103,7 @@ def _by_depth(table: pd.DataFrame, x: str, label: str, heading: str, filled: str
     axes[0].set_ylabel(SCORE_NAMES.get(table["score"].iloc[0], table["score"].iloc[0]))
     note = f"Band: 95 % interval over test images, of {sites.iloc[-1]}."
     if filled is not None:
-        note += " Filled: no simpler probe has as low a loss on the validation part."
+        note += "\nFilled: no simpler probe has as low a loss on the validation part."
     return _finished(figure, axes[0], heading, table, note)
 
 
@@ -111,14 +113,13 @@ def _code_lines(panel: Axes, table: pd.DataFrame, portions: pd.DataFrame, prior:
     real = table[table["condition"] == table["question"]]
     most = first["labels"].max()
     panel.plot([0, most / 1000], [0, most / 1000], color=INK, lw=1, linestyle=_UNIFORM)
-    panel.annotate("uniform code", (most / 1000, most / 1000), (-6, -2), textcoords="offset points", ha="right", va="top",
-                   size=8, color=INK)  # fmt: skip
+    panel.text(most / 1060, most / 1000, "uniform code", ha="right", va="top", size=8, color=INK)
     for number, probe in enumerate(real["probe"].unique()):
         best = real[real["probe"] == probe].sort_values("bits").iloc[0]
         line = first[(first["site"] == best["site"]) & (first["probe"] == probe)]
         line = line[line["condition"] == best["condition"]]
-        look = {"color": series_colour(number), "lw": 1.8, "marker": "o", "ms": 3.5}
-        panel.plot(line["labels"] / 1000, line["bits"] / 1000, label=f"{probe} at {best['site']}", **look)
+        colour, label = series_colour(number), f"{probe} at {best['site']}"
+        panel.plot(line["labels"] / 1000, line["bits"] / 1000, color=colour, lw=1.8, marker="o", ms=3.5, label=label)
     blind = first[first["probe"] == "majority"]
     if len(blind):
         blind = blind[blind["site"] == blind["site"].iloc[0]]
@@ -154,9 +155,23 @@ def _checked(name: str, table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-FIGURES: dict[str, Callable[..., Figure]] = {
-    "description-length": description_length,
-    "usable-information": usable_information,
-    "learning-curve": learning_curve,
-    "frontier": frontier,
+FIGURES: dict[str, tuple[Callable[..., Figure], str]] = {
+    "description-length": (
+        description_length,
+        "Left: how much shorter than one bit a label the online code of each site's labels is; the dotted line is what "
+        "the share of positives alone saves. Right: bits against labels sent.",
+    ),
+    "usable-information": (
+        usable_information,
+        "Bits that a probe gains about which candidates belong to a phrase by reading each site, on test images.",
+    ),
+    "learning-curve": (learning_curve, "Score on test images of probes that saw more and more train images."),
+    "frontier": (frontier, "Score on test images of probes of rising rank (linear) or width (mlp)."),
 }
+
+
+def draw_measure(name: str, tables: Mapping[str, pd.DataFrame], question: str) -> Figure:
+    """The figure of a measure of one question, from the tables of a sweep's measures by file name."""
+    function = FIGURES[name][0]
+    files = [name, "description-length-portions"] if function is description_length else [name]
+    return function(*(rows[rows["question"] == question] for rows in (tables[file] for file in files)))
