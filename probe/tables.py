@@ -12,6 +12,7 @@ import pandas as pd
 from grounding.errors import BadInput
 from grounding.folders import check_folder
 from probe.measures.asked import DETAILS
+from probe.measures.words import measure_lines
 from probe.settings import MEASURES
 from probe.summary import summarise
 
@@ -39,7 +40,8 @@ def write_tables(
     joined.to_csv(out / JOINED, index=False)
     for name, measured in measures.items():
         measured.to_csv(out / f"{name}.csv", index=False)
-    (out / SUMMARY).write_text(summarise(table, joined, description), encoding="utf-8")
+    words = summarise(table, joined, description) + "\n".join(measure_lines(measures))
+    (out / SUMMARY).write_text(words, encoding="utf-8")
 
 
 def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | None:

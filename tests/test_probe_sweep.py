@@ -175,8 +175,11 @@ def test_files_hold_the_table_its_settings_and_words(planted):
     words = (out / "summary.md").read_text()
     assert "Best site (by validation loss, of 2): `block.1`" in words
     assert "can be matched at this site" in words
-    assert "Cannot be told from chance, since the interval is not above it: `block.0`." in words
+    assert "Cannot be told from chance after Holm's correction over 2 sites: `block.0`." in words
+    assert "Cannot be told from each of its controls after Holm's correction over 2 sites: `block.0`." in words
     assert "more than the same probe memorises" in words
+    assert "Above the same probe on places instead of states: " in words
+    assert "more than the architecture gives without training" in words
     assert "Too few test images" not in words
 
 

@@ -45,7 +45,7 @@ def frontier(
         if isinstance(probe, BilinearProbe) and complexity > min(_widths(data)):
             break
         for site, chosen in enumerate(data.fit(probe, strengths)):
-            about: dict[str, Any] = {"complexity": complexity, "validation_loss": chosen.validation_loss}
+            about: dict[str, Any] = {"complexity": complexity}
             about["parameters"] = _parameters(chosen.probe, *_widths(data))
             about["on_frontier"] = chosen.validation_loss < lowest[site]
             lowest[site] = min(lowest[site], chosen.validation_loss)

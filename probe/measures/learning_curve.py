@@ -24,9 +24,9 @@ def learning_curve(
 ) -> Measured:
     """Scores of probes that are fitted on growing portions of the train part, each within the next.
 
-    Portions are whole images; validation (for the strength) and test parts stay whole. Table, a row a (site,
-    portion, score): ``images`` and ``pairs`` seen, ``strength``, ``value`` with its 95 % interval ``low`` to ``high``
-    over test images, ``chance``. Raises BadInput for fractions that ``nested_portions`` refuses.
+    Portions are whole images; validation (for the strength) and test parts stay whole. Table, a row a (site, portion,
+    score): ``images`` and ``pairs`` seen, ``strength``, ``validation_loss``, ``value`` with its 95 % interval ``low``
+    to ``high`` over test images, ``chance``. Raises BadInput for fractions that ``nested_portions`` refuses.
     """
     rows = []
     for seen in nested_portions(data.image, data.part == "train", fractions, seed):

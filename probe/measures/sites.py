@@ -62,9 +62,10 @@ class LabelledSites:
     def score_rows(
         self, site: int, chosen: Chosen, scores: Sequence[str], resamples: int, seed: int
     ) -> list[dict[str, Any]]:
-        """A row a score of a fitted probe on the test part: site, strength, value, 95 % interval, chance."""
+        """A row a score of a fitted probe on test: site, strength, validation loss, value, 95 % interval, chance."""
         pairs = self.scored(site, chosen.probe)
         common = {"site": self.names[site], "strength": chosen.probe.strength}
+        common["validation_loss"] = chosen.validation_loss
         found = bootstrap({score: as_statistic(pairs, score) for score in scores}, resamples, seed)
         return [
             common

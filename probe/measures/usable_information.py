@@ -34,9 +34,9 @@ def usable_information(
     (conditional usable information: Hewitt et al. 2021, arXiv 2109.09234, equation 2).
 
     Table, a row a site: ``value`` (bits a phrase) with its 95 % interval ``low`` to ``high`` over test images,
-    ``entropy_without`` and ``entropy_given`` (bits a phrase), ``n_phrases``, ``n_pairs``, ``n_images``. Details, a row
-    a (site, phrase): ``bits``, negative where the input misleads the probe. A negative value says that the probe does
-    worse on test than without its input: it found nothing that lasts.
+    ``entropy_without`` and ``entropy_given`` (bits a phrase), ``validation_loss`` (nats a pair), ``n_phrases``,
+    ``n_pairs``, ``n_images``. Details, a row a (site, phrase): ``bits``, negative where the input misleads the probe.
+    A negative value says that the probe does worse on test than without its input: it found nothing that lasts.
     """
     asked = data.part == "test"
     phrases, first, phrase = np.unique(data.phrase[asked], return_index=True, return_inverse=True)
@@ -53,6 +53,7 @@ def usable_information(
             {
                 **{"site": name, "value": found.value, "low": found.low, "high": found.high},
                 **{"entropy_without": before.mean(), "entropy_given": after.mean()},
+                **{"validation_loss": given[number].validation_loss},
                 **{"n_phrases": len(phrases), "n_pairs": int(asked.sum()), "n_images": found.groups},
             }
         )
