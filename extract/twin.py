@@ -1,7 +1,7 @@
 """A run's twin: the same architecture with fresh weights on the same examples, the control of a probe's own doing.
 
 What a probe reads off a model that has learned nothing is owed to the architecture and to what goes into it (Zhang
-and Bowman 2018, arXiv 1809.10040, section 3.2; Tenney et al. 2019, arXiv 1905.06316, section 3.3).
+and Bowman 2018, arXiv 1809.10040).
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ LEVEL = 0.05
 def p_above(drawn: np.ndarray, reference: float = 0.0) -> float:
     """One-sided p of a figure being at most ``reference``: (1 + #{draws <= reference}) / (1 + draws).
 
-    The share of the bootstrap distribution at or below the reference, which inverts the percentile interval (Efron
-    and Tibshirani 1993, section 13.3 and 15.4); counting the figure itself keeps p above 0 (Davison and Hinkley 1997,
-    equation 4.11). drawn: resampled figures ``[R]``; undefined ones (NaN) are left out. NaN without any, and for a
-    reference that is not known (NaN).
+    The share of the bootstrap distribution at or below the reference, which inverts the percentile interval (Efron and
+    Tibshirani 1993, section 15.4); the figure itself is counted, so that p is never 0 (Phipson and Smyth 2010). drawn:
+    resampled figures ``[R]``; undefined ones (NaN) are left out. NaN without any, and for a reference that is not known
+    (NaN).
     """
     defined = drawn[~np.isnan(drawn)]
     if not len(defined) or np.isnan(reference):

@@ -62,7 +62,7 @@ def test_what_has_bars_is_drawn_side_by_side():
     axes = layer_curves(pd.concat([table, *controls])).axes[0]
     marked = [line for line in axes.lines if line.get_marker() not in ("None", "")]
     single = sorted(line.get_xdata()[0] for line in marked if len(line.get_xdata()) == 1)
-    assert len(single) == 2 * 2 + 3
+    assert len(single) == 2 * 2 + len(BASELINES)
     assert np.diff(single).min() > 0.1
     assert max(np.abs(single)) < 0.4  # where the stage's stretch of the chance line ends
     begins = [line.get_xdata()[0] for line in marked if len(line.get_xdata()) == 2 and line.get_linestyle() == "--"]

@@ -14,7 +14,7 @@ class MajorityProbe(PairProbe):
     """Gives every pair the share of positives in training, so it predicts the majority and ranks nothing.
 
     scikit-learn's ``DummyClassifier(strategy="prior")`` for pairs. Its log loss is the entropy of the labels without
-    the input, H_V(Y) of Xu et al. 2020 (arXiv 2002.10689, definition 1). strength changes nothing: it is there so that
+    the input, H_V(Y) of Xu et al. 2020 (arXiv 2002.10689, definition 2). strength changes nothing: it is there so that
     this baseline goes wherever a probe does. Learned: ``log_odds_``, those of a pair belonging.
     """
 

@@ -1,7 +1,7 @@
 """Description length by online coding: how many bits the labels cost a probe that learns while they arrive.
 
-Voita and Titov 2020 (arXiv 2003.12298), section 2.2.2. The labels of a growing portion of the train part are known;
-a probe fitted on them encodes the labels of the next portion (equation 4):
+Online coding of Voita and Titov 2020 (arXiv 2003.12298, section 2.2). The labels of a growing portion of the train part are known;
+a probe fitted on them encodes the labels of the next portion:
 
     L = t_1 log2 K - sum_i log2 p_i(y of portion i + 1 | x),    compression = n log2 K / L.
 
@@ -22,7 +22,7 @@ from probe.estimators import PairProbe
 from probe.measures.sites import LabelledSites, Measured, nested_portions
 from probe.scores import RESAMPLES
 
-# Percent of the train part at which Voita and Titov fit a probe anew (section 4.1), as shares.
+# Percent of the train part at which Voita and Titov fit a probe anew, as shares.
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
 

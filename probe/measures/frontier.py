@@ -1,6 +1,6 @@
 """Accuracy against complexity: what the simplest probes already read, and what more capacity adds.
 
-Pimentel et al. 2020 (arXiv 2010.02180), section 3: a probe's complexity is varied, for linear ones by the rank of
+Pimentel et al. 2020 (arXiv 2010.02180): a probe's complexity is varied, for linear ones by the rank of
 their weights, and the points that no simpler probe beats form a Pareto frontier.
 """
 

@@ -1,6 +1,6 @@
 """Usable information: how many bits a probe gains of the labels by being given its input.
 
-Xu et al. 2020 (arXiv 2002.10689), definition 2: with predictive family V, I_V(X -> Y) = H_V(Y) - H_V(Y | X), where
+Xu et al. 2020 (arXiv 2002.10689), definitions 2 and 3: with predictive family V, I_V(X -> Y) = H_V(Y) - H_V(Y | X), where
 H_V is the lowest expected log loss that the family reaches without or with the input. Ethayarajh et al. 2022 (arXiv
 2110.08420), equation 4: pointwise, PVI(x -> y) = -log2 g_0(y) + log2 g(y | x). Both are estimated on the test part by
 probes fitted on train.
@@ -31,7 +31,7 @@ def usable_information(
 
     The bits of a phrase are the sum over its candidates. without: the probe that is not given the input, default
     ``MajorityProbe``; any other, say ``RegionOnlyProbe``, makes it the information beyond what that probe reads
-    (conditional usable information: Hewitt et al. 2021, arXiv 2109.09234, equation 2).
+    (conditional usable information: Hewitt et al. 2021, arXiv 2109.09234).
 
     Table, a row a site: ``value`` (bits a phrase) with its 95 % interval ``low`` to ``high`` over test images,
     ``entropy_without`` and ``entropy_given`` (bits a phrase), ``validation_loss`` (nats a pair), ``n_phrases``,
