@@ -1,7 +1,7 @@
 """Description length by online coding: how many bits the labels cost a probe that learns while they arrive.
 
-Online coding of Voita and Titov 2020 (arXiv 2003.12298, section 2.2). The labels of a growing portion of the train part are known;
-a probe fitted on them encodes the labels of the next portion:
+Online coding of Voita and Titov 2020 (arXiv 2003.12298, section 2.2). The labels of a growing portion of the train part
+are known; a probe fitted on them encodes the labels of the next portion:
 
     L = t_1 log2 K - sum_i log2 p_i(y of portion i + 1 | x),    compression = n log2 K / L.
 

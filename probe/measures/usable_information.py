@@ -1,8 +1,8 @@
 """Usable information: how many bits a probe gains of the labels by being given its input.
 
-Xu et al. 2020 (arXiv 2002.10689), definitions 2 and 3: with predictive family V, I_V(X -> Y) = H_V(Y) - H_V(Y | X), where
-H_V is the lowest expected log loss that the family reaches without or with the input. Ethayarajh et al. 2022 (arXiv
-2110.08420), equation 4: pointwise, PVI(x -> y) = -log2 g_0(y) + log2 g(y | x). Both are estimated on the test part by
+Xu et al. 2020 (arXiv 2002.10689), definitions 2 and 3: with predictive family V, I_V(X -> Y) = H_V(Y) - H_V(Y | X),
+where H_V is the lowest expected log loss that the family reaches without or with the input. Ethayarajh et al. 2022
+(arXiv 2110.08420): pointwise, PVI(x -> y) = -log2 g_0(y) + log2 g(y | x). Both are estimated on the test part by
 probes fitted on train.
 """
 
