@@ -84,13 +84,13 @@ def sweep(
     named = name_runs(runs)
     if out is not None:
         check_out(Path(out), named.values())
-    if "random-model" in options.controls and twins is None:
-        from extract.twin import random_twin  # imports the models, which nothing else here needs
-
-        twins = {name: random_twin(run, device=options.device) for name, run in named.items()}
     asker = Asker(named, options, twins or {})
     units = list(asker.units())
     store = None if out is None else UnitStore(Path(out), _about(asker))
+    if "random-model" in options.controls and twins is None:
+        from extract.twin import random_twin  # imports the models, which nothing else here needs
+
+        asker.twins = {name: random_twin(run, device=options.device) for name, run in asker.runs.items()}
     found = _answer_all(asker, units, store, engine or _here, progress)
     scored = [unit for unit in units if not unit.measure]
     table = tidy([row for unit in scored for row in found[unit].rows], asker)
@@ -99,7 +99,8 @@ def sweep(
         items = with_own_answers(items, asker.runs)
         joined = join(items, asker.own_measures(), options.resamples)
         taken = [(unit.measure, found[unit].rows, found[unit].items) for unit in units if unit.measure]
-        write_tables(table, items, joined, measure_tables(taken), describe(asker), Path(out))
+        measured = {name: _in_order(rows, asker) for name, rows in measure_tables(taken).items()}
+        write_tables(table, items, joined, measured, describe(asker), Path(out))
     return table
 
 
@@ -117,14 +118,7 @@ def name_runs(runs: Run | Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
 
 def tidy(rows: list[dict[str, Any]], asker: Asker) -> pd.DataFrame:
     """Rows in the order of runs, questions and their sites, columns in the documented order."""
-    table = pd.DataFrame(rows)
-    place: dict[tuple[str, str, str], int] = {}
-    for run in asker.runs:
-        for name in asker.settings.questions:
-            for site in asker.question(run, name).sites():
-                place[run, name, site.name] = len(place)
-    order = [place[key] for key in zip(table["run"], table["question"], table["site"], strict=True)]
-    table = table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+    table = _in_order(pd.DataFrame(rows), asker)
     for name in ("value", "low", "high", "p_chance", "p_control", "validation_loss"):
         table[name] = table[name].astype(float)
     table["rank"] = table["rank"].astype("Int64")
@@ -132,6 +126,17 @@ def tidy(rows: list[dict[str, Any]], asker: Asker) -> pd.DataFrame:
     table["seed_spread"] = table.groupby(same, sort=False)["value"].transform("std")
     family = ["run", "question", "probe", "condition", "score", "seed"]
     return with_holm(table, ["p_chance", "p_control"], family)[COLUMNS]
+
+
+def _in_order(table: pd.DataFrame, asker: Asker) -> pd.DataFrame:
+    """Rows in the order of runs, questions and their sites, whatever was trained together."""
+    place: dict[tuple[str, str, str], int] = {}
+    for run in asker.runs:
+        for name in asker.settings.questions:
+            for site in asker.question(run, name).sites():
+                place[run, name, site.name] = len(place)
+    order = [place[key] for key in zip(table["run"], table["question"], table["site"], strict=True)]
+    return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
 def describe(asker: Asker) -> dict[str, Any]:
