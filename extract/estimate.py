@@ -76,7 +76,7 @@ def estimate(
     if not len(examples):
         raise BadInput("there are no examples to extract")
     automatic = settings.get("batch_size") == "auto"
-    options = Options(**{**settings, **({"batch_size": 1} if automatic else {})})  # type: ignore[arg-type]
+    options = Options.of(settings)
     model.to(device if device is not None else model.device).eval()
     sites = add_modules(model, modules, examples, sites)
     extractor = Extractor(model, choose(model, sites, views), options)

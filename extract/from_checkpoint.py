@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any, Unpack
 
 from extract.arguments import arguments_of
 from extract.estimate import Estimate, estimate
+from extract.folder import Work, views_of
+from extract.identity import manifest_there
 from extract.reader import Run
 from extract.run import Extraction, prepare
-from extract.shards import Settings
-from extract.store import read_manifest
+from extract.shards import Options, Settings
+from extract.store import MANIFEST, read_manifest
 from grounding.benchmarks import open_benchmark
 from grounding.checkpoint import Checkpoint, Loading, load_checkpoint
 from grounding.errors import BadInput
@@ -64,15 +67,20 @@ def prepare_checkpoint(
 
     See ``prepare``. options: of the benchmark. modules: with them, a Hugging Face folder may be of any model. settings:
     as ``Settings`` and ``Loading`` say. The manifest notes where everything came from, so that ``continue_run`` and
-    ``examples_of`` find it again. Raises BadInput for whatever is unknown or cannot be read.
+    ``examples_of`` find it again. Warns where a folder beside ``out`` holds all of the run already. Raises BadInput for
+    whatever is unknown or cannot be read.
     """
+    manifest_there(Path(out))  # what is wrong with the folder is told before anything is opened
     if modules:
         settings["adapted"] = False
     opened = _open(ckpt, benchmark, split, root, options, limit, data_seed, device, settings)
-    return prepare(
+    extraction = prepare(
         opened.checkpoint.model, opened.examples, out, views=views, sites=sites, modules=modules, device=device,
         add=add, progress=progress, command=command, **opened.about,
     )  # fmt: skip
+    if made := next((_made_beside(Path(out), work) for work in extraction.works if work.fresh and not work.part), None):
+        warnings.warn(f"{made} holds all of this run already; {out} will be another copy", stacklevel=2)
+    return extraction
 
 
 @arguments_of(prepare_checkpoint)
@@ -166,6 +174,21 @@ def examples_of(run: Run, root: Path | str | None = None) -> dict[str, Example]:
     return {e.id: e for e in benchmark.load(source["split"], source["limit"], source["skip_bad"])}
 
 
+def _made_beside(out: Path, new: Work) -> Path | None:
+    """A complete run in a folder beside ``out`` that has all that the ``new`` one there would have."""
+    others = (place.parent for place in out.absolute().parent.glob(f"*/{MANIFEST}") if place.parent != out.absolute())
+    for folder in sorted(others):
+        try:
+            there = read_manifest(folder)
+        except (BadInput, OSError):  # of something else, or not for us to read
+            continue
+        if there["complete"] and there["identity_hash"] == new.manifest["identity_hash"]:
+            held = views_of(there["sites"])
+            if all(set(views) <= set(held.get(site, ())) for site, views in new.site_views.items()):
+                return out.parent / folder.name
+    return None
+
+
 def _open(
     ckpt: str | Path,
     benchmark: str,
@@ -178,7 +201,8 @@ def _open(
     settings: CheckpointSettings,
 ) -> _Opened:
     loading: Any = {name: value for name, value in settings.items() if name in AnyLoading.__annotations__}
-    kept = {name: value for name, value in settings.items() if name not in loading}
+    kept: Any = {name: value for name, value in settings.items() if name not in loading}
+    Options.of(kept)  # what is wrong with it is told before anything is opened
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
     skip_bad = bool(kept.get("skip_bad"))

@@ -78,6 +78,12 @@ class Options:
         if self.threshold is not None:
             check_threshold(self.threshold)
 
+    @classmethod
+    def of(cls, settings: Settings) -> Options:
+        """The options that settings give; a batch size still to be found counts as 1."""
+        size = {"batch_size": 1} if settings.get("batch_size") == "auto" else {}
+        return cls(**{**settings, **size})  # type: ignore[arg-type]
+
     def identity(self) -> dict[str, Any]:
         """The options that the content of a run depends on."""
         names = ("dtype", "precision", "shard_size", "threshold")

@@ -62,6 +62,6 @@ def differences_told(table: pd.DataFrame) -> str:
         apart = known and (row["low"] > 0 or row["high"] < 0)
         told = f"**{number(row['difference'])}**" if apart else number(row["difference"])
         values = (number(row["value_first"]), number(row["value_second"]), told, interval(estimate), str(row["n"]))
-        note = "" if pd.isna(row["reason"]) else row["reason"]
+        note = "" if pd.isna(row["reason"]) else row["reason"]  # among texts, pandas may make NaN of None
         lines.append(f"| {' | '.join((row['first'], row['second'], row['figure'], *values, note))} |")
     return "\n".join(lines) + "\n"

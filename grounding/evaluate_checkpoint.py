@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Evaluations by checkpoint, and the paired differences of their figures (``grounding.comparison``)."""
+    """Evaluations by checkpoint or file, and the paired differences of their figures (``grounding.comparison``)."""
 
     evaluations: Mapping[str, Evaluation]
     differences: pd.DataFrame
@@ -92,7 +92,8 @@ def evaluate_checkpoint(
         keep=None if writer is None else writer.add,
     )
     overlap = training_overlap(checkpoint.info, source, examples, train_root)
-    evaluation = replace(evaluation, skipped=(*skipped, *evaluation.skipped), overlap=overlap)
+    about = {"checkpoint": str(ckpt), "content": checkpoint.content, **_told(source, split, limit)}
+    evaluation = replace(evaluation, skipped=(*skipped, *evaluation.skipped), overlap=overlap, about=about)
     if writer is not None:
         writer.write(export)  # type: ignore[arg-type]
     if out is not None:
@@ -115,27 +116,17 @@ def evaluate_checkpoints(
     out: a folder in it for each checkpoint, and ``differences`` (CSV, Parquet, Markdown). Checkpoints go by the last
     part of their paths; raises BadInput where two share it, and for an export, which takes one checkpoint.
     """
-    names = [Path(ckpt).name for ckpt in ckpts]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise BadInput(f"checkpoints are named {', '.join(names)}; accepted: different names, {twice[0]!r} comes twice")
     if export is not None:
-        raise BadInput(f"export {str(export)!r} of {len(names)} checkpoints; accepted: one checkpoint")
-    check_folder(out)
-    evaluations = {}
-    for place, (name, ckpt) in enumerate(zip(names, ckpts, strict=True)):
-        folder = None if out is None else Path(out) / name
+        raise BadInput(f"export {str(export)!r} of {len(ckpts)} checkpoints; accepted: one checkpoint")
 
-        def tell(done: int, total: int, place: int = place) -> None:
+    def one(place: int, folder: Path | None) -> Evaluation:
+        def tell(done: int, total: int) -> None:
             if progress is not None:
-                progress(place * total + done, len(names) * total)
+                progress(place * total + done, len(ckpts) * total)
 
-        evaluations[name] = evaluate_checkpoint(ckpt, benchmark, split, out=folder, progress=tell, **options)
-    found = Comparison(evaluations, differences(evaluations))
-    if out is not None:
-        write_table(found.differences, Path(out) / "differences")
-        (Path(out) / "differences.md").write_text(differences_told(found.differences), encoding="utf-8")
-    return found
+        return evaluate_checkpoint(ckpts[place], benchmark, split, out=folder, progress=tell, **options)
+
+    return _compared("checkpoints", [Path(ckpt).name for ckpt in ckpts], out, one)
 
 
 def evaluate_predictions(
@@ -163,15 +154,64 @@ def evaluate_predictions(
     source.require(examples, split)
     given, threshold = read_predictions(predictions, examples)
     evaluation = score(examples, given, threshold, metrics, need_answers=need_answers, thresholds=())
-    evaluation = replace(evaluation, skipped=(*source.skipped, *evaluation.skipped))
+    about = {"predictions": str(predictions), **_told(source, split, limit)}
+    evaluation = replace(evaluation, skipped=(*source.skipped, *evaluation.skipped), about=about)
     if out is not None:
         write_evaluation(evaluation, out)
     return evaluation
 
 
+def compare_predictions(
+    files: Sequence[str | Path],
+    benchmark: str,
+    split: str = "dev",
+    *,
+    out: Path | str | None = None,
+    **options: Any,
+) -> Comparison:
+    """``evaluate_predictions`` for each of several files, as ``evaluate_checkpoints`` compares checkpoints.
+
+    They go by their names without the suffix; raises BadInput where two share it.
+    """
+
+    def one(place: int, folder: Path | None) -> Evaluation:
+        return evaluate_predictions(files[place], benchmark, split, out=folder, **options)
+
+    return _compared("predictions", [Path(file).stem for file in files], out, one)
+
+
 def stored_threshold(info: Mapping[str, Any]) -> Threshold | None:
     """The heatmap threshold that came with a checkpoint, and the split it was tuned on."""
     return Threshold(**info["threshold"]) if info.get("threshold") else None
+
+
+def _compared(
+    what: str, names: Sequence[str], out: Path | str | None, one: Callable[[int, Path | None], Evaluation]
+) -> Comparison:
+    """Each of several evaluations, which ``one`` makes of its number and its folder, and their differences."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput(f"{what} are named {', '.join(names)}; accepted: different names, {twice[0]!r} comes twice")
+    check_folder(out)
+    folders = [None if out is None else Path(out) / name for name in names]
+    evaluations = {name: one(place, folders[place]) for place, name in enumerate(names)}
+    found = Comparison(evaluations, differences(evaluations))
+    if out is not None:
+        write_table(found.differences, Path(out) / "differences")
+        (Path(out) / "differences.md").write_text(differences_told(found.differences), encoding="utf-8")
+    return found
+
+
+def _told(source: Benchmark, split: str, limit: int | None) -> dict[str, Any]:
+    """What was evaluated on, JSON values only: enough to find it again."""
+    root = None if source.root is None else str(source.root)
+    return {
+        "benchmark": source.name,
+        "split": split,
+        "limit": limit,
+        "root": root,
+        "identity": dict(source.identity()),
+    }
 
 
 def _check_thresholds(threshold: float | None, tune_split: str | None) -> None:

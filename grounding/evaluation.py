@@ -47,6 +47,7 @@ class Evaluation:
     sensitivity: see ``grounding.metrics.sensitivity.sensitivity_table``.
     threshold: that of heatmaps, with the split it was chosen on where it was chosen.
     skipped, dropped_phrases: see ``Predictions``. overlap: of the images with those that the model was trained on.
+    about: whose predictions on what these are, JSON values (``evaluate_checkpoint``); empty where it is not known.
     """
 
     per_example: pd.DataFrame
@@ -57,6 +58,7 @@ class Evaluation:
     dropped_phrases: tuple[tuple[str, str], ...] = ()
     sensitivity: pd.DataFrame = field(default_factory=pd.DataFrame)
     overlap: Overlap | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # resampling takes long: once
 
     def statistics(self) -> dict[str, Statistic]:
@@ -160,7 +162,8 @@ class Evaluation:
         lines = evaluation_text.figure_lines(self.summary() if summary is None else summary)
         if not linked_examples(self.per_example).empty:
             lines += ["", evaluation_text.quadrants_told(self.quadrants(), GROUNDED_AT)]
-        lines += ["", f"Metrics: {self.measure.mode}. {evaluation_text.threshold_told(self.threshold)}"]
+        lines += ["", *evaluation_text.about_lines(self.about)]
+        lines += [f"Metrics: {self.measure.mode}. {evaluation_text.threshold_told(self.threshold)}"]
         lines += [] if self.overlap is None else [self.overlap.told()]
         unanswered = int((~self.per_example["answered"]).sum())
         lines += (
@@ -173,10 +176,11 @@ class Evaluation:
         return "\n".join(lines) + "\n"
 
     def to_json(self, summary: Mapping[str, Estimate] | None = None) -> dict[str, object]:
-        """The same for machines: metrics, threshold, figures by name, quadrants, overlap, what was left out and why."""
+        """The same for machines: about, metrics, threshold, figures by name, quadrants, overlap, what was left out."""
         summary = self.summary() if summary is None else summary
         chosen = isinstance(self.threshold, Threshold)
         return {
+            "about": dict(self.about),
             "metrics": self.measure.mode,
             "threshold": asdict(self.threshold) if chosen else self.threshold,  # type: ignore[arg-type]
             "figures": {name: asdict(figure) for name, figure in summary.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -39,6 +40,15 @@ def quadrants_told(quadrants: pd.DataFrame, grounded_at: float) -> str:
 
     parts = [told(*row) for row in zip(*(quadrants[name] for name in ("correct", "grounded", "count")), strict=True)]
     return f"Task and grounding (mean IoU of at least {grounded_at:g}): {', '.join(parts)}."
+
+
+def about_lines(about: Mapping[str, Any]) -> list[str]:
+    """Whose predictions on what, as one line; none where it is not known."""
+    if not about:
+        return []
+    of = about.get("checkpoint") or f"the predictions in {about['predictions']}"
+    first = "" if about["limit"] is None else f", the first {about['limit']:,} examples"
+    return [f"Of {of} on {about['benchmark']} {about['split']}{first}."]
 
 
 def threshold_told(threshold: Threshold | float | None) -> str:

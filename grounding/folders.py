@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from grounding.errors import BadInput
 
 
 def check_folder(out: Path | str | None, name: str = "out") -> None:
-    """BadInput, naming the parameter, where ``out`` or what should hold it is a file; one that is not there is fine."""
+    """BadInput, naming the parameter, where ``out`` or what should hold it is a file or may not be written to; one that
+    is not there is fine.
+    """
     if out is None:
         return
     there = next(place for place in (Path(out), *Path(out).absolute().parents) if place.exists())
     if not there.is_dir():
         above = "" if there == Path(out) else f": {str(there)!r} is a file"
         raise BadInput(f"{name} {str(out)!r} is not a folder{above}; accepted: one, or a path that is free for it")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadInput(f"{name} {str(out)!r} cannot be written: no permission in {str(there)!r}")
 
 
 def make_folder(out: Path | str, name: str = "out") -> Path:

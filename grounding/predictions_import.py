@@ -84,6 +84,9 @@ def _prediction(
     record, where = answer or ({}, "")
     default = [phrase for owner, phrase in found if owner == name]
     listed = _field(record, "phrases", list, where) if "phrases" in record else default
+    for phrase in default:
+        if phrase not in map(str, listed):
+            raise BadInput(f"{found[name, phrase][0][2]}: phrase_id {phrase!r} is not among the phrases of {where}")
     count = len(example.images)
     phrases = tuple(_phrase(str(p), found.get((name, str(p)), []), count, threshold) for p in listed)
     sizes = {(image.height, image.width) for image in images.values() if image.example == name}

@@ -245,6 +245,23 @@ def test_a_broken_image_is_refused_and_nothing_is_left(tmp_path, workers):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_an_image_that_breaks_in_the_middle_keeps_the_shards_before_it(run, tmp_path, skip_bad):
+    games, out = tiny_games(10), tmp_path / "x"
+    whole, games[6] = games[6], replace(games[6], images=(BrokenImage("tree.png"),) * 3)
+    with pytest.raises(BadInput, match=r"^image tree.png cannot be read$"):
+        run_tiny(out, games=games)
+    assert [path.name for path in out.glob("shard-*.json")] == ["shard-00000.json"]
+    assert not [path.name for path in out.iterdir() if "tmp" in path.name or "claim" in path.name]
+    before = (out / "shard-00000.json").stat().st_mtime_ns
+    if not skip_bad:
+        games[6] = whole  # mended
+    found = run_tiny(out, games=games, skip_bad=skip_bad)
+    assert (out / "shard-00000.json").stat().st_mtime_ns == before
+    assert len(found.examples) == 10 - skip_bad
+    assert (contents(out) == contents(run.path)) is not skip_bad
+
+
 def test_skip_bad_leaves_broken_examples_out_and_lists_them(run, tmp_path):
     games = tiny_games(10)
     for bad in (2, 4, 5, 6):

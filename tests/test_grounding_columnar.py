@@ -113,9 +113,12 @@ def test_splits_are_added_and_never_overwritten(tmp_path):
 def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     root = write_coco(tmp_path / "in")
     (root / "images" / "1.png").unlink()
-    with pytest.raises(BadInput, match=r"1\.png does not exist"):
-        convert_benchmark("coco-json", "dev", tmp_path / "out", root=root)
+    (tmp_path / "mine").mkdir()
+    for out in ("out", "mine"):
+        with pytest.raises(BadInput, match=r"1\.png does not exist"):
+            convert_benchmark("coco-json", "dev", tmp_path / out, root=root)
     assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "mine").iterdir()) == []
     written = convert_benchmark("coco-json", "dev", tmp_path / "out", root=root, skip_bad=True)
     assert [item.id for item in written.skipped] == ["coco-json/dev/1"]
     assert written.skipped[0].reason.endswith("1.png does not exist")

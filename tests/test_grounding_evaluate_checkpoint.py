@@ -12,10 +12,10 @@ from small_models import byte_level, small_mdetr, small_vilt
 
 from extract.from_checkpoint import examples_of, extract_checkpoint
 from grounding.benchmarks.miniature import MiniatureGame
-from grounding.checkpoint import save_checkpoint
+from grounding.checkpoint import load_checkpoint, save_checkpoint
 from grounding.errors import BadInput
 from grounding.evaluate import evaluate, tune
-from grounding.evaluate_checkpoint import evaluate_checkpoint, stored_threshold
+from grounding.evaluate_checkpoint import compare_predictions, evaluate_checkpoint, stored_threshold
 from grounding.metrics.heatmaps import Threshold
 from grounding.metrics.phrases import Measure
 from grounding.models import build_model
@@ -47,6 +47,11 @@ def test_it_is_evaluation_of_that_model_on_those_examples(ckpt, tmp_path):
     assert len(pd.read_csv(tmp_path / "out" / "phrases.csv")) == len(found.per_phrase)
     told = (tmp_path / "out" / "summary.md").read_text()
     assert told.startswith("| figure |")
+    assert f"\nOf {ckpt} on mini-game dev, the first 5 examples.\n" in told
+    assert written["about"] == {
+        "checkpoint": str(ckpt), "content": load_checkpoint(ckpt).content, "benchmark": "mini-game", "split": "dev",
+        "limit": 5, "root": None, "identity": dict(MiniatureGame().identity()),
+    }  # fmt: skip
     assert "Metrics: corrected. Threshold of heatmaps: 0.4, of the best recall@1 on tune." in told
 
 
@@ -131,6 +136,8 @@ def test_what_is_wrong_is_told_before_anything_is_written(ckpt, tmp_path):
         ({"benchmark": "mini"}, "benchmark 'mini' is unknown"),
         ({"ckpt": "nowhere"}, "checkpoint 'nowhere' is neither a file, a folder nor bundled"),
         ({"threshold": 1.5}, "threshold 1.5 is out of range"),
+        ({"export": tmp_path}, "export '.*' is a folder; accepted: a file"),
+        ({"export": tmp_path / "file" / "x.json"}, "folder of export '.*file' is not a folder"),
     ):
         arguments = {"ckpt": ckpt, "benchmark": "mini-game", "limit": 2, "out": tmp_path / "out", **wrong}
         with pytest.raises(BadInput, match=message):
@@ -151,3 +158,26 @@ def test_a_run_finds_its_examples_again_and_knows_its_tokenizer(ckpt, tmp_path):
         extract_checkpoint(tmp_path / "bpe", "mini-game", "dev", tmp_path / name, **options)
     with pytest.raises(BadInput, match="checkpoint"):  # another tokenizer is another run
         extract_checkpoint(tmp_path / "bpe", "mini-game", "dev", tmp_path / "one", **options)
+
+
+def test_predictions_of_several_programs_are_compared_as_checkpoints_are(ckpt, tmp_path):
+    one = tmp_path / "one.json"
+    evaluate_checkpoint(ckpt, "mini-game", limit=8, export=one)
+    content = json.loads(one.read_text())
+    for answer, game in zip(content["answers"], MiniatureGame().load("dev", 8), strict=True):
+        answer |= {"answer": game.task.target_index, "correct": True}
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    found = compare_predictions([one, tmp_path / "other.json"], "mini-game", limit=8, out=tmp_path / "out")
+    assert [e.summary()["accuracy"].value == 1 for e in found.evaluations.values()] == [False, True]
+    rows = found.differences.set_index("figure")
+    assert (rows["first"].unique(), rows["second"].unique()) == (["one"], ["other"])
+    assert rows.loc["accuracy", "difference"] == rows.loc["accuracy", "value_first"] - 1 < 0
+    assert rows.loc["mean_iou", "difference"] == 0
+    told = (tmp_path / "out" / "differences.md").read_text()
+    assert "| 8 |  |\n" in told  # beside figures that have a note
+    assert "of the resamples: no interval |\n" in told
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "one", "other", "differences.csv", "differences.parquet", "differences.md"
+    }  # fmt: skip
+    with pytest.raises(BadInput, match="predictions are named one, one; accepted: different names"):
+        compare_predictions([one, one], "mini-game", limit=8)

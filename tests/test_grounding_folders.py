@@ -25,6 +25,12 @@ def test_a_file_in_the_way_is_named(tmp_path, check):
         check(tmp_path / "file" / "more" / "inner")
 
 
+def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(BadInput, match=f"new' cannot be written: no permission in '{tmp_path}'"):
+        check_folder(tmp_path / "new")
+
+
 def test_a_file_is_written_where_no_folder_is(tmp_path):
     (tmp_path / "file").write_text("mine")
     check_file(None)

@@ -1,8 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 
 from grounding.errors import BadInput
 from grounding.metrics.intervals import Statistic, bootstrap, bootstrap_mean, bootstrap_weights
+from grounding.metrics.joint import correlate
 
 
 def naive_interval(values, groups, resamples, seed):
@@ -85,7 +88,20 @@ def test_undefined_statistics_are_reported():
 
     rarely = bootstrap({"": Statistic.of_sums(drawn_once, np.eye(4)[:, :1], [1, 2, 3, 4])}, resamples=400)[""]
     assert (rarely.value, rarely.low, rarely.high) == (1.0, None, None)
-    assert "most resamples" in rarely.reason
+    assert re.fullmatch(r"undefined in [56]\d% of the resamples: no interval", rarely.reason)
+
+
+def test_an_interval_is_not_made_of_the_resamples_that_happen_to_be_defined():
+    """One example in forty is grounded: without it (36 % of the resamples) there is no correlation."""
+    rng = np.random.default_rng(0)
+    task, grounded, images = rng.normal(size=40), np.zeros(40), np.arange(40)
+    grounded[int(task.argmax())] = 1.0
+    one = correlate("pearson", task, grounded, images, resamples=400)
+    assert (one.low, one.high) == (None, None)
+    assert re.fullmatch(r"undefined in 3\d% of the resamples: no interval", one.reason)
+    grounded[np.argsort(task)[-8:]] = 1.0
+    several = correlate("pearson", task, grounded, images, resamples=400)
+    assert several.low < several.value < several.high
 
 
 def test_bad_input_is_named():

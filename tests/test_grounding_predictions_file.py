@@ -202,6 +202,10 @@ def beside_relative(**changes) -> dict:
         (mask(segmentation={"size": [-4, 4], "counts": "9220O"}), "no compressed RLE"),
         (beside_relative(bbox=[90, 45, 180, 90]), r"annotations\[0\]: bbox .* look like \(x1, y1, x2, y2\)"),
         (beside_relative(bbox=[0.1, 0.2, 0.5, 0.4]), "within 0..1, so they look relative"),
+        (
+            annotation(phrase_id="p9") | {"answers": [a_file()["answers"][0] | {"phrases": ["p0"]}]},
+            r"annotations\[0\]: phrase_id 'p9' is not among the phrases of .*answers\[0\]",
+        ),
         (a_file(threshold=2), "threshold 2.* is out of range"),
     ],
 )

@@ -239,7 +239,7 @@ def test_skip_bad_goes_on_and_lists_what_was_left_out(monkeypatch, capsys, check
     [
         (["bogus"], "No such command 'bogus'; help: probe --help"),
         (["evaluate", "--ckpt", "x"], "Missing option '--benchmark'; help: probe evaluate --help"),
-        (["evaluate", "--benchmark", "mini-game"], "accepted: either --ckpt, once or several times, or --predictions"),
+        (["evaluate", "--benchmark", "mini-game"], "accepted: either --ckpt or --predictions, once or several times"),
         (["extract", "--bogus"], "No such option: --bogus (Possible options: --out); help: probe extract --help"),
         (["sweep"], "Missing argument 'run'; help: probe sweep --help"),
     ],

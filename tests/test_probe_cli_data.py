@@ -118,8 +118,18 @@ def test_show(monkeypatch, capsys, tmp_path):
     [
         (["verify", "coco-json"], "benchmark 'coco-json' needs a root folder (--root)"),
         (["verify", "coco"], "benchmark 'coco' is unknown"),
+        (["verify", "mini-game", "--limit", "0"], "limit 0 is too small; accepted: 1 or more"),
         (["verify", "mini-game", "--split", "val"], "split 'val' is unknown; accepted: pretrain"),
         (["convert", "mini-game", "--split", "dev", "--out", "{tmp}", "--images", "none"], "images 'none' is unknown"),
+        (
+            ["show", "mini-sdr", "000001", "--out", "{tmp}/x.png"],
+            "names no split; accepted: an id like mini-sdr/",
+        ),
+        (
+            ["show", "mini-sdr", "mini-sdr/dev/000001", "--out", "/dev/null/x.png"],
+            "folder of out '/dev/null' is not a folder",
+        ),
+        (["convert", "mini-sdr", "--split", "dev", "--out", "/dev/null"], "out '/dev/null' is not a folder"),
         (["show", "mini-sdr", "mini-sdr/dev/999999", "--out", "{tmp}/x.png"], "is not in dev; accepted"),
     ],
 )

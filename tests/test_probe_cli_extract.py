@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 
 import pytest
 from hf_models import tiny, write_folder
@@ -66,6 +67,37 @@ def test_the_views_of_a_model_without_attention_are_those_that_it_has(tmp_path, 
     assert (code, "view 'attention' is offered by none" in err) == (2, True)
 
 
+def test_a_run_that_was_made_is_found_and_said(made, monkeypatch, capsys):
+    told = "all of it was there, nothing was computed"
+    code, out, _ = probe(monkeypatch, capsys, "extract", *NEW, "--out", made)
+    assert (code, told in out) == (0, True)
+    copy = made.parent / "copy"
+    with pytest.warns(UserWarning, match=f"{made} holds all of this run already; {copy} will be another copy"):
+        code, out, _ = probe(monkeypatch, capsys, "extract", *NEW, "--out", copy)
+    assert (code, told in out) == (0, False)
+    more = [*NEW[:-1], "phrase,region"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # another view, or other examples: another run
+        assert probe(monkeypatch, capsys, "extract", *more, "--out", made.parent / "more")[0] == 0
+        assert probe(monkeypatch, capsys, "extract", *NEW, "--split", "tune", "--out", made.parent / "tune")[0] == 0
+
+
+def test_what_is_wrong_is_told_before_anything_is_opened(tmp_path, monkeypatch, capsys):
+    def never(*arguments, **options):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("extract.from_checkpoint.open_benchmark", never)
+    (tmp_path / "file").write_text("mine")
+    for words, message in (
+        (("--out", tmp_path / "file"), "is a file; accepted: a folder"),
+        (("--out", tmp_path), "holds files that are not a run"),
+        (("--out", tmp_path / "x", "--dtype", "int8"), "dtype 'int8' is unknown"),
+        (("--out", tmp_path / "x", "--batch-size", "auto", "--compression", "zip"), "compression 'zip' is unknown"),
+    ):
+        code, _, err = probe(monkeypatch, capsys, "extract", *NEW, *words)
+        assert (code, message in err.replace("\n", " ")) == (2, True), err
+
+
 def test_an_estimate_writes_nothing(tmp_path, monkeypatch, capsys):
     out = tmp_path / "deep" / "x"
     code, told, err = probe(monkeypatch, capsys, "extract", *NEW, "--out", out, "--estimate", "--json")
@@ -84,8 +116,9 @@ def test_an_estimate_writes_nothing(tmp_path, monkeypatch, capsys):
         (("--estimate",), "--estimate needs --ckpt and --benchmark"),
         (("--benchmark", "mini-game"), "ckpt is missing"),
         ((*NEW, "--estimate", "--verify"), "--estimate writes nothing and --verify writes"),
-        ((), "is not a folder"),
-        (("--add-view", "tokens"), "is not a folder"),
+        ((), "is not there to go on with; accepted: a run, or --ckpt and --benchmark to begin one"),
+        (("--add-view", "tokens"), "is not there to go on with"),
+        (("--ckpt", "mdetr-task"), "is not there to go on with; accepted: a run, or --ckpt and --benchmark"),
         ((*NEW, "--batch-size", "many"), "batch-size 'many' is not a number; accepted: 1 or more, or auto"),
         ((*NEW, "--batch-size", "0"), "batch_size 0 is too small"),
     ],

@@ -59,8 +59,7 @@ class Benchmark(ABC):
         """
         if split not in self.splits:
             raise unknown_choice("split", split, self.splits)
-        if limit is not None and limit < 1:
-            raise BadInput(f"limit {limit} is too small; accepted: 1 or more")
+        check_limit(limit)
         self.skipped = []
         examples: list[Example] = []
         seen: set[str] = set()
@@ -113,6 +112,12 @@ class Benchmark(ABC):
     @abstractmethod
     def identity(self) -> Mapping[str, object]:
         """What the examples depend on (content hash or version, seed, options), JSON values only."""
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise BadInput for a limit that keeps no example."""
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit {limit} is too small; accepted: 1 or more")
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -57,6 +57,7 @@ def convert_benchmark(
     """
     if images not in IMAGES:
         raise unknown_choice("images", images, IMAGES)
+    check_folder(out)
     folder = Path(out) / split
     if folder.exists():
         raise BadInput(f"out {str(folder)!r} exists already; accepted: a new folder")

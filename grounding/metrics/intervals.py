@@ -23,7 +23,8 @@ _CHUNK = 100_000  # numbers in one block of resamples: a processor's cache holds
 class Estimate:
     """A figure with its interval, over ``n`` values in ``groups`` groups.
 
-    low, high: None where there is no interval (fewer than two groups, or too few defined resamples).
+    low, high: None where there is no interval (fewer than two groups, or a figure that is undefined in more resamples
+    than an interval leaves out: of those that are left, it would say more than is known).
     value: None where the figure is undefined. ``reason`` then says why, in words.
     """
 
@@ -134,8 +135,9 @@ def estimated(statistic: Statistic, drawn: np.ndarray, level: float = 0.95) -> E
     if groups < 2:
         return Estimate(value, None, None, n, groups, "one group only: no interval")
     defined = drawn[np.isfinite(drawn)]
-    if 2 * len(defined) < len(drawn):
-        return Estimate(value, None, None, n, groups, "undefined in most resamples: no interval")
+    if len(defined) < level * len(drawn):
+        lost = 1 - len(defined) / len(drawn)
+        return Estimate(value, None, None, n, groups, f"undefined in {lost:.0%} of the resamples: no interval")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), n, groups)
 

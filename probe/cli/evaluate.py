@@ -43,9 +43,11 @@ Checkpoints = Annotated[
         help="Checkpoint folder or file, or a bundled one (mdetr-grounded, ...); repeat it to compare.",
     ),
 ]
-PredictionsFile = Annotated[
-    Path | None,
-    typer.Option(help="Evaluate the predictions in this file, of any program, instead of a checkpoint."),
+PredictionsFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Evaluate the predictions in this file, of any program, instead of a checkpoint; repeat it to compare."
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="Folder for tables (CSV, Parquet), summary (JSON, Markdown) and charts.")
@@ -71,7 +73,7 @@ TrainRoot = Annotated[
 def command(
     benchmark: BenchmarkName,
     ckpt: Checkpoints = None,
-    predictions: PredictionsFile = None,
+    predictions: PredictionsFiles = None,
     split: Split = "dev",
     root: Root = None,
     option: BenchmarkOptions = None,
@@ -106,9 +108,13 @@ def command(
     of_model: dict[str, Any] = {"threshold": threshold, "tune_split": tune_split, "export": export_predictions}
     of_model |= {"train_root": train_root, **loading(tokenizer, weights, config)}
     _check_sources(ckpt, predictions, grounding_only, of_model)
-    if predictions is not None:
-        read = run.evaluate_predictions(predictions, benchmark, split, need_answers=not grounding_only, **data)
-        _show_one(read, out, as_json)
+    if predictions:
+        data["need_answers"] = not grounding_only
+        if len(predictions) == 1:
+            _show_one(run.evaluate_predictions(predictions[0], benchmark, split, **data), out, as_json)
+        else:
+            compared = run.compare_predictions(predictions, benchmark, split, **data)
+            _show_several(compared, "predictions", out, as_json)
         return
     of_model |= {"device": choose_device(device), "batch_size": batch_size}
     names = ckpt or []
@@ -120,16 +126,16 @@ def command(
     if len(names) == 1:
         _show_one(one, out, as_json)
     else:
-        _show_several(several, out, as_json)
+        _show_several(several, "checkpoints", out, as_json)
 
 
-def _check_sources(ckpt: list[str] | None, predictions: Path | None, grounding_only: bool, given: dict) -> None:
+def _check_sources(ckpt: list[str] | None, predictions: list[Path] | None, grounding_only: bool, given: dict) -> None:
     """BadInput unless there is one source, with options that it takes."""
     from grounding.errors import BadInput
 
-    if bool(ckpt) == (predictions is not None):
-        raise BadInput("accepted: either --ckpt, once or several times, or --predictions")
-    if predictions is not None:
+    if bool(ckpt) == bool(predictions):
+        raise BadInput("accepted: either --ckpt or --predictions, once or several times")
+    if predictions:
         for name, value in given.items():
             if value is not None and value != {}:
                 raise BadInput(f"--{name.replace('_', '-')} {value} goes with --ckpt, not with --predictions")
@@ -151,7 +157,7 @@ def _show_one(evaluation: Evaluation, out: Path | None, as_json: bool) -> None:
     show(evaluation.to_json(summary), as_json, evaluation.to_markdown(summary))
 
 
-def _show_several(comparison: Comparison, out: Path | None, as_json: bool) -> None:
+def _show_several(comparison: Comparison, what: str, out: Path | None, as_json: bool) -> None:
     from grounding.comparison import differences_told
 
     found: dict[str, Any] = {}
@@ -164,7 +170,7 @@ def _show_several(comparison: Comparison, out: Path | None, as_json: bool) -> No
         if out is not None:
             _draw(evaluation, out / name)
     table = comparison.differences.astype(object).where(comparison.differences.notna(), None)
-    result = {"checkpoints": found, "differences": table.to_dict("records")}
+    result = {what: found, "differences": table.to_dict("records")}
     show(result, as_json, "\n".join([*texts, differences_told(comparison.differences)]))
 
 

@@ -156,6 +156,7 @@ def command(
     where: dict[str, Any] = {"ckpt": ckpt, "root": root, "device": device, "workers": workers}
     if benchmark is None:
         _refuse_beside(context)
+        _refuse_to_begin(out)
         prepare: Callable[..., Any] = prepare_continued
         where |= {f"add_{name}": value for name, value in new.items()}
     else:
@@ -166,10 +167,11 @@ def command(
             return
         where["add"] = add
     faults = _verified(out) if verify else []
+    before = _records(out)
     engines: Any = {name: context.params[name] for name in Engine.__annotations__}
     with progress_bar("extracting", as_json) as progress:
         run, left = run_engine(prepare, {"out": out, "command": command_line(), **where}, engines, progress)
-    _report(run, left, out, faults, as_json)
+    _report(run, left, out, faults, len(_records(out) - before), as_json)
 
 
 def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,12 +199,25 @@ def _refuse_beside(context: typer.Context) -> None:
             raise BadInput(f"{option} needs --ckpt and --benchmark; without them, --out goes on as its manifest says")
 
 
+def _refuse_to_begin(out: Path) -> None:
+    """Raise BadInput where there is no run to go on with: what was meant lacks a benchmark."""
+    if not out.exists():
+        raise BadInput(
+            f"run {str(out)!r} is not there to go on with; accepted: a run, or --ckpt and --benchmark to begin one"
+        )
+
+
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _report(run: Run | None, left: str, out: Path, faults: list[str], as_json: bool) -> None:
+def _records(out: Path) -> set[str]:
+    """The records of the shards, and of parts of them, that are complete."""
+    return {path.name for path in out.glob("shard-*.json")}
+
+
+def _report(run: Run | None, left: str, out: Path, faults: list[str], new: int, as_json: bool) -> None:
     from grounding.predictions import DROPPED
 
     if run is None:
@@ -213,10 +228,11 @@ def _report(run: Run | None, left: str, out: Path, faults: list[str], as_json: b
     counts = {"examples": len(run.examples), "phrases": len(run.phrases), "regions": len(run.regions)}
     dropped = [{"example": example, "phrase": phrase} for example, phrase in run.manifest["dropped_phrases"]]
     result = {"run": str(out), **counts, "sites": len(run.sites), "bytes": size, "skipped": skipped}
-    result |= {"dropped_phrases": dropped, "written_anew": faults}
+    result |= {"dropped_phrases": dropped, "written_anew": faults, "new_shards": new}
     text = "".join(f"{fault}: written anew\n" for fault in faults)
     text += f"{out}: " + ", ".join(f"{value} {name}" for name, value in counts.items())
     text += f", {len(run.sites)} sites, {size / 1e6:.1f} MB"
+    text += "" if new else "; all of it was there, nothing was computed"
     text += "".join(f"\nskipped {item['id']}: {item['reason']}" for item in skipped)
     text += "".join(f"\nphrase {item['phrase']} of {item['example']} {DROPPED}" for item in dropped)
     show(result, as_json, text + f"\nNext: probe sweep {out}")
