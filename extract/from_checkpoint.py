@@ -24,9 +24,11 @@ from grounding.examples import Example
 
 
 class AnyLoading(Loading, total=False):
-    """As ``Loading``. adapted: False takes Hugging Face folders of models without an adapter too."""
+    """As ``Loading``. adapted: False takes Hugging Face folders of models without an adapter too. fresh_weights: a
+    seed, for the checkpoint's architecture with weights as before any training; part of the run's identity."""
 
     adapted: bool
+    fresh_weights: int
 
 
 class CheckpointSettings(Settings, AnyLoading):
@@ -135,18 +137,23 @@ def prepare_continued(
     """
     out = Path(out)
     manifest = read_manifest(out)
-    source, facts = manifest["source"], manifest["identity"]
-    if not source:
+    if not manifest["source"]:
         raise BadInput(f"run {str(out)!r} was not made from a checkpoint by name; extract with the same arguments")
-    settings: dict[str, Any] = {name: facts[name] for name in ("dtype", "precision", "shard_size")}
-    settings |= {name: manifest["made_with"][name] for name in ("batch_size", "compression")}
-    settings |= {"seed": facts["extra_boxes"]["seed"], "skip_bad": source["skip_bad"], "workers": workers}
+    arguments = made_from(manifest) | {name: value for name, value in (("ckpt", ckpt), ("root", root)) if value}
     return prepare_checkpoint(
-        ckpt or source["checkpoint"], source["benchmark"], source["split"], out, root=root or source["root"],
-        options=source["options"], limit=source["limit"], data_seed=source["data_seed"], views=add_views or None,
-        sites=add_sites or None, modules=add_modules, device=device, add=bool(add_views or add_sites or add_modules),
-        progress=progress, command=command, **source["loading"], **settings,
+        out=out, views=add_views or None, sites=add_sites or None, modules=add_modules, device=device, workers=workers,
+        add=bool(add_views or add_sites or add_modules), progress=progress, command=command, **arguments,
     )  # fmt: skip
+
+
+def made_from(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``prepare_checkpoint`` that the manifest of a run with a source tells, but for its contents."""
+    source, facts = manifest["source"], manifest["identity"]
+    names = ("benchmark", "split", "root", "options", "limit", "data_seed", "skip_bad")
+    arguments = {name: source[name] for name in names} | {"ckpt": source["checkpoint"], **source["loading"]}
+    arguments |= {name: facts[name] for name in ("dtype", "precision", "shard_size")}
+    arguments |= {name: manifest["made_with"][name] for name in ("batch_size", "compression")}
+    return arguments | {"seed": facts["extra_boxes"]["seed"]}
 
 
 @arguments_of(prepare_continued)
@@ -204,8 +211,11 @@ def _open(
     threshold, part = stored_threshold(checkpoint.info), {"split": split, "limit": limit}
     place = str(Path(root).resolve()) if root is not None else None
     origin = {"benchmark": benchmark, "root": place, "options": dict(options or {}), "data_seed": data_seed}
+    identity = {"checkpoint": checkpoint.content, "benchmark": dict(source.identity()), **part}
+    if loading.get("fresh_weights") is not None:
+        identity["fresh_weights"] = loading["fresh_weights"]
     about = {
-        "identity": {"checkpoint": checkpoint.content, "benchmark": dict(source.identity()), **part},
+        "identity": identity,
         "source": {
             "checkpoint": str(checkpoint.path.resolve()),
             "loading": {name: str(value) if isinstance(value, Path) else value for name, value in loading.items()},

@@ -27,6 +27,7 @@ from grounding.models.text import CaptionTokenizer, load_tokenizer
 from grounding.released import ACCEPTED, LoadReport, Stored, load_strictly, open_released
 from grounding.released.automatic import load_automatic, needs_automatic
 from grounding.released.formats import read_safetensors
+from grounding.released.fresh import fresh_any_model, fresh_model
 from grounding.released.hub import download, may_be_on_the_hub
 from grounding.released.hugging_face import has_adapter, load_hugging_face, open_hugging_face
 from grounding.released.strict import Weights
@@ -134,25 +135,32 @@ def load_checkpoint(
     weights: str | None = None,
     config: Mapping[str, Any] | None = None,
     adapted: bool = True,
+    fresh_weights: int | None = None,
 ) -> Checkpoint:
     """Load a checkpoint of any accepted format in eval mode.
 
     model: raise BadInput unless the checkpoint is for it. tokenizer: file, folder or name to use instead of its own;
     released files have none. weights, config: as in ``open_stored``. adapted: False also takes Hugging Face
-    folders of models without an adapter, as an ``AnyModel``.
+    folders of models without an adapter, as an ``AnyModel``. fresh_weights: a seed; the model then has weights drawn
+    with it, as before any training, and ``content`` stays that of the checkpoint whose architecture it is.
     """
     if not adapted and needs_automatic(path := find_checkpoint(source)):
         said = {"tokenizer": tokenizer, "weights": weights, "config": config}
         if given := [f"--{option}" for option, value in said.items() if value]:
             raise BadInput(f"{path} is a Hugging Face folder, which says what it holds itself; leave {given[0]} out")
         whole, report, content = load_automatic(path)
+        if fresh_weights is not None:
+            whole, report = fresh_any_model(whole, fresh_weights)
         return Checkpoint(path, whole.to(device), content, "Hugging Face without an adapter", "only", report)
     stored = open_stored(source, weights, config)
     name = stored.config.model
     if model is not None and name != model:
         raise BadInput(f"checkpoint {str(source)!r} is for model {name!r}, not {model!r}")
     captions = _captions(source, stored, tokenizer)
-    built, report = _build(stored, captions)
+    if fresh_weights is not None:
+        built, report = fresh_model(stored.config, captions, fresh_weights)
+    else:
+        built, report = _build(stored, captions)
     return Checkpoint(
         stored.path,
         built.to(device),

@@ -8,8 +8,11 @@ from grounding.errors import BadInput, unknown_choice
 from probe.scores import RESAMPLES
 
 PROBES = ("linear", "mlp")
-BASELINES = ("concatenation", "phrase-only", "region-only")
-CONTROLS = ("labels", *BASELINES)
+BASELINES = ("concatenation", "phrase-only", "region-only", "majority")
+CONTROLS = ("labels", "position-only", "random-model", *BASELINES)
+# All that cost no forward pass of a model. phrase-only and majority cannot choose at all: they are for other scores.
+MEASURES = ("description-length", "usable-information", "learning-curve", "frontier")
+DEFAULT_CONTROLS = ("labels", "position-only", "concatenation", "region-only")
 
 
 @dataclass(frozen=True)
@@ -17,16 +20,18 @@ class SweepSettings:
     """Plain values, stored beside the tables that they led to.
 
     questions: names of ``probe.questions.QUESTIONS``. sites: names or ``stage.*``; None for all that a question can be
-    asked of. group: what is never split apart (image, caption, annotation, tangram). folds: a fold is test, one
-    validation. iou: overlap that makes a region, or a query's box, the phrase's. linear_strengths, mlp_strengths: tried
-    on the validation split. rank: of the bilinear form; None learns it in full up to 256 x 256 and with rank 32 above.
+    asked of. measures: of ``probe.measures``, taken besides. group: what is never split apart (image, caption,
+    annotation, tangram). folds: a fold is test, one validation. iou: overlap that makes a region, or a query's box, the
+    phrase's. linear_strengths, mlp_strengths: tried on the validation split. rank: of the bilinear form; None learns it
+    in full up to 256 x 256 and with rank 32 above.
     """
 
     questions: tuple[str, ...] = ("alignment",)
     probes: tuple[str, ...] = PROBES
-    controls: tuple[str, ...] = ("labels", "concatenation")
+    controls: tuple[str, ...] = DEFAULT_CONTROLS
     sites: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = (0,)
+    measures: tuple[str, ...] = ()
     group: str = "image"
     folds: int = 5
     iou: float = 0.5
@@ -40,6 +45,7 @@ class SweepSettings:
         for name, values, accepted in (
             ("probe", self.probes, PROBES),
             ("control", self.controls, CONTROLS),
+            ("measure", self.measures, MEASURES),
         ):
             for value in values:
                 if value not in accepted:

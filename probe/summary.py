@@ -9,8 +9,26 @@ import pandas as pd
 
 from probe.questions import QUESTIONS, Question
 from probe.settings import BASELINES
+from probe.significance import LEVEL
 from probe.summary_joined import joined_lines
 
+# Of a difference: how its line begins, and what follows from one above 0.
+DIFFERENCES = {
+    "selectivity": ("Selectivity (minus control labels)", "more than the same probe memorises of random labels"),
+    "above-position-only": (
+        "Above the same probe on places instead of states",
+        "more than where candidates lie tells it",
+    ),
+    "above-random-model": (
+        "Above the same probe on a model with fresh weights",
+        "more than the architecture gives without training",
+    ),
+}
+_OWN = {
+    "selectivity": "the score may be the probe's own doing",
+    "above-position-only": "places may be all that is read",
+    "above-random-model": "the model may have learned none of it",
+}
 FEWEST_IMAGES = 10  # an interval over fewer images is too narrow to conclude from
 
 
@@ -78,15 +96,23 @@ def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baseli
     lines += [f"The {row['probe']} control at that site: {_figure(row)}." for row in others]
     if not few:
         lines.append(_reading(best, others, question))
-    selectivity = at_site[(at_site["probe"] == name) & (at_site["condition"] == "selectivity")]
-    if len(selectivity):
-        row = selectivity.iloc[0]
-        verdict = "" if few else f", {_verdict(row)}"
-        lines.append(f"Selectivity (minus control labels): {_figure(row)}{verdict}.")
-    blind = real[~real.apply(lambda row: _above(row, row["chance"]), axis=1)]
-    if len(blind) and not few:
-        names = ", ".join(f"`{site}`" for site in blind["site"])
-        lines.append(f"Cannot be told from chance, since the interval is not above it: {names}.")
+    for condition, (introduction, less) in DIFFERENCES.items():
+        for _, row in at_site[(at_site["probe"] == name) & (at_site["condition"] == condition)].iterrows():
+            verdict = "" if few else f", {less if _above(row, 0.0) else f'not clearly {less}: {_OWN[condition]}'}"
+            lines.append(f"{introduction}: {_figure(row)}{verdict}.")
+    return lines if few else lines + _corrected_lines(real)
+
+
+def _corrected_lines(real: pd.DataFrame) -> list[str]:
+    """Which sites are above chance, and above every control of the same probe, corrected for how many there are."""
+    after = f"after Holm's correction over {len(real)} sites" if len(real) > 1 else "at 5 %"
+    lines = []
+    for column, bound in (("p_chance_holm", "chance"), ("p_control_holm", "each of its controls")):
+        known = real[real[column].notna()]
+        missed = known[known[column] > LEVEL]
+        if len(missed):
+            names = ", ".join(f"`{site}`" for site in missed["site"])
+            lines.append(f"Cannot be told from {bound} {after}: {names}.")
     return lines
 
 
@@ -108,12 +134,6 @@ def _reading(best: pd.Series, others: list[pd.Series], question: type[Question])
         return f"Above chance, but not clearly above {reach[0]['probe']}: {question.instead}"
     against = f" and above {', '.join(row['probe'] for row in others)}" if others else ""
     return f"Above chance{against}: {question.shows}"
-
-
-def _verdict(selectivity: pd.Series) -> str:
-    if _above(selectivity, 0.0):
-        return "more than the same probe memorises of random labels"
-    return "not clearly more than the same probe memorises of random labels: the score may be the probe's own doing"
 
 
 def _spread_lines(main: pd.DataFrame, name: str, question: type[Question]) -> list[str]:

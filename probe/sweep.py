@@ -12,8 +12,10 @@ import pandas as pd
 
 from grounding.errors import BadInput, unknown_choice
 from probe.joined import join, with_own_answers
+from probe.measures.asked import measure_tables, measures_of
 from probe.questions import QUESTIONS
-from probe.settings import CONTROLS, PROBES, SweepSettings
+from probe.settings import CONTROLS, DEFAULT_CONTROLS, PROBES, SweepSettings
+from probe.significance import with_holm
 from probe.tables import check_out, write_tables
 from probe.unit_store import UnitStore
 from probe.units import Answered, Asker, Unit, probes_of
@@ -26,6 +28,7 @@ Engine = Callable[[Asker, Sequence[Unit]], Iterable[tuple[Unit, Answered]]]
 COLUMNS = [
     *("run", "question", "site", "stage", "layer", "probe", "condition", "score"),
     *("value", "low", "high", "chance", "n_phrases", "n_images"),
+    *("p_chance", "p_chance_holm", "p_control", "p_control_holm"),
     *("seed", "seed_spread", "strength", "rank", "validation_loss"),
 ]
 
@@ -33,13 +36,15 @@ COLUMNS = [
 def sweep(
     runs: Run | Sequence[Run] | Mapping[str, Run],
     probes: Sequence[str] = PROBES,
-    controls: Sequence[str] | str = ("labels", "concatenation"),
+    controls: Sequence[str] | str = DEFAULT_CONTROLS,
     sites: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     out: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     questions: Sequence[str] = ("alignment",),
     engine: Engine | None = None,
+    measures: Sequence[str] = (),
+    twins: Mapping[str, Run] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
     """Ask questions of every site of some runs, and what the controls say.
@@ -47,13 +52,18 @@ def sweep(
     runs: one, several (named after their folders), or by name. questions: names of ``probe.questions.QUESTIONS``.
     probes, controls ("all", or () for none): a question takes those that it has. sites: names, ``stage.*``, or None for
     all. out: folder for the tables (``probe.tables``); a sweep that was interrupted there goes on where it was.
-    progress: called with (units done, units in all). engine: answers units; this process if None. settings: further
-    fields of SweepSettings.
+    progress: called with (units done, units in all). engine: answers units; this process if None. measures: of
+    ``probe.measures``, taken besides, each with tables of its own in ``out``. twins: of the runs, by their names, with
+    fresh weights, for the control random-model; if None, those of ``extract.twin.random_twin``, which are extracted
+    where they are not there. settings: further fields of SweepSettings.
 
     Returns one row a (run, question, site, probe, condition, score, seed). Conditions: the question's name for the real
-    one; "control-labels", the same probe and strength on random labels a phrase type; "selectivity", the difference.
-    value, low, high: the score and its 95 % interval over images of the test part, chance beside it. seed_spread: the
-    standard deviation of value over seeds (NaN for one).
+    one; "control-labels", the same probe and strength on random labels a phrase type; "position-only" and
+    "random-model", the same probe on other features (``probe.conditions``); and their differences from the real one,
+    "selectivity", "above-position-only" and "above-random-model". value, low, high: the score and its 95 % interval
+    over images of the test part, chance beside it. p_chance: one-sided p that it is not above chance (a difference: not
+    above 0); p_control: the largest p of its differences; each also corrected over the sites (``with_holm``).
+    seed_spread: the standard deviation of value over seeds (NaN for one).
     Raises BadInput for whatever cannot be probed, and where ``out`` holds another sweep.
     """
     controls = CONTROLS if controls == "all" else controls
@@ -64,23 +74,33 @@ def sweep(
             raise unknown_choice("question", name, QUESTIONS)
     options = SweepSettings(
         tuple(questions), tuple(probes), tuple(controls), None if sites is None else tuple(sites),
-        tuple(int(seed) for seed in seeds), **settings,
+        tuple(int(seed) for seed in seeds), tuple(measures), **settings,
     )  # fmt: skip
     for name in options.questions:
         probes_of(name, options)
+        measures_of(name, options)
+    if options.measures and out is None:
+        raise BadInput("measures are written as tables of their own; give out, the folder for them")
     named = name_runs(runs)
     if out is not None:
         check_out(Path(out), named.values())
-    asker = Asker(named, options)
+    asker = Asker(named, options, twins or {})
     units = list(asker.units())
     store = None if out is None else UnitStore(Path(out), _about(asker))
+    if "random-model" in options.controls and twins is None:
+        from extract.twin import random_twin  # imports the models, which nothing else here needs
+
+        asker.twins = {name: random_twin(run, device=options.device) for name, run in asker.runs.items()}
     found = _answer_all(asker, units, store, engine or _here, progress)
-    table = tidy([row for unit in units for row in found[unit].rows], asker)
+    scored = [unit for unit in units if not unit.measure]
+    table = tidy([row for unit in scored for row in found[unit].rows], asker)
     if out is not None:
-        items = pd.concat([found[unit].items for unit in units], ignore_index=True)
+        items = pd.concat([found[unit].items for unit in scored], ignore_index=True)
         items = with_own_answers(items, asker.runs)
         joined = join(items, asker.own_measures(), options.resamples)
-        write_tables(table, items, joined, describe(asker), Path(out))
+        taken = [(unit.measure, found[unit].rows, found[unit].items) for unit in units if unit.measure]
+        measured = {name: _in_order(rows, asker) for name, rows in measure_tables(taken).items()}
+        write_tables(table, items, joined, measured, describe(asker), Path(out))
     return table
 
 
@@ -98,20 +118,25 @@ def name_runs(runs: Run | Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
 
 def tidy(rows: list[dict[str, Any]], asker: Asker) -> pd.DataFrame:
     """Rows in the order of runs, questions and their sites, columns in the documented order."""
-    table = pd.DataFrame(rows)
+    table = _in_order(pd.DataFrame(rows), asker)
+    for name in ("value", "low", "high", "p_chance", "p_control", "validation_loss"):
+        table[name] = table[name].astype(float)
+    table["rank"] = table["rank"].astype("Int64")
+    same = ["run", "question", "site", "probe", "condition", "score"]
+    table["seed_spread"] = table.groupby(same, sort=False)["value"].transform("std")
+    family = ["run", "question", "probe", "condition", "score", "seed"]
+    return with_holm(table, ["p_chance", "p_control"], family)[COLUMNS]
+
+
+def _in_order(table: pd.DataFrame, asker: Asker) -> pd.DataFrame:
+    """Rows in the order of runs, questions and their sites, whatever was trained together."""
     place: dict[tuple[str, str, str], int] = {}
     for run in asker.runs:
         for name in asker.settings.questions:
             for site in asker.question(run, name).sites():
                 place[run, name, site.name] = len(place)
     order = [place[key] for key in zip(table["run"], table["question"], table["site"], strict=True)]
-    table = table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
-    for name in ("value", "low", "high", "validation_loss"):
-        table[name] = table[name].astype(float)
-    table["rank"] = table["rank"].astype("Int64")
-    same = ["run", "question", "site", "probe", "condition", "score"]
-    table["seed_spread"] = table.groupby(same, sort=False)["value"].transform("std")
-    return table[COLUMNS]
+    return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
 def describe(asker: Asker) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from grounding.errors import BadInput, unknown_choice
 from probe.settings import SweepSettings
 
 SUFFIXES = (".yaml", ".yml")
-_WORDS = ("runs", "questions", "probes", "controls", "sites")
+_WORDS = ("runs", "questions", "probes", "controls", "sites", "measures")
 _NUMBERS = {"seeds": int, "linear_strengths": float, "mlp_strengths": float}
 _SINGLE = {"out": str, "group": str, "device": str, "folds": int, "rank": int, "resamples": int, "iou": float}
 ACCEPTED = ("runs", "out", *(field.name for field in fields(SweepSettings)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,9 @@ import pandas as pd
 
 from grounding.errors import BadInput
 from grounding.folders import check_folder
+from probe.measures.asked import DETAILS
+from probe.measures.words import measure_lines
+from probe.settings import MEASURES
 from probe.summary import summarise
 
 if TYPE_CHECKING:
@@ -21,16 +24,24 @@ ITEMS, JOINED = "phrases.parquet", "joined.csv"
 
 
 def write_tables(
-    table: pd.DataFrame, items: pd.DataFrame, joined: pd.DataFrame, description: dict[str, Any], out: Path
+    table: pd.DataFrame,
+    items: pd.DataFrame,
+    joined: pd.DataFrame,
+    measures: Mapping[str, pd.DataFrame],
+    description: dict[str, Any],
+    out: Path,
 ) -> None:
     """Write ``sweep.csv``, ``sweep.json`` (what it rests on, and the rows), ``phrases.parquet`` (what was found of each
-    item), ``joined.csv`` (``probe.joined``) and ``summary.md``."""
+    item), ``joined.csv`` (``probe.joined``), a CSV file of each table of the measures, and ``summary.md``."""
     table.to_csv(out / TABLE, index=False)
     rows = json.loads(table.to_json(orient="records", double_precision=6))
     (out / DESCRIPTION).write_text(json.dumps(description | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
     items.to_parquet(out / ITEMS, index=False)
     joined.to_csv(out / JOINED, index=False)
-    (out / SUMMARY).write_text(summarise(table, joined, description), encoding="utf-8")
+    for name, measured in measures.items():
+        measured.to_csv(out / f"{name}.csv", index=False)
+    words = summarise(table, joined, description) + "\n".join(measure_lines(measures))
+    (out / SUMMARY).write_text(words, encoding="utf-8")
 
 
 def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | None:
@@ -43,11 +54,26 @@ def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | 
     for name in (TABLE, DESCRIPTION):
         if not (folder / name).is_file():
             raise BadInput(f"sweep {str(folder)!r} holds no {name}; accepted: a folder that probe sweep wrote")
+    return _of_run(pd.read_csv(folder / TABLE), folder, run)
+
+
+def read_measures(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
+    """The rows of ``run`` in each table of a sweep's measures, by file name; none where there is no sweep.
+
+    Raises BadInput as ``read_sweep`` does.
+    """
+    names = [*MEASURES, *(f"{measure}-{detail}" for measure, detail in DETAILS.items())]
+    paths = {name: folder / f"{name}.csv" for name in names}
+    if not (folder / DESCRIPTION).is_file():
+        return {}
+    return {name: _of_run(pd.read_csv(path), folder, run) for name, path in paths.items() if path.is_file()}
+
+
+def _of_run(table: pd.DataFrame, folder: Path, run: Run) -> pd.DataFrame:
     swept, own = _swept(folder), run.manifest["identity_hash"]
     if own not in swept:
         there = ", ".join(identity[:12] for identity in swept)
         raise BadInput(f"sweep {str(folder)!r} is of run {there}; accepted: a sweep of this run, {own[:12]}")
-    table = pd.read_csv(folder / TABLE)
     return table[table["run"] == swept[own]].reset_index(drop=True)
 
 

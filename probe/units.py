@@ -8,31 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
 
 from grounding.errors import BadInput
-from grounding.metrics.intervals import Estimate, bootstrap, paired_difference
+from grounding.metrics.intervals import Estimate, Statistic, difference, estimated, resampled
+from probe.conditions import DIFFERENCES, Condition, Fitted, controls_of, fit_under
 from probe.estimators import BilinearProbe
+from probe.measures import Measured
+from probe.measures.asked import IN_BITS, measures_of, take
 from probe.questions import QUESTIONS, Judgement, Question
 from probe.questions.base import matching_sites
-from probe.selection import Chosen, choose_strength, fit_all
-from probe.settings import SweepSettings
+from probe.selection import Chosen
+from probe.settings import BASELINES, SweepSettings
+from probe.significance import p_above
 
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
 _MEMORY = 2**29  # bytes of features trained together
+OVER = tuple(DIFFERENCES.values())
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is done, and stored, as a whole. run, question, probe: names. sites: of equal widths."""
+    """What is done, and stored, as a whole. run, question, probe: names. sites: of equal widths. measure: by name, that
+    is taken instead of scores."""
 
     run: str
     question: str
     sites: tuple[str, ...]
     probe: str
     seed: int
+    measure: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,13 @@ class Answered:
 class Asker:
     """Answers units; keeps the questions that it has opened and the features that it has read last.
 
-    runs: by their names. Picklable, so that workers elsewhere can have one.
+    runs: by their names. twins: of them with fresh weights, for the control random-model. Picklable, so that workers
+    elsewhere can have one.
     """
 
     runs: Mapping[str, Run]
     settings: SweepSettings
+    twins: Mapping[str, Run] = field(default_factory=dict)
     _questions: dict[tuple[str, str], Question] = field(default_factory=dict)
     _read: tuple[Any, list[Any]] | None = None
 
@@ -97,30 +105,39 @@ class Asker:
                 for sites in _batches(question, chosen[name]):
                     for seed in settings.seeds:
                         yield from (Unit(run, name, sites, probe, seed) for probe in probes)
+                        measures = measures_of(name, settings)
+                        yield from (Unit(run, name, sites, probe, seed, measure) for measure, probe in measures)
 
     def answer(self, unit: Unit) -> Answered:
-        """Fit a unit's probe at each of its sites, with its label control, and score it on test."""
+        """Fit a unit's probe at each of its sites, and under its controls, and score it on test; or measure it."""
         question = self.question(unit.run, unit.question)
         known = {site.name: site for site in question.sites()}
         sites = [known[name] for name in unit.sites]
         features = self._features(question, unit, sites)
         split = question.split(unit.seed)
-        train, validation, test = zip(*(question.parts(X, split) for X in features), strict=True)
-        prototype, strengths = question.probe(unit.probe, question.widths(sites[0]), unit.seed)
-        chosen = choose_strength(
-            prototype, [p.features for p in train], train[0].target,
-            [p.features for p in validation], validation[0].target, strengths,
-        )  # fmt: skip
-        control = self._control(question, unit, split, features, chosen)
+        real = Condition(question.name, features, question.widths(sites[0]))
+        conditions = self._controls(question, unit, sites, features, split)
+        if unit.measure:
+            under = [real, *conditions] if unit.measure in IN_BITS else [real]
+            found = take(unit.measure, question, under, sites, unit.probe, split, unit.seed)
+            return _measured(found, unit)
+        fitted = fit_under(real, question, unit.probe, split, unit.seed)
+        controls = {
+            condition.name: fit_under(condition, question, unit.probe, split, unit.seed, fitted.chosen)
+            for condition in conditions
+        }
         rows, items = [], []
-        for number, (site, best) in enumerate(zip(sites, chosen, strict=True)):
-            common = _common(unit, site, best)
-            judged = question.judge(best.probe, validation[number], test[number])
-            rows += self._rows(common | {"condition": question.name}, judged[1])
-            if control is not None:
-                without = common | {"condition": "control-labels", "validation_loss": None}
-                rows += self._rows(without, control[number])
-                rows += self._differences(without | {"condition": "selectivity"}, judged[1], control[number])
+        for number, site in enumerate(sites):
+            judged = _judged(question, fitted, number)
+            common = _common(unit, site, fitted.chosen[number])
+            against: list[dict[str, Any]] = []
+            for name, control in controls.items():
+                other = _judged(question, control, number)[1]
+                about = _common(unit, site, control.chosen[number])
+                against += self._rows(about | {"condition": name}, other)
+                about = common | {"condition": DIFFERENCES[name], "validation_loss": None}
+                against += self._differences(about, judged[1], other)
+            rows += self._rows(common | {"condition": question.name}, judged[1], against) + against
             named = {name: common[name] for name in ("run", "question", "site", "stage", "layer", "probe", "seed")}
             for part, judgement in zip(("validation", "test"), judged, strict=True):
                 items.append(judgement.items.assign(**named, part=part))
@@ -133,37 +150,51 @@ class Asker:
             self._read = key, [question.features(site) for site in sites]
         return self._read[1]
 
-    def _control(
-        self, question: Question, unit: Unit, split: np.ndarray, features: Sequence[Any], chosen: Sequence[Chosen]
-    ) -> list[Judgement] | None:
-        """How the same probes do on random labels; None without that control."""
-        if "labels" not in self.settings.controls or unit.probe not in question.probes:
-            return None
-        target = question.control_target(unit.seed)
-        if target is None:
-            return None
-        question.seen_types(split)  # raises where nothing could be memorised
-        train, validation, test = zip(*(question.parts(X, split, target) for X in features), strict=True)
-        # Selectivity compares one probe on two tasks, so the control keeps the strength.
-        probes = [clone(c.probe).set_params(strength=c.probe.strength) for c in chosen]
-        held_out = ([p.features for p in validation], validation[0].target)
-        fit_all(probes, [p.features for p in train], train[0].target, held_out)
-        return [question.judge(p, v, t)[1] for p, v, t in zip(probes, validation, test, strict=True)]
+    def _controls(
+        self, question: Question, unit: Unit, sites: Sequence[SiteInfo], features: Sequence[Any], split: np.ndarray
+    ) -> Iterator[Condition]:
+        """The conditions in which a unit's probe must fail; none for a baseline, which is a control itself."""
+        if unit.probe not in question.probes:
+            return
+        twin = self.twins.get(unit.run)
+        yield from controls_of(question, self.settings.controls, sites, features, split, unit.seed, twin)
 
-    def _rows(self, common: dict[str, Any], judged: Judgement) -> list[dict[str, Any]]:
+    def _rows(
+        self, common: dict[str, Any], judged: Judgement, against: Sequence[dict[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """A row a score. against: rows of the differences from its controls, of which the least sure one counts."""
+        drawn = self._drawn({name: score.statistic for name, score in judged.scores.items()}, common)
         rows = []
         for name, score in judged.scores.items():
-            found = bootstrap({name: score.statistic}, self.settings.resamples, common["seed"])[name]
-            rows.append(_row(common, name, found, score.chance, judged))
+            found = estimated(score.statistic, drawn[name])
+            over = [row["p_chance"] for row in against if row["score"] == name and row["condition"] in OVER]
+            p = {"p_chance": p_above(drawn[name], score.chance), "p_control": max(over, default=None)}
+            rows.append(_row(common | p, name, found, score.chance, judged))
         return rows
 
     def _differences(self, common: dict[str, Any], real: Judgement, control: Judgement) -> list[dict[str, Any]]:
-        rows = []
-        for name, score in real.scores.items():
-            other = control.scores[name].statistic
-            found = paired_difference(score.statistic, other, self.settings.resamples, common["seed"])
-            rows.append(_row(common, name, found, 0.0, real))
-        return rows
+        figures = {
+            name: difference(score.statistic, control.scores[name].statistic) for name, score in real.scores.items()
+        }
+        drawn = self._drawn(figures, common)
+        return [
+            _row(common | {"p_chance": p_above(drawn[name])}, name, estimated(figure, drawn[name]), 0.0, real)
+            for name, figure in figures.items()
+        ]
+
+    def _drawn(self, figures: dict[str, Statistic], common: dict[str, Any]) -> dict[str, np.ndarray]:
+        return resampled(figures, self.settings.resamples, common["seed"])
+
+
+def _measured(found: Measured, unit: Unit) -> Answered:
+    about = {"run": unit.run, "question": unit.question}
+    details = pd.DataFrame() if found.details is None else found.details.assign(**about)
+    table = found.table.assign(**about).astype(object)
+    return Answered(table.where(table.notna(), None).to_dict("records"), details)
+
+
+def _judged(question: Question, fitted: Fitted, site: int) -> tuple[Judgement, Judgement]:
+    return question.judge(fitted.chosen[site].probe, fitted.validation[site], fitted.test[site])
 
 
 def probes_of(question: str, settings: SweepSettings) -> list[str]:
@@ -177,7 +208,7 @@ def probes_of(question: str, settings: SweepSettings) -> list[str]:
         raise BadInput(
             f"question {question!r} has no probe {', '.join(settings.probes)}; accepted: {', '.join(known.probes)}"
         )
-    return [*probes, *(name for name in settings.controls if name in known.controls and name != "labels")]
+    return [*probes, *(name for name in settings.controls if name in known.controls and name in BASELINES)]
 
 
 def _batches(question: Question, sites: Sequence[SiteInfo]) -> Iterator[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,16 @@ def make_run(n_examples: int = 200, n_phrases: int = 3, n_extra: int = 5, n_type
         }
     )
     return FakeRun(examples, phrases, regions)
+
+
+def twin_of(run: FakeRun) -> FakeRun:
+    """The same tables and sites, at each of which there is noise."""
+    rows = {
+        (site.name, view): noisy
+        for site in run.sites
+        for view, noisy in zip(site.views, noise(run, site.width, 7), strict=True)
+    }
+    return replace(run, rows=rows, path=run.path.with_name(f"{run.path.name}-random"))
 
 
 def noise(run: FakeRun, width: int = 16, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:

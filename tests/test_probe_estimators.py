@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 from fake_run import make_run, plant_alignment, plant_xor
+from scipy.stats import entropy
 from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -11,6 +13,7 @@ from grounding.errors import BadInput
 from probe.estimators import (
     BilinearProbe,
     ConcatenationProbe,
+    MajorityProbe,
     MLPProbe,
     PhraseOnlyProbe,
     RegionOnlyProbe,
@@ -24,7 +27,13 @@ torch.set_num_threads(1)
 
 
 @parametrize_with_checks(
-    [BilinearProbe(), BilinearProbe(rank=1), ConcatenationProbe(), MLPProbe(hidden=(16,), max_epochs=20)]
+    [
+        BilinearProbe(),
+        BilinearProbe(rank=1),
+        ConcatenationProbe(),
+        MLPProbe(hidden=(16,), max_epochs=20),
+        MajorityProbe(),
+    ]
 )
 def test_scikit_learn_contract(estimator, check):
     assert check(estimator) is None  # or it raises
@@ -68,6 +77,16 @@ def test_optimum_is_that_of_logistic_regression(kind, strength):
     np.testing.assert_allclose(np.ravel(found.coef_), reference.coef_[0], atol=5e-3)
     np.testing.assert_allclose(found.decision_function(pairs), log_odds, atol=3e-2)
     assert found.log_loss(pairs, y) == pytest.approx(np.logaddexp(0, -np.where(y, 1, -1) * log_odds).mean(), abs=1e-4)
+
+
+def test_majority_is_the_dummy_classifier_that_knows_the_prior():
+    pairs, y = _pairs()
+    written_out = np.hstack([pairs.phrase[pairs.phrase_row], pairs.region[pairs.region_row]])
+    reference = DummyClassifier(strategy="prior").fit(written_out, y)
+    probe = MajorityProbe().fit(pairs, y)
+    np.testing.assert_allclose(probe.predict_proba(pairs), reference.predict_proba(written_out), atol=1e-6)
+    assert probe.log_loss(pairs, y) == pytest.approx(probe.loss_, abs=1e-6)
+    assert probe.loss_ == pytest.approx(entropy([y.mean(), 1 - y.mean()]), abs=1e-6)
 
 
 def test_written_out_array_gives_the_same_probe_as_rows():

@@ -2,11 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_run import FakeRun, make_run
+from kilogram_fixture import write_kilogram
 
+from grounding.benchmarks import open_benchmark
 from grounding.errors import BadInput
 from probe.controls import control_labels, seen_types
 from probe.pairs import PairTable, alignment_pairs
-from probe.splits import check_leaks, split_examples
+from probe.splits import GROUPS, check_leaks, split_examples
 
 
 def _by_hand():
@@ -173,3 +175,16 @@ def test_seen_types_by_hand():
     types = np.array(["cat", "dog", "cat", "fox"])
     train = np.array([True, True, False, False, False])
     assert seen_types(pairs, types, train, ~train) == 0.5
+
+
+def test_kilograms_tangrams_are_kept_whole_on_demand_and_a_split_by_image_does_not(tmp_path):
+    root = write_kilogram(tmp_path, tangrams=30)
+    examples = open_benchmark("kilogram", root, 0).load("train")
+    table = pd.DataFrame([{f"group_{name}": example.groups.get(name, "") for name in GROUPS} for example in examples])
+    check_leaks(table, split_examples(table, by="tangram"), GROUPS)
+    parts = split_examples(table, by="image")
+    check_leaks(table, parts, ("image", "caption", "annotation"))
+    with pytest.raises(
+        BadInput, match=r"split leaks: \d+ tangram group\(s\) are in more than one part.* split by tangram"
+    ):
+        check_leaks(table, parts, ("tangram",))

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fake_run import FakeSite, make_run, noise, plant_alignment, plant_xor
+from fake_run import FakeSite, make_run, noise, plant_alignment, plant_xor, twin_of
 
 from grounding.errors import BadInput
+from probe.conditions import DIFFERENCES
 from probe.features import read_rows
 from probe.joined import COLUMNS as JOINED_COLUMNS
 from probe.questions import QUESTIONS
@@ -27,7 +28,8 @@ def planted(tmp_path_factory):
     run.add("block.1", *plant_alignment(run))
     out = tmp_path_factory.mktemp("sweep")
     ticks = []
-    table = sweep(run, controls="all", out=out, progress=lambda *tick: ticks.append(tick), **FAST)
+    twins = {"fake": twin_of(run)}
+    table = sweep(run, controls="all", out=out, progress=lambda *tick: ticks.append(tick), twins=twins, **FAST)
     return run, table, out, ticks
 
 
@@ -52,15 +54,43 @@ def test_planted_alignment_is_found_where_it_is_and_not_elsewhere(planted, probe
     assert _at_chance(_row(table, "block.0", probe, score="auc"))
 
 
-@pytest.mark.parametrize("control", ["concatenation", "phrase-only", "region-only"])
+@pytest.mark.parametrize("control", ["concatenation", "phrase-only", "region-only", "majority"])
 def test_baselines_stay_at_chance_for_a_planted_alignment(planted, control):
     _, table, _, _ = planted
     assert _at_chance(_row(table, "block.1", control))
 
 
-def test_phrase_only_is_exactly_at_chance_of_choosing(planted):
-    row = _row(planted[1], "block.1", "phrase-only")
+@pytest.mark.parametrize("control", ["phrase-only", "majority"])
+def test_what_cannot_rank_candidates_is_exactly_at_chance_of_choosing(planted, control):
+    row = _row(planted[1], "block.1", control)
     assert row["value"] == pytest.approx(row["chance"])
+
+
+@pytest.mark.parametrize("control", ["position-only", "random-model"])
+@pytest.mark.parametrize("probe", ["linear", "mlp"])
+def test_other_features_than_the_models_states_stay_at_chance_and_below_the_alignment(planted, probe, control):
+    _, table, _, _ = planted
+    only = _row(table, "block.1", probe, control)
+    assert only["low"] < only["chance"]
+    above = _row(table, "block.1", probe, f"above-{control}")
+    real, other = (_row(table, "block.1", probe, condition) for condition in ("alignment", control))
+    assert above["value"] == pytest.approx(real["value"] - other["value"])
+    assert above["low"] > 0.5
+    assert _row(table, "block.0", probe, f"above-{control}")["low"] < 0
+
+
+def test_p_values_find_the_planted_site_after_correction_and_not_the_other(planted):
+    _, table, _, _ = planted
+    for probe in ("linear", "mlp"):
+        planted_row, noisy = (_row(table, site, probe) for site in ("block.1", "block.0"))
+        least = 1 / 201  # of 200 resamples
+        assert planted_row["p_chance"] == planted_row["p_control"] == pytest.approx(least)
+        assert planted_row["p_chance_holm"] == planted_row["p_control_holm"] == pytest.approx(2 * least)
+        assert noisy["p_chance_holm"] > 0.05
+        assert noisy["p_control_holm"] > 0.05
+    differences = [_row(table, "block.0", "mlp", name)["p_chance"] for name in DIFFERENCES.values()]
+    assert _row(table, "block.0", "mlp")["p_control"] == max(differences)
+    assert table.loc[table["probe"] == "concatenation", "p_control"].isna().all()
 
 
 def test_selectivity_of_a_planted_alignment_is_high_and_of_noise_none(planted):
@@ -113,17 +143,19 @@ def test_regions_that_look_annotated_lift_the_concatenation_control():
 def test_table_is_tidy_and_complete(planted):
     _, table, _, ticks = planted
     assert list(table.columns) == COLUMNS
-    conditions = 2 * 3 + 3  # linear and mlp: alignment, control and selectivity; three baselines
+    conditions = 2 * (1 + 3 * 2) + 4  # linear and mlp: alignment, three controls and differences; four baselines
     assert len(table) == 2 * conditions * 3
     assert not table.duplicated(["site", "probe", "condition", "score", "seed"]).any()
     assert (table["low"] <= table["high"]).all()
     assert (table["n_images"] == 60).all()
     assert (table["n_phrases"] == 180).all()
     assert list(table["site"].unique()) == ["block.0", "block.1"]
-    assert table.loc[table["probe"] == "linear", "rank"].eq(16).all()
+    reads = table["condition"] == "position-only"
+    assert table.loc[(table["probe"] == "linear") & ~reads, "rank"].eq(16).all()
+    assert table.loc[(table["probe"] == "linear") & reads, "rank"].eq(6).all()  # a box, its area, one candidate
     assert table.loc[table["probe"] == "mlp", "rank"].isna().all()
     assert _row(table, "block.0", "linear")["chance"] == pytest.approx(1 / 8)
-    assert ticks == [(done, 5) for done in range(1, 6)]
+    assert ticks == [(done, 6) for done in range(1, 7)]
 
 
 def test_files_hold_the_table_its_settings_and_words(planted):
@@ -143,8 +175,11 @@ def test_files_hold_the_table_its_settings_and_words(planted):
     words = (out / "summary.md").read_text()
     assert "Best site (by validation loss, of 2): `block.1`" in words
     assert "can be matched at this site" in words
-    assert "Cannot be told from chance, since the interval is not above it: `block.0`." in words
+    assert "Cannot be told from chance after Holm's correction over 2 sites: `block.0`." in words
+    assert "Cannot be told from each of its controls after Holm's correction over 2 sites: `block.0`." in words
     assert "more than the same probe memorises" in words
+    assert "Above the same probe on places instead of states: " in words
+    assert "more than the architecture gives without training" in words
     assert "Too few test images" not in words
 
 
@@ -178,7 +213,7 @@ def test_a_sweep_is_read_back_for_its_own_run_only(planted, tmp_path):
 def test_same_arguments_same_table_and_seeds_differ(tmp_path):
     run = make_run(60)
     run.add("block.0", *plant_alignment(run))
-    first, again = (sweep(run, seeds=(0, 1), out=tmp_path, **FAST) for _ in range(2))
+    first, again = (sweep(run, controls=("labels",), seeds=(0, 1), out=tmp_path, **FAST) for _ in range(2))
     pd.testing.assert_frame_equal(first, again)
     by_seed = first[first["condition"] == "alignment"].groupby("seed")["validation_loss"].first()
     assert by_seed.nunique() == 2
@@ -256,6 +291,26 @@ def test_bad_arguments_are_named(tmp_path):
         with pytest.raises(BadInput, match=message):
             sweep(run, probes=("linear",), controls=(), out=description.parent, **FAST)
         assert [path.read_text() for path in description.parent.iterdir()] == [content]
+
+
+def test_a_rank_that_positions_are_too_few_for_is_cut_there_and_refused_elsewhere():
+    run = make_run(60)
+    run.add("block.0", *plant_alignment(run))
+    table = sweep(run, probes=("linear",), controls=("position-only",), rank=8, **FAST)
+    assert set(table.loc[table["condition"] == "position-only", "rank"]) == {6}
+    with pytest.raises(BadInput, match="rank 17 is out of range; accepted: 1 to 16"):
+        sweep(run, probes=("linear",), controls=(), rank=17, **FAST)
+
+
+def test_a_twin_of_other_regions_or_a_run_that_can_have_none_is_refused():
+    run = make_run(20)
+    run.add("block.0", *noise(run))
+    other = twin_of(run)
+    other.regions = other.regions.assign(x1=0.0)
+    with pytest.raises(BadInput, match=r"'fake-random' is no twin of 'fake': its regions differ; remove it"):
+        sweep(run, controls=("random-model",), twins={"fake": other})
+    with pytest.raises(BadInput, match=r"'fake' has no twin .* leave out the control 'random-model'"):
+        sweep(run, controls=("random-model",))
 
 
 def test_control_without_a_type_in_common_is_refused():

@@ -23,7 +23,15 @@ SCORE_NAMES = {
     "recall": "recall (IoU of at least 0.5)",
 }
 # Colour-blind readers can tell them from each other and from the first two series: in lightness too.
-BASELINES = {"concatenation": ("#7a1f5c", "v"), "phrase-only": ("#222222", "D"), "region-only": ("#3fb38f", "P")}
+BASELINES = {
+    "concatenation": ("#7a1f5c", "v"),
+    "phrase-only": ("#222222", "D"),
+    "region-only": ("#3fb38f", "P"),
+    "majority": ("#8a8a8a", "X"),
+}
+DIFFERENCES = ("selectivity", "above-position-only", "above-random-model")
+# Controls of one probe share its colour, and differ in their dashes.
+_DASHES = {"control-labels": "--", "position-only": (0, (1, 1.2)), "random-model": (0, (5, 1.5, 1, 1.5))}
 _MARKERS = ("o", "s", "^", "D", "P", "X")
 
 
@@ -33,7 +41,7 @@ def layer_curves(table: pd.DataFrame, scores: Sequence[str] | None = None, title
 
     table: rows of a sweep (``NEEDED`` columns; ``seed``, ``n_phrases``, ``n_images`` if known), sites in the run's
     order, of one ``question`` (alignment, if the column is missing). Of several seeds the first has its band, the
-    others are thin lines. The condition ``selectivity`` is a difference and is left out. scores: which, in order; None
+    others are thin lines. Differences (``selectivity`` and the like) are left out. scores: which, in order; None
     for all of the table.
     Raises BadInput for missing columns, no rows, or an unknown score.
     """
@@ -43,7 +51,7 @@ def layer_curves(table: pd.DataFrame, scores: Sequence[str] | None = None, title
     for score in chosen:
         if score not in present:
             raise unknown_choice("score", score, present)
-    sites = table.drop_duplicates("site")[["site", "stage", "layer"]].reset_index(drop=True)
+    sites = sites_of(table)
     width = 6.4 if len(chosen) == 1 else 4.4 * len(chosen)
     figure = new_chart(max(width, min(0.3 * len(sites) + 2, 12)), 4.1)
     axes = figure.subplots(1, len(chosen), squeeze=False)[0]
@@ -52,14 +60,19 @@ def layer_curves(table: pd.DataFrame, scores: Sequence[str] | None = None, title
         panel.set_title(SCORE_NAMES.get(score, score), weight="normal")
     heading = title or "Which region does a phrase mean? What probes read at each site"
     figure.suptitle(heading, x=0.01, ha="left", weight="bold")
-    figure.supxlabel(_sample_size(table), size=7.5, color=FAINT, x=0.01, ha="left")
+    figure.supxlabel(sample_size(table), size=7.5, color=FAINT, x=0.01, ha="left")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
     return figure
 
 
+def sites_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The sites of a table in their order: site, stage, layer."""
+    return table.drop_duplicates("site")[["site", "stage", "layer"]].reset_index(drop=True)
+
+
 def new_chart(width: float, height: float) -> Figure:
-    """A figure whose panels keep clear of each other."""
+    """A figure whose panels keep clear of each other, in inches."""
     figure = new_figure(width, height, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.09, h_pad=0.07)  # type: ignore[union-attr,call-arg]
     return figure
@@ -70,15 +83,18 @@ def check_sweep(table: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in NEEDED if name not in table]
     if missing:
         raise BadInput(f"sweep table lacks the columns {', '.join(missing)}; accepted: one written by a sweep")
-    table = table[table["condition"] != "selectivity"]
+    table = table[~table["condition"].isin(DIFFERENCES)]
     if table.empty:
         raise BadInput("sweep table has no rows to draw")
     table = table if "question" in table else table.assign(question="alignment")
     return table if "seed" in table else table.assign(seed=0)
 
 
-def draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame) -> None:
-    """One panel: x is the site's place in the run; lines break between stages; what has bars is drawn side by side."""
+def draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame, blind: str = "chance") -> None:
+    """One panel: x is the site's place in the run; lines break between stages; what has bars is drawn side by side.
+
+    blind: what the column ``chance`` is called in the legend.
+    """
     place = {site: number for number, site in enumerate(sites["site"])}
     names = list(dict.fromkeys(table["probe"]))
     main = [name for name in names if name not in BASELINES]
@@ -94,7 +110,7 @@ def draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame) -> None:
                 banded = look["linestyle"] == "-" and len(part) > 1
                 x = part["site"].map(place) + (0 if banded else aside)
                 _draw_line(panel, x, part, {**look, "label": label}, seed == seeds[0], banded)
-    _draw_chance(panel, table, place)
+    _draw_chance(panel, table, place, blind)
     name_sites(panel, sites)
     panel.grid(axis="y")
     panel.set_axisbelow(True)
@@ -114,12 +130,12 @@ def _draw_line(panel: Axes, x: pd.Series, part: pd.DataFrame, look: dict[str, An
     panel.plot(x, part["value"], **look)
 
 
-def _draw_chance(panel: Axes, table: pd.DataFrame, place: dict[str, int]) -> None:
+def _draw_chance(panel: Axes, table: pd.DataFrame, place: dict[str, int], blind: str) -> None:
     rows = table[table["condition"] == table["question"]].drop_duplicates("site")
     for number, (_, part) in enumerate(rows.groupby("stage", sort=False)):
         x, y = part["site"].map(place).to_numpy(), part["chance"].to_numpy()
         ends = np.array([x[0] - 0.4, *x, x[-1] + 0.4]), np.array([y[0], *y, y[-1]])
-        panel.plot(*ends, color=INK, lw=1, linestyle=(0, (1, 1.5)), label="chance" if number == 0 else None)
+        panel.plot(*ends, color=INK, lw=1, linestyle=(0, (1, 1.5)), label=blind if number == 0 else None)
 
 
 def _look(probe: str, condition: str | None, main: Sequence[str]) -> dict[str, Any]:
@@ -131,7 +147,8 @@ def _look(probe: str, condition: str | None, main: Sequence[str]) -> dict[str, A
     if condition is None:
         return {"color": colour, "marker": marker, "linestyle": "-", "lw": 1.8, "ms": 4.5, "label": probe}
     label = f"{probe}, {condition.replace('-', ' ')}"
-    return {"color": colour, "marker": marker, "linestyle": "--", "lw": 1.1, "ms": 4, "mfc": "white", "label": label}
+    dashes = _DASHES.get(condition, "--")
+    return {"color": colour, "marker": marker, "linestyle": dashes, "lw": 1.1, "ms": 4, "mfc": "white", "label": label}
 
 
 def name_sites(panel: Axes, sites: pd.DataFrame) -> None:
@@ -149,7 +166,8 @@ def name_sites(panel: Axes, sites: pd.DataFrame) -> None:
         panel.axvline(border + 0.5, color="#e0e0e0", lw=0.8, zorder=0)
 
 
-def _sample_size(table: pd.DataFrame) -> str:
+def sample_size(table: pd.DataFrame) -> str:
+    """What intervals and thin lines are, and over how much."""
     parts = ["Bands and bars: 95 % intervals over images."]
     if {"n_phrases", "n_images"} <= set(table):
         phrases, images = (table[name].iloc[0] for name in ("n_phrases", "n_images"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from visualize.case import Case, find_row, gather
 from visualize.curves import check_sweep, layer_curves, task_and_grounding
 from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, grounded_or_not, right_and_wrong
 from visualize.interventions import check_interventions, intervention_curves
+from visualize.measures import FIGURES, draw_measure
 from visualize.overlays import Attention, draw_example, read_attention
 from visualize.style import check_formats, save
 
@@ -52,11 +53,19 @@ class Plan:
     sweep: pd.DataFrame | None = None
     note: str | None = None
     interventions: Sequence[pd.DataFrame] = ()
+    measures: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> list[tuple[str, str]]:
+        """(measure, question) of each figure of a measure."""
+        held = [name for name in FIGURES if name in self.measures]
+        return [(name, question) for name in held for question in self.measures[name]["question"].unique()]
 
     def __len__(self) -> int:
         joint = not self.outcomes.linked.empty
         curves = 0 if self.sweep is None else self.sweep["question"].nunique()
-        return curves + len(self.interventions) + joint + len(self.galleries) + len(self.rows)
+        charts = curves + len(self.measured) + len(self.interventions)
+        return charts + joint + len(self.galleries) + len(self.rows)
 
 
 def draw(
@@ -73,6 +82,7 @@ def draw(
     note: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     interventions: Sequence[pd.DataFrame] = (),
+    measures: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[Drawn]:
     """Draw a run: layer curves, interventions, task against grounding, galleries, single examples.
 
@@ -86,13 +96,14 @@ def draw(
     count: examples on each side of the gallery. seed: of the random selections.
     note: printed below task against grounding (a correlation, computed elsewhere).
     progress: called with (figures done, figures in all). interventions: tidy tables of ``probe intervene`` on the run's
-    checkpoint, each drawn under the curve of the sweep.
+    checkpoint, each drawn under the curve of the sweep. measures: tables of the sweep's measures by file name.
     Raises BadInput, before anything is drawn, for an empty run, an unknown id, site, head or format, and where ``out``
     cannot be a folder.
     """
     formats = check_formats(formats)
     plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note)
-    plan = replace(plan, interventions=[table for table in interventions if len(check_interventions(table))])
+    tables = [table for table in interventions if len(check_interventions(table))]
+    plan = replace(plan, interventions=tables, measures=measures or {})
     make_folder(out)
     drawn: list[Drawn] = []
     for name, title, caption, alternative, figure in _figures(plan):
@@ -158,6 +169,8 @@ def _figures(plan: Plan) -> Iterator[Described]:
     if plan.sweep is not None:
         for question, rows in plan.sweep.groupby("question", sort=False):
             yield _curves(str(question), rows)
+    for name, question in plan.measured:
+        yield _measure(plan, name, question)
     for table in plan.interventions:
         yield _interventions(table, plan.sweep)
     if not plan.outcomes.linked.empty:
@@ -192,6 +205,15 @@ def _interventions(table: pd.DataFrame, sweep: pd.DataFrame | None) -> Described
     )
     alternative = f"Chart of effects ({method}) at {table['site'].nunique()} sites."
     return f"interventions-{method}", "Is it used?", caption, alternative, intervention_curves(table, sweep)
+
+
+def _measure(plan: Plan, name: str, question: str) -> Described:
+    words = name.replace("-", " ").capitalize()
+    table = plan.measures[name]
+    sites, probes = table["site"].nunique(), ", ".join(table["probe"].unique())
+    alternative = f"{words} of probes ({probes}) at {sites} sites."
+    file = name if question == "alignment" else f"{name}-{question}"
+    return file, f"{words}: {question}", FIGURES[name][1], alternative, draw_measure(name, plan.measures, question)
 
 
 def _joint(plan: Plan) -> Described:

@@ -98,30 +98,62 @@ def bootstrap(
     statistics: Mapping[str, Statistic], resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
 ) -> dict[str, Estimate]:
     """Estimates by name, percentile intervals at ``level``; statistics over the same groups share their resamples."""
-    _check_options(resamples, level)
+    drawn = resampled(statistics, resamples, seed)
+    return {name: estimated(statistic, drawn[name], level) for name, statistic in statistics.items()}
+
+
+def resampled(statistics: Mapping[str, Statistic], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
+    """Figures of ``resamples`` draws of the groups by name, float64 ``[resamples]``, NaN where undefined.
+
+    Statistics over the same groups share their draws; over fewer than two groups there are none. Raises BadInput for
+    fewer than one resample.
+    """
+    if resamples < 1:
+        raise BadInput(f"resamples {resamples} is too small; accepted: 1 or more")
     sharing: dict[tuple[object, ...], list[str]] = {}
     for name, statistic in statistics.items():
         sharing.setdefault(statistic.labels, []).append(name)
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
+    drawn: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in statistics}
     for labels, names in sharing.items():
         rows = max(1, _CHUNK // max(1, *(statistics[name].width for name in names)))
         for counts in _counts(len(labels), resamples, seed, rows):
             with np.errstate(divide="ignore", invalid="ignore"):
                 for name in names:
                     drawn[name].append(statistics[name].of_counts(counts))
-    return {
-        name: _estimate(statistic.value(), drawn[name], statistic.n, len(statistic.labels), level)
-        for name, statistic in statistics.items()
-    }
+    return {name: np.concatenate(blocks) for name, blocks in drawn.items()}
+
+
+def estimated(statistic: Statistic, drawn: np.ndarray, level: float = 0.95) -> Estimate:
+    """A figure with the percentile interval at ``level`` of what ``resampled`` drew for it."""
+    if not 0 < level < 1:
+        raise BadInput(f"level {level} is out of range; accepted: 0 < level < 1")
+    n, groups, value = statistic.n, len(statistic.labels), statistic.value()
+    if not n:
+        return Estimate(None, None, None, n, groups, "no values")
+    if not np.isfinite(value):
+        return Estimate(None, None, None, n, groups, "undefined for these values")
+    if groups < 2:
+        return Estimate(value, None, None, n, groups, "one group only: no interval")
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) < level * len(drawn):
+        lost = 1 - len(defined) / len(drawn)
+        return Estimate(value, None, None, n, groups, f"undefined in {lost:.0%} of the resamples: no interval")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), n, groups)
 
 
 def paired_difference(
     first: Statistic, second: Statistic, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
 ) -> Estimate:
+    """The ``difference`` of two statistics with its interval."""
+    return bootstrap({"": difference(first, second)}, resamples, seed, level)[""]
+
+
+def difference(first: Statistic, second: Statistic) -> Statistic:
     """``first`` minus ``second``, both over the same images in every resample.
 
-    Where what is hard for one is hard for the other, this is narrower than two separate intervals suggest. Raises
-    BadInput for statistics over different groups.
+    Where what is hard for one is hard for the other, its interval is narrower than two separate intervals suggest.
+    Raises BadInput for statistics over different groups.
     """
     if first.labels != second.labels:
         raise BadInput(
@@ -129,11 +161,10 @@ def paired_difference(
             "the same images"
         )
 
-    def difference(counts: np.ndarray) -> np.ndarray:
+    def of_counts(counts: np.ndarray) -> np.ndarray:
         return first.of_counts(counts) - second.of_counts(counts)
 
-    both = Statistic(first.labels, difference, min(first.n, second.n), max(first.width, second.width))
-    return bootstrap({"difference": both}, resamples, seed, level)["difference"]
+    return Statistic(first.labels, of_counts, min(first.n, second.n), max(first.width, second.width))
 
 
 def bootstrap_weights(
@@ -159,13 +190,6 @@ def bootstrap_mean(
     return bootstrap({"": Statistic.mean(values, groups, weights)}, resamples, seed, level)[""]
 
 
-def _check_options(resamples: int, level: float) -> None:
-    if resamples < 1:
-        raise BadInput(f"resamples {resamples} is too small; accepted: 1 or more")
-    if not 0 < level < 1:
-        raise BadInput(f"level {level} is out of range; accepted: 0 < level < 1")
-
-
 def _encode(groups: Sequence[str] | np.ndarray, n: int) -> tuple[np.ndarray, tuple[object, ...]]:
     """Group labels as 0..G-1, and the labels; sorted, so that the order of the examples does not matter."""
     if len(groups) != n:
@@ -187,19 +211,3 @@ def _counts(groups: int, resamples: int, seed: int, rows: int) -> Iterator[np.nd
         drawn = rng.integers(groups, size=(block, groups))
         drawn += groups * np.arange(block)[:, None]
         yield np.bincount(drawn.ravel(), minlength=block * groups).reshape(block, groups).astype(np.float64)
-
-
-def _estimate(value: float, drawn: list[np.ndarray], n: int, groups: int, level: float) -> Estimate:
-    if not n:
-        return Estimate(None, None, None, n, groups, "no values")
-    if not np.isfinite(value):
-        return Estimate(None, None, None, n, groups, "undefined for these values")
-    if groups < 2:
-        return Estimate(float(value), None, None, n, groups, "one group only: no interval")
-    resampled = np.concatenate(drawn)
-    defined = resampled[np.isfinite(resampled)]
-    if len(defined) < level * len(resampled):
-        lost = 1 - len(defined) / len(resampled)
-        return Estimate(float(value), None, None, n, groups, f"undefined in {lost:.0%} of the resamples: no interval")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(value), float(low), float(high), n, groups)

@@ -147,7 +147,7 @@ def _one(name: str, folder: Path, limit: int, device: str, seed: int) -> Result:
         name, BENCHMARK, SPLIT, limit=limit, device=device, out=folder / "evaluation", batch_size=32
     )
     figures = evaluation.summary()
-    probes = sweep(run, out=folder / "sweep", seeds=(seed,))
+    probes = sweep(run, controls=("labels", "concatenation"), out=folder / "sweep", seeds=(seed,))
     pearson = figures["pearson"]
     note = f"Pearson r of task score and mean IoU: {_with_interval(pearson.value, pearson.low, pearson.high)}"
     drawn = draw(run, folder / "figures", examples_of(run), sweep=probes, count=2, seed=seed, note=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,9 +35,14 @@ Probe = Annotated[list[str] | None, typer.Option(help="linear or mlp; repeat for
 Control = Annotated[
     list[str] | None,
     typer.Option(
-        help="labels, concatenation, phrase-only, region-only, all or none; repeat for several "
-        "(default labels and concatenation)."
+        help="labels, position-only, random-model (extracts a twin of the run with fresh weights), concatenation, "
+        "phrase-only, region-only, majority, all or none; repeat for several (default labels, position-only, "
+        "concatenation and region-only)."
     ),
+]
+Measure = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated, besides: description-length, usable-information, learning-curve, frontier."),
 ]
 Sites = Annotated[str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")]
 Seeds = Annotated[list[int] | None, typer.Option(help="Seed of splits and probes; repeat for several (default 0).")]
@@ -58,6 +64,7 @@ def command(
     question: Question = None,
     probe: Probe = None,
     control: Control = None,
+    measure: Measure = None,
     sites: Sites = None,
     seed: Seeds = None,
     group: Group = None,
@@ -71,15 +78,17 @@ def command(
 ) -> None:
     """Layer by layer: what can probes read there? Questions, controls, intervals, one tidy table."""
     from extract import reader
+    from probe.settings import DEFAULT_CONTROLS
     from probe.sweep import sweep
     from probe.tables import SUMMARY
 
     given = {"questions": question, "probes": probe, "controls": control, "seeds": seed, "group": group}
     given |= {"sites": None if sites is None else parse_list(sites), "device": device}
+    given |= {"measures": None if measure is None else parse_list(measure)}
     said = _config(run) | {name: value for name, value in given.items() if value is not None}
     runs = [Path(path) for path in said.pop("runs")]
     target = _target(out, said.pop("out", None), runs)
-    said["controls"] = _controls(said.get("controls", ["labels", "concatenation"]))
+    said["controls"] = _controls(said.get("controls", DEFAULT_CONTROLS))
     said["device"] = choose_device(said.get("device", "auto"))
     chosen = _engine(engine, address, num_workers, cpus_per_worker)
     with progress_bar("probing", as_json) as progress:
@@ -131,7 +140,7 @@ def _engine(name: str, address: str | None, num_workers: int | None, cpus_per_wo
     return RayEngine(**options)  # type: ignore[arg-type]
 
 
-def _controls(names: list[str]) -> list[str]:
+def _controls(names: Sequence[str]) -> list[str]:
     """The controls asked for: their names, or ``all``, or ``none``. Raises BadInput for another name."""
     from grounding.errors import unknown_choice
     from probe.sweep import CONTROLS

@@ -31,28 +31,30 @@ def command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Draw layer curves, galleries of right and wrong answers, and chosen examples, as PNG and SVG."""
+    """Draw layer curves, measures, galleries of right and wrong answers, and chosen examples, as PNG and SVG."""
     from extract.from_checkpoint import examples_of
     from extract.reader import Run
     from probe.interventions.tables import read_interventions
-    from probe.tables import read_sweep
+    from probe.tables import read_measures, read_sweep
     from visualize.figures import draw
 
     opened = Run.open(run)
+    folder = sweep or run / "sweep"
     content = opened.manifest["identity"].get("checkpoint")
     with progress_bar("drawing", as_json) as progress:
         drawn = draw(
             opened,
             out or run / "figures",
             examples_of(opened, root=root),
-            sweep=read_sweep(sweep or run / "sweep", opened, required=sweep is not None),
+            sweep=read_sweep(folder, opened, required=sweep is not None),
+            measures=read_measures(folder, opened),
             chosen=example or (),
             site=site,
             head=head,
             count=count,
             seed=seed,
             progress=progress,
-            interventions=[read_interventions(folder, content) for folder in interventions or ()],
+            interventions=[read_interventions(place, content) for place in interventions or ()],
         )
     files = [str(path) for figure in drawn for path in figure.paths]
     show({"files": files}, as_json, "\n".join(files))

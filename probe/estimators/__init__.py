@@ -2,12 +2,14 @@
 
 from probe.estimators.base import PairProbe, fit_together
 from probe.estimators.logistic import BilinearProbe, ConcatenationProbe, PhraseOnlyProbe, RegionOnlyProbe
+from probe.estimators.majority import MajorityProbe
 from probe.estimators.mlp import MLPProbe
 
 __all__ = [
     "BilinearProbe",
     "ConcatenationProbe",
     "MLPProbe",
+    "MajorityProbe",
     "PairProbe",
     "PhraseOnlyProbe",
     "RegionOnlyProbe",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from probe.splits import PARTS, split_examples
 
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
+    from probe.measures import LabelledSites
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Question(ABC):
 
     Raises BadInput, when made, for a run that does not hold what the question needs, saying what makes it.
 
-    name, words: on the command line, and in a sentence. probes, controls: those of SweepSettings that it has.
+    name, words: on the command line, and in a sentence. probes, controls, measures: those of SweepSettings that it has.
     scores: names of its figures, the main one first. per: what an item of its table is. figure, shows, instead: for the
     page of words, a main figure's introduction, what follows from one above chance and controls, and what may be so
     where it is not above the controls.
@@ -72,6 +74,7 @@ class Question(ABC):
     words: ClassVar[str]
     probes: ClassVar[tuple[str, ...]]
     controls: ClassVar[tuple[str, ...]] = ()
+    measures: ClassVar[tuple[str, ...]] = ()
     scores: ClassVar[tuple[str, ...]]
     per: ClassVar[str] = "phrase"
     figure: ClassVar[str]
@@ -113,6 +116,22 @@ class Question(ABC):
     def notes(self, part: np.ndarray) -> list[str]:
         """Sentences that the page of words has beside the figures, about the parts of one split."""
         return []
+
+    def reading(self, run: Run) -> Self:
+        """The same items and answers with the states of another run, which holds the same phrases and regions."""
+        other = copy.copy(self)
+        other.run = run
+        return other
+
+    def labelled(
+        self, names: Sequence[str], features: Sequence[Any], split: np.ndarray, target: np.ndarray | None = None
+    ) -> LabelledSites:
+        """What measures read: the sites of those names with real answers or others; for questions with measures."""
+        raise NotImplementedError
+
+    def position_only(self, features: Any) -> Any:
+        """Features without the states of what is to be found, only its place; for questions with this control."""
+        raise NotImplementedError
 
     def control_target(self, seed: int) -> np.ndarray | None:
         """Random answers a phrase type, of the shape of ``target``; None for a question without this control."""

@@ -37,6 +37,7 @@ class Boxes(Question):
     shows = "the phrase's vector holds where its region is (in its image; which candidate was not asked)."
     instead = "where boxes usually are may be all that is known."
     probes = PROBES
+    controls = ("random-model",)
     scores = ("iou", "recall")
 
     def __init__(self, run: Run, settings: SweepSettings):

@@ -34,6 +34,7 @@ class Outcome(Question):
     instead = "the more frequent outcome may be all that is known."
     per = "example"
     probes = ("linear",)
+    controls = ("random-model",)
     scores = ("auc", "accuracy")
 
     def __init__(self, run: Run, settings: SweepSettings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,16 +14,19 @@ from probe.controls import control_labels, seen_types
 from probe.estimators import (
     BilinearProbe,
     ConcatenationProbe,
+    MajorityProbe,
     MLPProbe,
     PairProbe,
     PhraseOnlyProbe,
     RegionOnlyProbe,
 )
 from probe.features import PairFeatures, read_rows
+from probe.measures import LabelledSites
 from probe.pairs import PairTable
+from probe.position import position_only
 from probe.questions.base import Judgement, Part, Question, Score
 from probe.scores import SCORES, ScoredPairs, as_statistic, chance, choices, margins
-from probe.settings import BASELINES, CONTROLS, PROBES, SweepSettings
+from probe.settings import CONTROLS, MEASURES, PROBES, SweepSettings
 from probe.splits import PARTS
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
 FULL_FORM = 256 * 256  # largest bilinear form learned in full; above it, LOW_RANK
 LOW_RANK = 32
-_BASELINES = dict(zip(BASELINES, (ConcatenationProbe, PhraseOnlyProbe, RegionOnlyProbe), strict=True))
+_LOGISTIC = {"concatenation": ConcatenationProbe, "phrase-only": PhraseOnlyProbe, "region-only": RegionOnlyProbe}
 
 
 class PairQuestion(Question):
@@ -41,6 +45,7 @@ class PairQuestion(Question):
 
     probes = PROBES
     controls = CONTROLS
+    measures = MEASURES
     scores = SCORES
 
     def __init__(self, run: Run, settings: SweepSettings, pairs: PairTable, places: pd.DataFrame):
@@ -74,7 +79,7 @@ class PairQuestion(Question):
         return features
 
     def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[PairProbe, tuple[float, ...]]:
-        """linear: bilinear form; mlp: perceptron on [p; r; p * r]; baselines: logistic on [p; r], p or r."""
+        """linear: bilinear form; mlp: perceptron on [p; r; p * r]; baselines: logistic on [p; r], p, r or nothing."""
         settings = self.settings
         if name == "linear":
             low = min(LOW_RANK, *widths) if widths[0] * widths[1] > FULL_FORM else None
@@ -83,7 +88,25 @@ class PairQuestion(Question):
             return BilinearProbe(rank=rank, tol=1e-4, device=settings.device), settings.linear_strengths
         if name == "mlp":
             return MLPProbe(seed=seed, device=settings.device), settings.mlp_strengths
-        return _BASELINES[name](tol=1e-4, device=settings.device), settings.linear_strengths
+        if name == "majority":
+            return MajorityProbe(device=settings.device), (1.0,)
+        return _LOGISTIC[name](tol=1e-4, device=settings.device), settings.linear_strengths
+
+    def labelled(
+        self,
+        names: Sequence[str],
+        features: Sequence[PairFeatures],
+        split: np.ndarray,
+        target: np.ndarray | None = None,
+    ) -> LabelledSites:
+        """Pairs, phrase by phrase."""
+        everything = np.ones(len(self.pairs), dtype=bool)
+        label = self.target if target is None else target
+        return LabelledSites(names, features, label, self.pairs.phrase, self.image(everything), split)
+
+    def position_only(self, features: PairFeatures) -> PairFeatures:
+        """Phrases as they are, and the places of candidates instead of their states."""
+        return position_only(features, self.places)
 
     def control_target(self, seed: int) -> np.ndarray:
         """Labels by phrase type and place: ``probe.controls.control_labels``."""
