@@ -4,17 +4,33 @@ import torch
 from fake_run import make_run
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from grounding.errors import BadInput
-from probe.estimators import LogisticProbe, RidgeProbe, Task, decide_together, fit_grid
+from probe.estimators import (
+    LogisticProbe,
+    MLPClassifierProbe,
+    MLPRegressorProbe,
+    RidgeProbe,
+    Task,
+    decide_together,
+    fit_grid,
+)
 from probe.stored import StoredRows
 
 torch.set_num_threads(1)
 
 
-@parametrize_with_checks([LogisticProbe(), RidgeProbe()])
+@parametrize_with_checks(
+    [
+        LogisticProbe(),
+        RidgeProbe(),
+        MLPClassifierProbe(hidden=(16,), batch_size=16, max_epochs=12, learning_rate=0.01),
+        MLPRegressorProbe(hidden=(16,), batch_size=16, max_epochs=12, learning_rate=0.01),
+    ]
+)
 def test_scikit_learn_contract(estimator, check):
     assert check(estimator) is None  # or it raises
 
@@ -100,6 +116,84 @@ def test_ridge_grid_equals_fitting_alone():
             np.testing.assert_allclose(joint.predict(X), alone.predict(X), atol=1e-3)
 
 
+def _xor(n=3000, width=10, seed=0):
+    """The label says whether two coordinates agree in sign; neither says anything alone."""
+    X = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
+    return X, (X[:, 2] > 0) ^ (X[:, 7] > 0)
+
+
+def test_mlp_finds_an_xor_of_two_coordinates_that_the_linear_probe_cannot():
+    X, y = _xor()
+    train = np.arange(3000) < 2000
+    mlp = MLPClassifierProbe(hidden=(32,), learning_rate=0.01).fit(X[train], y[train])
+    deep = MLPClassifierProbe(hidden=(32, 16), learning_rate=0.01).fit(X[train], y[train])
+    linear = LogisticProbe().fit(X[train], y[train])
+    assert mlp.score(X[~train], y[~train]) > 0.93
+    assert deep.score(X[~train], y[~train]) > 0.93
+    assert abs(linear.score(X[~train], y[~train]) - 0.5) < 0.05
+    nothing = np.random.default_rng(1).random(3000) < 0.5
+    blind = clone(mlp).fit(X[train], nothing[train])
+    assert abs(blind.score(X[~train], nothing[~train]) - 0.5) < 0.05
+
+
+def test_mlp_regression_finds_a_product_that_ridge_cannot():
+    X, _ = _xor()
+    train, y = np.arange(3000) < 2000, np.stack([X[:, 2] * X[:, 7], X[:, 0]], 1)
+    mlp = MLPRegressorProbe(hidden=(64,), learning_rate=0.01).fit(X[train], y[train])
+    found = 1 - ((mlp.predict(X) - y)[~train] ** 2).mean(0) / y[~train].var(0)
+    linear = 1 - ((RidgeProbe().fit(X[train], y[train]).predict(X) - y)[~train] ** 2).mean(0) / y[~train].var(0)
+    assert found.min() > 0.85
+    assert linear[0] < 0.05
+    assert linear[1] > 0.99
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_mlp_is_about_as_good_as_that_of_scikit_learn():
+    X, y = _vectors(n=3000, classes=4)
+    train = np.arange(3000) < 2000
+    scaled = StandardScaler().fit(X[train]).transform(X)
+    reference = MLPClassifier((32,), max_iter=20, random_state=0).fit(scaled[train], y[train])
+    found = MLPClassifierProbe((32,), strength=1e-4, max_epochs=20).fit(X[train], y[train])
+    assert found.score(X[~train], y[~train]) == pytest.approx(reference.score(scaled[~train], y[~train]), abs=0.03)
+    probabilities = found.predict_proba(X[:5])
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert found.log_loss(X[train], y[train]) == pytest.approx(found.loss_, abs=0.05)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_mlp_grid_equals_fitting_alone(classes):
+    sites = [_vectors(n=300, classes=classes, seed=seed)[0] for seed in range(2)]
+    y = _vectors(n=300, classes=classes)[1]
+    tasks = [Task(y, np.arange(300) % 4 != fold, seed=fold) for fold in range(2)]
+    found = fit_grid(MLPClassifierProbe((8, 6), max_epochs=5), sites, tasks, [1.0, 1e-3])
+    for site, of_site in zip(sites, found, strict=True):
+        for task, of_task in zip(tasks, of_site, strict=True):
+            for joint in of_task:
+                alone = clone(joint).fit(site[task.rows], task.y[task.rows])
+                assert joint.seed == task.seed
+                np.testing.assert_allclose(joint.decision_function(site), alone.decision_function(site), atol=1e-3)
+    strong, weak = found[0][0]
+    assert np.abs(strong.coefs_[0]).sum() < np.abs(weak.coefs_[0]).sum()
+    assert not np.allclose(found[0][0][0].coefs_[0], found[0][1][0].coefs_[0], atol=0.01)
+
+
+def test_mlp_keeps_the_epoch_of_the_lowest_held_out_loss():
+    X, _ = _vectors()
+    noise = np.random.default_rng(0).random(900) < 0.5  # nothing to learn: every epoch after the first few overfits
+    train = np.arange(900) < 300
+    probe = MLPClassifierProbe((64,), learning_rate=0.02)
+    stopped = fit_grid(probe, [X], [Task(noise, train, ~train)], [1e-4, 30.0])[0][0]
+    assert stopped[0].n_iter_ < 10
+    for other in stopped:
+        assert other.log_loss(X[~train], noise[~train]) == pytest.approx(other.loss_, abs=1e-4)
+        # An epoch is not kept later because another network is still learning.
+        alone = fit_grid(probe, [X], [Task(noise, train, ~train)], [other.strength])[0][0][0]
+        assert alone.n_iter_ == other.n_iter_
+    went_on = clone(probe).set_params(strength=1e-4).fit(X[train], noise[train])
+    assert went_on.n_iter_ == 40
+    assert stopped[0].loss_ < went_on.log_loss(X[~train], noise[~train]) - 0.1
+
+
 def test_deciding_together_equals_deciding_alone():
     for classes in (2, 3):
         X, y = _vectors(classes=classes)
@@ -138,12 +232,12 @@ def test_stored_rows_give_what_the_array_gives(monkeypatch):
     asked = []
     read = run.read
     monkeypatch.setattr(run, "read", lambda *which: asked.append(len(which[2])) or read(*which))
-    for probe in (LogisticProbe(tol=1e-7), RidgeProbe()):
+    for probe in (LogisticProbe(tol=1e-7), RidgeProbe(), MLPClassifierProbe(max_epochs=2)):
         from_disk = clone(probe).fit(stored, y)
         assert max(asked) < 900 / 2
         in_memory = clone(probe).fit(X, y)
-        np.testing.assert_allclose(from_disk.coef_, in_memory.coef_, atol=1e-5)
-        np.testing.assert_allclose(from_disk.predict(stored), in_memory.predict(X), atol=1e-5)
+        assert from_disk.loss_ == pytest.approx(in_memory.loss_, abs=1e-5)
+        np.testing.assert_allclose(from_disk.predict(stored), in_memory.predict(X), atol=1e-4)
     with pytest.raises(BadInput, match="X has width 6, but LogisticProbe was fitted on 5"):
         LogisticProbe().fit(X[:, :5], y).predict(stored)
 
@@ -168,5 +262,14 @@ def test_bad_input_is_named():
         fit_grid(LogisticProbe(), [X], [Task(y)], [])
     with pytest.raises(BadInput, match="not finite"):
         fit_grid(LogisticProbe(), [np.where(X > 3, np.nan, X)], [Task(y)], [1.0])
+    with pytest.raises(BadInput, match="1 of 2 tasks have rows held out"):
+        fit_grid(MLPClassifierProbe(), [X], [Task(y, held_out=y > 0), Task(y)], [1.0])
+    with pytest.raises(BadInput, match="rows held out have classes that those trained on lack"):
+        fit_grid(
+            MLPClassifierProbe(), [X], [Task(np.r_[y[:899], 5], np.arange(900) < 800, np.arange(900) > 800)], [1.0]
+        )
+    for name, value in (("hidden", ()), ("batch_size", 0), ("learning_rate", 0)):
+        with pytest.raises(BadInput, match=f"{name} .*; accepted"):
+            MLPClassifierProbe(**{name: value}).fit(X, y)
     with pytest.raises(BadInput, match="rows of one width"):
         decide_together([LogisticProbe().fit(X, y), LogisticProbe().fit(X[:, :5], y)], X)

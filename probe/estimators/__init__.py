@@ -4,13 +4,16 @@ from probe.estimators.base import PairProbe, fit_together
 from probe.estimators.linear import LogisticProbe, RidgeProbe, decide_together
 from probe.estimators.logistic import BilinearProbe, ConcatenationProbe, PhraseOnlyProbe, RegionOnlyProbe
 from probe.estimators.mlp import MLPProbe
+from probe.estimators.vector_mlp import MLPClassifierProbe, MLPRegressorProbe
 from probe.estimators.vectors import Task, VectorClassifier, VectorProbe, VectorRegressor, fit_grid
 
 __all__ = [
     "BilinearProbe",
     "ConcatenationProbe",
     "LogisticProbe",
+    "MLPClassifierProbe",
     "MLPProbe",
+    "MLPRegressorProbe",
     "PairProbe",
     "PhraseOnlyProbe",
     "RegionOnlyProbe",

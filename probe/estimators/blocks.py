@@ -25,14 +25,16 @@ class Blocks:
         self.device = torch.device(device)
         self.shape = rows.shape
         self._rows = rows
-        if isinstance(rows, np.ndarray):
+        if not isinstance(rows, StoredRows):
             self._tensor = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).to(self.device)
 
     def take(self, rows: slice | np.ndarray) -> Tensor:
-        """Some rows, float32 ``[len(rows), D]``."""
-        if isinstance(self._rows, np.ndarray):
-            return self._tensor[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.device)]
-        return torch.from_numpy(self._rows[rows]).to(self.device)
+        """Some rows (a slice or int64 numbers), float32 ``[len(rows), D]``."""
+        if isinstance(self._rows, StoredRows):
+            return torch.from_numpy(self._rows[rows]).to(self.device)
+        if isinstance(rows, slice):
+            return self._tensor[rows]
+        return self._tensor.index_select(0, torch.from_numpy(rows).to(self.device))
 
     def parts(self, columns: int = 1) -> Iterator[tuple[slice, Tensor]]:
         """All rows in order; columns: how many numbers are made of each row."""

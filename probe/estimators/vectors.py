@@ -24,12 +24,14 @@ from probe.stored import StoredRows
 class Task:
     """What is to be learned at every site.
 
-    y: ``[n]`` (of a regression also ``[n, m]``). rows: bool ``[n]``, those that are trained on (None for all); the
-    others of y are not looked at. seed: of probes that draw numbers (None keeps the prototype's).
+    y: ``[n]`` (of a regression also ``[n, m]``). rows: bool ``[n]``, those that are trained on (None for all).
+    held_out: bool ``[n]``, those on which probes that stop early look when to (all tasks have them or none).
+    Other rows of y are not looked at. seed: of probes that draw numbers (None keeps the prototype's).
     """
 
     y: np.ndarray
     rows: np.ndarray | None = None
+    held_out: np.ndarray | None = None
     seed: int | None = None
 
 
@@ -39,7 +41,7 @@ class Grid:
 
     sites: L x ``[n, D]``. weight: float32 ``[T, n]``, 1 / (rows trained on) or 0. target: class numbers int64
     ``[T, n]`` or values float32 ``[T, n, m]``. mean, scale: float32 ``[L, T, D]``, of the rows trained on.
-    strength: float32 ``[S]``.
+    strength: float32 ``[S]``. held_out: bool ``[T, n]`` or None.
     """
 
     sites: list[Blocks]
@@ -48,6 +50,7 @@ class Grid:
     mean: Tensor
     scale: Tensor
     strength: Tensor
+    held_out: Tensor | None = None
 
     def cells(self) -> Iterator[tuple[int, int, int]]:
         """(site, task, strength) of every problem, in the order in which they are numbered."""
@@ -141,6 +144,11 @@ class VectorClassifier(ClassifierMixin, VectorProbe):
             raise BadInput(f"y holds one class only ({classes[0]!r}); a probe needs two classes or more")
         if any(not np.array_equal(classes, other) for other in found[1:]):
             raise BadInput("tasks trained together have different classes; accepted: the same in the rows of each")
+        for task in tasks:
+            if task.held_out is not None and not np.isin(np.asarray(task.y)[task.held_out], classes).all():
+                raise BadInput(
+                    "rows held out have classes that those trained on lack; accepted: classes seen in training"
+                )
         for probe in probes:
             probe.classes_ = classes
         return np.stack([np.searchsorted(classes, np.asarray(task.y)).clip(max=len(classes) - 1) for task in tasks])
@@ -211,18 +219,31 @@ def _fit(
     shapes = [site.shape for site in sites]
     if len(set(shapes)) != 1:
         raise BadInput(f"sites fitted together have shapes {sorted(set(shapes))}; accepted: one shape")
-    rows = np.stack([np.ones(shapes[0][0], bool) if task.rows is None else task.rows for task in tasks])
-    for task, used in zip(tasks, rows, strict=True):
-        if len(task.y) != rows.shape[1] or not used.any():
-            raise BadInput(f"y has {len(task.y)} targets, {used.sum()} of them used, for {rows.shape[1]} rows of X")
+    rows, held_out = _masks(tasks, shapes[0][0])
     every = [probe for site in probes for task in site for probe in task]
     first = every[0]
     target = torch.from_numpy(first._read_targets(tasks, rows, every)).to(first.device)
     weight = torch.from_numpy((rows / rows.sum(1, keepdims=True)).astype(np.float32)).to(first.device)
     blocks = [Blocks(site, first.device) for site in sites]
     mean, scale = (torch.stack(found) for found in zip(*(moments(site, weight) for site in blocks), strict=True))
-    grid = Grid(blocks, weight, target, mean, scale, torch.tensor(strengths, dtype=torch.float32, device=first.device))
+    every_strength = torch.tensor(strengths, dtype=torch.float32, device=first.device)
+    seen = None if held_out is None else torch.from_numpy(held_out).to(first.device)
+    grid = Grid(blocks, weight, target, mean, scale, every_strength, seen)
     for (number, column, _), probe in zip(grid.cells(), every, strict=True):
         probe.n_features_in_ = shapes[0][1]
         probe.mean_, probe.scale_ = mean[number, column].cpu().numpy(), scale[number, column].cpu().numpy()
     first._learn(every, grid)
+
+
+def _masks(tasks: Sequence[Task], count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows that each task trains on, bool ``[T, n]``, and those held out of it, if any."""
+    rows = np.stack([np.ones(count, bool) if task.rows is None else task.rows for task in tasks])
+    for task, used in zip(tasks, rows, strict=True):
+        if len(task.y) != count or not used.any():
+            raise BadInput(f"y has {len(task.y)} targets, {used.sum()} of them used, for {count} rows of X")
+    held_out = [task.held_out for task in tasks if task.held_out is not None]
+    if not held_out:
+        return rows, None
+    if len(held_out) < len(tasks) or not np.any(held_out, axis=1).all():
+        raise BadInput(f"{len(held_out)} of {len(tasks)} tasks have rows held out; accepted: all with some, or none")
+    return rows, np.stack(held_out)
