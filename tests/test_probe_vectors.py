@@ -228,7 +228,7 @@ def test_stored_rows_give_what_the_array_gives(monkeypatch):
     stored, X = StoredRows(run, "block.0", "phrase"), run.read("block.0", "phrase")
     monkeypatch.setattr("probe.estimators.blocks._ELEMENTS", {"cpu": 2_000})  # many blocks
     monkeypatch.setattr("probe.estimators.blocks._SAMPLE", 100)
-    monkeypatch.setattr("probe.estimators.blocks._CHUNK", 200)
+    monkeypatch.setattr("probe.estimators.blocks.CHUNK", 200)
     asked = []
     read = run.read
     monkeypatch.setattr(run, "read", lambda *which: asked.append(len(which[2])) or read(*which))

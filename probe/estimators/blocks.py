@@ -12,7 +12,7 @@ from grounding.errors import BadInput
 from probe.stored import StoredRows
 
 _ELEMENTS = {"cpu": 2**21, "cuda": 2**27}  # numbers at hand at once: on a processor, what its cache holds
-_CHUNK = 16_384  # rows scored at once
+CHUNK = 16_384  # rows scored at once
 _SAMPLE = 1024  # rows that tell roughly where the mean is
 
 ArrayOrRows = np.ndarray | StoredRows
@@ -85,6 +85,6 @@ def cross_moment(rows: Blocks, weight: Tensor, mean: Tensor, scale: Tensor, valu
 
 
 def row_chunks(X: ArrayOrRows) -> Iterator[np.ndarray]:
-    """X a chunk at a time, float32 ``[at most _CHUNK, D]``."""
-    for begin in range(0, len(X), _CHUNK):
-        yield X[begin : begin + _CHUNK]
+    """X a chunk at a time, float32 ``[at most CHUNK, D]``."""
+    for begin in range(0, len(X), CHUNK):
+        yield X[begin : begin + CHUNK]
