@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from extract.rows import JoinedRows, Part
+from extract.rows import JoinedRows, Part, release_maps
 from extract.store import VIRTUAL, Shard, read_manifest, read_shards
 from extract.tables import read_table
 from grounding.errors import BadInput, unknown_choice
@@ -127,6 +127,11 @@ class Run:
         total = max((self.count(name, view) for name in names), default=0)
         for begin in range(0, total, size):
             yield self.read(site, view, np.arange(begin, min(begin + size, total)))
+
+    @staticmethod
+    def release() -> None:
+        """Give back the memory that rows in no order took: a process keeps files of runs mapped, and maps them anew."""
+        release_maps()
 
     def attention(self, site: str, phrase_row: int) -> np.ndarray:
         """Attention of a phrase over its example's canvas: float32 ``[heads, grid_rows, grid_columns]``.

@@ -7,13 +7,20 @@ rows ready, and fit every strength at one site and seed a round. They take turns
 over ours, the median over rounds. Accuracy is compared on the rows held out, fit by fit. OMP_NUM_THREADS is the number
 of threads of both (2). With more than one, numpy's wait busily while other programs run, and that is counted: on a
 machine that is not idle, trust the processor time of one thread.
+
+Memory (``--memory``): pairs of phrases and regions are written as a run's shards, float16; another process then fits
+the bilinear probe and one epoch of the MLP at all sites together from disk, and tells the most it had resident.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,16 +36,36 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
-from probe.estimators import LogisticProbe, MLPClassifierProbe, Task, VectorClassifier, fit_grid
+from extract.reader import Run
+from extract.store import TABLES, ShardWriter, read_shards
+from probe.estimators import (
+    BilinearProbe,
+    LogisticProbe,
+    MLPClassifierProbe,
+    MLPProbe,
+    Task,
+    VectorClassifier,
+    fit_grid,
+    fit_together,
+)
+from probe.features import PairFeatures
+from probe.stored import StoredRows
 
 FOLDS = 5
 STRENGTHS = (0.1, 0.01, 0.001, 0.0001, 0.00001)
 LATENT = 16
 AIMS = {"binary": 6, "10-way": 6, "mlp": 4}
+PHRASES, REGIONS, SHARD = 4, 12, 1024  # of an example; examples of a shard
+PAIRS = PHRASES * REGIONS
+STREAMED = {
+    "bilinear, rank 8, 3 steps": BilinearProbe(rank=8, max_iter=3, tol=1e-9),
+    "MLP, one epoch": MLPProbe(batch_blocks=64, max_epochs=1, aligned=False),
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +98,12 @@ class Data:
 def main() -> None:
     """Print the tables of ratios."""
     options = _options()
+    if options.child:
+        print(json.dumps(_stream(options)))
+        return
+    if options.memory:
+        _memory(options)
+        return
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(
         f"{options.examples:,} rows of {options.width}, {options.sites} sites, {len(STRENGTHS)} strengths, "
@@ -151,6 +184,90 @@ def _jobs(options: argparse.Namespace) -> None:
         )
 
 
+def _memory(options: argparse.Namespace) -> None:
+    """The table of streaming."""
+    total = options.pairs // PAIRS * PAIRS
+    with tempfile.TemporaryDirectory(dir=options.out) as folder:
+        size = _write_pairs(Path(folder), options)
+        print(
+            f"{total:,} pairs x {options.sites} sites of width {options.width}, {size:.1f} GiB of float16 on disk; "
+            f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+        )
+        print("| probe | most resident, GiB (of it, mapped files) | aim | s, clock (processor) | accuracy, last site |")
+        print("|---|---|---|---|---|", flush=True)
+        for name in STREAMED:
+            command = [sys.executable, __file__, *sys.argv[1:], "--child", name, "--out", folder]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"| {name} | **{found['peak']:.2f}** ({found['mapped']:.2f}) | 4 | {found['clock']:.0f} "
+                f"({found['processor']:.0f}) | {found['accuracy']:.3f} |",
+                flush=True,
+            )
+
+
+def _write_pairs(folder: Path, options: argparse.Namespace) -> float:
+    """Shards of examples of 4 phrases and 12 regions, of which the first 4 are the phrases'; GiB."""
+    random = np.random.default_rng(0)
+    names = [f"block.{number}" for number in range(options.sites)]
+    columns = {(name, view): options.width for name in names for view in ("phrase", "region")}
+    order = random.permutation(options.width)
+    total = options.pairs // PAIRS
+    for shard, begin in enumerate(range(0, total, SHARD)):
+        count = min(SHARD, total - begin)
+        writer = ShardWriter(folder, shard, "perf", columns)
+        region = random.standard_normal((count, REGIONS, options.width), dtype=np.float32)
+        noise = random.standard_normal((count, PHRASES, options.width), dtype=np.float32)
+        for number, name in enumerate(names):
+            phrase = noise + (number + 1) / options.sites * region[:, :PHRASES, order]
+            writer.append(name, "phrase", phrase.reshape(-1, options.width).astype(np.float16))
+            writer.append(name, "region", region.reshape(-1, options.width).astype(np.float16))
+        writer.commit(begin, begin + count, dict.fromkeys(TABLES, 1), {table: {"id": np.arange(1)} for table in TABLES})
+    return sum(path.stat().st_size for path in folder.iterdir()) / 2**30
+
+
+def _stream(options: argparse.Namespace) -> dict[str, float]:
+    """Fit one probe from disk; GiB at most resident, seconds, and accuracy on the pairs of the first 500 examples."""
+    views = ("phrase", "region")
+    sites = [
+        {"name": f"block.{n}", "stage": "block", "layer": n, "streams": views, "width": options.width, "views": views}
+        for n in range(options.sites)
+    ]
+    run = Run(Path(options.out), {"sites": sites}, read_shards(Path(options.out)))
+    example, pair = np.divmod(np.arange(options.pairs // PAIRS * PAIRS), PAIRS)
+    phrase, region = np.divmod(pair, REGIONS)
+    places = example * PHRASES + phrase, example * REGIONS + region, example
+    features = [PairFeatures(*(StoredRows(run, site["name"], view) for view in views), *places) for site in sites]
+    probe = STREAMED[options.child]
+    probes = [clone(probe) for _ in sites]
+    watch = _Watch()
+    _, (clock, processor) = _timed(partial(fit_together, probes, features, phrase == region))
+    first = example < 500
+    accuracy = probes[-1].score(features[-1][first], (phrase == region)[first])
+    return {**watch.stop(), "clock": clock, "processor": processor, "accuracy": accuracy}
+
+
+class _Watch:
+    """The most that this process has resident, looked at twenty times a second."""
+
+    def __init__(self) -> None:
+        self.peak = {"peak": 0.0, "mapped": 0.0}
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+
+    def _look(self) -> None:
+        while not self.ended.wait(0.05):
+            _, resident, mapped, *_ = Path("/proc/self/statm").read_text().split()
+            for name, pages in (("peak", resident), ("mapped", mapped)):
+                self.peak[name] = max(self.peak[name], int(pages) * os.sysconf("SC_PAGESIZE") / 2**30)
+
+    def stop(self) -> dict[str, float]:
+        self.ended.set()
+        self.thread.join()
+        return self.peak
+
+
 def _timed(run: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
     """What a function gives, and its seconds by the clock and of the processor (all threads)."""
     clock, processor = time.perf_counter(), time.process_time()
@@ -167,12 +284,18 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", default=[*AIMS, "jobs"], choices=[*AIMS, "jobs"])
     parser.add_argument("--hidden", type=int, default=100, help="units of the MLP's layer")
-    parser.add_argument("--epochs", type=int, default=10, help="of the MLP")
-    parser.add_argument("--mlp-sites", type=int, default=2, help="the last ones; each site is trained by itself")
-    parser.add_argument("--quick", action="store_true", help="2,000 rows of 128, 3 sites, one round")
+    parser.add_argument("--epochs", type=int, default=5, help="of the MLP")
+    parser.add_argument(
+        "--mlp-sites", type=int, default=1, help="the last ones: sites of this width are trained one by one"
+    )
+    parser.add_argument("--memory", action="store_true", help="measure streaming from disk, and nothing else")
+    parser.add_argument("--pairs", type=int, default=1_000_000, help="of --memory")
+    parser.add_argument("--out", default=None, help="folder for the temporary store of --memory")
+    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="2,000 rows of 128, 3 sites, one round; 50,000 pairs")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.examples, options.width, options.sites, options.rounds, options.epochs = 2_000, 128, 3, 1, 3
+        options.examples, options.width, options.sites, options.rounds, options.pairs = 2_000, 128, 3, 1, 50_000
     return options
 
 

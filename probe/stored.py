@@ -35,3 +35,7 @@ class StoredRows:
         if isinstance(rows, slice) or rows.dtype == bool:
             rows = np.arange(len(self))[rows]
         return self.run.read(self.site, self.view, rows)
+
+    def release(self) -> None:
+        """Give back the memory that reading took; nothing changes but that."""
+        self.run.release()

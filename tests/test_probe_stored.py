@@ -51,7 +51,7 @@ def test_streaming_equals_in_memory(run, probe, monkeypatch):
         in_memory, [f[~held_out] for f in features], y[0][~held_out], ([f[held_out] for f in features], y[0][held_out])
     )
 
-    monkeypatch.setattr("probe.estimators.chunks._ELEMENTS", 1_000)  # seven examples
+    monkeypatch.setattr("probe.estimators.chunks._STREAMED", 1_000)  # seven examples
     monkeypatch.setattr("probe.estimators.blocks.CHUNK", 100)
     monkeypatch.setattr("probe.estimators.site_rows.CHUNK", 100)
     monkeypatch.setattr("probe.features._CHUNK", 100)
@@ -70,7 +70,7 @@ def test_streaming_equals_in_memory(run, probe, monkeypatch):
 
 
 def test_a_planted_alignment_is_found_on_disk_and_not_by_the_concatenation(run, monkeypatch):
-    monkeypatch.setattr("probe.estimators.chunks._ELEMENTS", 1_000)
+    monkeypatch.setattr("probe.estimators.chunks._STREAMED", 1_000)
     features, y = _features(run, "block.0", on_disk=True)
     train = features.block < 80
     found, blind = (probe.fit(features[train], y[train]) for probe in (BilinearProbe(), ConcatenationProbe()))

@@ -46,7 +46,11 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
         """Log odds that each pair belongs, float64 ``[n]``."""
         check_is_fitted(self)
         pairs = self._as_pairs(X, reset=False)
-        return np.concatenate([self._decide(self._standardised(part)) for part in pairs.in_memory()])
+        scores = []
+        for part in pairs.in_memory():
+            part.require_finite()
+            scores.append(self._decide(self._standardised(part)))
+        return np.concatenate(scores)
 
     @abstractmethod
     def _decide(self, pairs: PairFeatures) -> np.ndarray:
@@ -84,7 +88,6 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
     def _as_pairs(self, X: ArrayOrPairs, reset: bool) -> PairFeatures:
         if not isinstance(X, PairFeatures):
             return PairFeatures.from_array(validate_data(self, X, dtype=np.float32, reset=reset))
-        X.require_finite()
         widths = (X.phrase.shape[1], X.region.shape[1])
         if reset:
             self.n_features_in_ = sum(widths)
@@ -201,6 +204,8 @@ def fit_together(
         probe.classes_ = first.classes_
         probe.phrase_mean_, probe.phrase_scale_ = row_moments(rows.phrase, np.unique(rows.phrase_row))
         probe.region_mean_, probe.region_scale_ = row_moments(rows.region, np.unique(rows.region_row))
+        if not (np.isfinite(probe.phrase_mean_).all() and np.isfinite(probe.region_mean_).all()):
+            rows.require_finite()
     batch = _batch(probes, pairs, codes)
     validation = None
     if held_out is not None:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from probe.estimators.base import Batch
+from probe.estimators.site_rows import RowsInMemory
 
 _ELEMENTS = 2**26  # numbers of rows at hand at once
+_STREAMED = 2**22  # of rows on disk: few enough for memory that was used before to be used again
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Chunks:
         grid = batch.grid
         sizes = {"phrase": grid.phrases.shape[1], "region": grid.regions.shape[1]}
         each = batch.phrase.jobs * sum(sizes[view] * getattr(batch, view).width for view in views)
+        at_once = _ELEMENTS if isinstance(batch.phrase, RowsInMemory) else _STREAMED
         blocks = torch.arange(len(grid.phrases), device=batch.target.device)
-        self.parts = blocks.split(max(1, _ELEMENTS // each))
+        self.parts = blocks.split(max(1, at_once // each))
         self._all: Chunk | None = None
         self._some: tuple[Tensor, Chunk] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from probe.estimators.blocks import CHUNK, ArrayOrRows
 from probe.stored import StoredRows
+
+_MAPPED = 2**29
 
 
 class SiteRows(Protocol):
@@ -64,11 +66,12 @@ class RowsInMemory:
         return RowsInMemory(self.values @ axes)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RowsOnDisk:
     """Rows ``used`` of each source, standardised with its mean and scale ``[D]``.
 
-    The last answer is kept: the rows and their coordinates are asked for one after the other.
+    The last answer is kept: the rows and their coordinates are asked for one after the other. Rows in no order leave
+    pages of the files in the process's memory, which are given back once there may be _MAPPED bytes of them.
     """
 
     sources: Sequence[StoredRows]
@@ -76,7 +79,8 @@ class RowsOnDisk:
     mean: Sequence[np.ndarray]
     scale: Sequence[np.ndarray]
     device: torch.device
-    _last: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _last: tuple[Tensor, Tensor] | None = None
+    _mapped: int = 0
 
     @property
     def jobs(self) -> int:
@@ -92,17 +96,24 @@ class RowsOnDisk:
         """Some rows of every site, or of some."""
         if jobs is not None:
             return self._read(rows, jobs.tolist())
-        if not self._last or not torch.equal(self._last[0][0], rows):
-            self._last[:] = [(rows, self._read(rows, range(self.jobs)))]
-        return self._last[0][1]
+        if self._last is None or not torch.equal(self._last[0], rows):
+            self._last = None  # its memory, before there is another
+            self._last = rows, self._read(rows, range(self.jobs))
+        return self._last[1]
 
     def _read(self, rows: Tensor, jobs: Sequence[int]) -> Tensor:
         unique, back = rows.cpu().unique(return_inverse=True)
         wanted = self.used[unique.numpy()]
         found = torch.empty(len(jobs), len(rows), self.width)
         for place, job in zip(found, jobs, strict=True):
-            values = (self.sources[job][wanted] - self.mean[job]) / self.scale[job]
+            values = self.sources[job][wanted]
+            values -= self.mean[job]
+            values /= self.scale[job]
             torch.index_select(torch.from_numpy(values), 0, back, out=place)
+        self._mapped += found.nbytes
+        if self._mapped > _MAPPED:
+            self.sources[0].release()
+            self._mapped = 0
         return found.to(self.device)
 
     def of_jobs(self, chosen: Tensor) -> RowsOnDisk:
@@ -161,11 +172,19 @@ def site_rows(
 
 
 def row_moments(rows: ArrayOrRows, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (1 where constant) of each column over the rows ``used``, float32 ``[D]``."""
-    parts = [used[begin : begin + CHUNK] for begin in range(0, len(used), CHUNK)]
-    mean = np.sum([rows[part].sum(0, dtype=np.float64) for part in parts], axis=0) / len(used)
-    squares = np.sum([((rows[part] - mean) ** 2).sum(0) for part in parts], axis=0)
-    scale = np.sqrt(squares / len(used))
+    """Mean and standard deviation (1 where constant) of each column over the rows ``used``, float32 ``[D]``.
+
+    Every row is read once: moments of chunks are joined (Chan et al. 1983, equations 2.1).
+    """
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for begin in range(0, len(used), CHUNK):
+        part = rows[used[begin : begin + CHUNK]].astype(np.float64)
+        own = part.mean(0)
+        away = own - mean
+        total = count + len(part)
+        squares = squares + ((part - own) ** 2).sum(0) + away**2 * (count * len(part) / total)
+        mean, count = mean + away * (len(part) / total), total
+    scale = np.sqrt(squares / count)
     # Rounding leaves a tiny deviation in a column that is constant.
     constant = scale <= 10 * np.finfo(np.float32).eps * np.abs(mean)
     return mean.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32)
