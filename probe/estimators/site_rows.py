@@ -174,7 +174,7 @@ def site_rows(
 def row_moments(rows: ArrayOrRows, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (1 where constant) of each column over the rows ``used``, float32 ``[D]``.
 
-    Every row is read once: moments of chunks are joined (Chan et al. 1983, equations 2.1).
+    Every row is read once: moments of chunks are joined (Chan, Golub and LeVeque 1983).
     """
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for begin in range(0, len(used), CHUNK):
