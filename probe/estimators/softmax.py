@@ -74,8 +74,8 @@ def _cross_entropy(scores: Tensor, target: Tensor, weight: Tensor) -> tuple[Tens
 
 class KroneckerInverse:
     """The inverse of C (x) G + strength x I, which is the Hessian of SoftmaxObjective at weights of zero: C is the
-    covariance of one label drawn with the classes' frequencies, and G the mean of z z'. Elsewhere the Hessian is bounded
-    by such a product (Böhning 1992), and L-BFGS learns the difference.
+    covariance of one label drawn with the classes' frequencies, and G the mean of z z'. Elsewhere the Hessian is
+    bounded by such a product (Böhning 1992), and L-BFGS learns the difference.
 
     G is decomposed once a site; its eigenvectors serve every task and strength.
     """
