@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from extract.relevance.kinds import RELEVANCE
-from extract.rows import JoinedRows, Part
+from extract.rows import JoinedRows, Part, release_maps
 from extract.store import VIRTUAL, Shard, read_manifest, read_shards
 from extract.tables import read_table
 from grounding.errors import BadInput, unknown_choice
@@ -115,6 +115,10 @@ class Run:
             raise BadInput(f"sites have {view} rows of shapes {shapes}; accepted: one site or more, of one shape")
         return np.stack(found)
 
+    def count(self, site: str, view: str) -> int:
+        """Number of rows that ``read`` gives of a site. Raises BadInput as ``read`` does."""
+        return len(self._joined(self._stored(site, view)))
+
     def batches(self, site: str | Sequence[str], view: str, size: int) -> Iterator[np.ndarray]:
         """All rows of a view in order, ``size`` at a time, as ``read`` gives them; memory does not grow with the run.
 
@@ -123,9 +127,14 @@ class Run:
         if size < 1:
             raise BadInput(f"size {size} is not a number of rows; accepted: 1 or more")
         names = [site] if isinstance(site, str) else site
-        total = max((len(self._joined(self._stored(name, view))) for name in names), default=0)
+        total = max((self.count(name, view) for name in names), default=0)
         for begin in range(0, total, size):
             yield self.read(site, view, np.arange(begin, min(begin + size, total)))
+
+    @staticmethod
+    def release() -> None:
+        """Give back the memory that rows in no order took: a process keeps files of runs mapped, and maps them anew."""
+        release_maps()
 
     def attention(self, site: str, phrase_row: int) -> np.ndarray:
         """Attention of a phrase over its example's canvas: float32 ``[heads, grid_rows, grid_columns]``.

@@ -149,6 +149,11 @@ def _map(path: Path, sha256: str) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def release_maps() -> None:
+    """Unmap every file of this process that nobody is reading, and with it what was read of it from memory."""
+    _map.cache_clear()
+
+
 def _windows(part: Part, width: int) -> np.ndarray:
     """The ``width`` bytes that begin at every byte of a part's file: a row is the element at its address."""
     mapped = _map(part.path, part.sha256)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grounding.errors import BadInput
+from probe.stored import StoredRows
+
+_CHUNK = 65_536  # rows or pairs at hand at once
 
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
@@ -18,13 +21,13 @@ if TYPE_CHECKING:
 class PairFeatures:
     """Features of n pairs without writing out their concatenation.
 
-    phrase: float32 ``[P, Dp]``. region: float32 ``[R, Dr]``. phrase_row, region_row: int64 ``[n]``, the rows that
-    pair i joins. block: int64 ``[n]``, pairs with equal values share phrases and regions (an example); by default
-    each phrase is a block of its own. Blocks change the speed of fitting, never its result.
+    phrase: float32 ``[P, Dp]``. region: float32 ``[R, Dr]``; both arrays, or both StoredRows. phrase_row, region_row:
+    int64 ``[n]``, the rows that pair i joins. block: int64 ``[n]``, pairs with equal values share phrases and regions
+    (an example); by default each phrase is a block of its own. Blocks change the speed of fitting, never its result.
     """
 
-    phrase: np.ndarray
-    region: np.ndarray
+    phrase: np.ndarray | StoredRows
+    region: np.ndarray | StoredRows
     phrase_row: np.ndarray
     region_row: np.ndarray
     block: np.ndarray | None = None
@@ -54,13 +57,25 @@ class PairFeatures:
     def __iter__(self) -> Iterator[None]:
         raise TypeError("PairFeatures is not a sequence of rows; index it with a mask")
 
+    def in_memory(self) -> Iterator[PairFeatures]:
+        """The pairs in order: all at once, or, of rows on disk, some at a time with only the rows that they need."""
+        if isinstance(self.phrase, np.ndarray):
+            yield self
+            return
+        for begin in range(0, len(self), _CHUNK):
+            part = self[np.arange(begin, min(begin + _CHUNK, len(self)))]
+            phrases, phrase_row = np.unique(part.phrase_row, return_inverse=True)
+            regions, region_row = np.unique(part.region_row, return_inverse=True)
+            yield PairFeatures(self.phrase[phrases], self.region[regions], phrase_row, region_row, part.block)
+
     def require_finite(self, where: str = "X") -> None:
         """Raise BadInput, with the number of rows, if a row in use holds NaN or infinity."""
         for view, rows, used in (
             ("phrase", self.phrase, self.phrase_row),
             ("region", self.region, self.region_row),
         ):
-            broken = ~np.isfinite(rows).all(axis=1)
+            parts = (rows[begin : begin + _CHUNK] for begin in range(0, max(1, len(rows)), _CHUNK))
+            broken = np.concatenate([~np.isfinite(part).all(axis=1) for part in parts])
             if broken.any() and broken[used].any():
                 raise BadInput(
                     f"{where}: {int(broken.sum())} of {len(rows)} {view} rows are not finite (NaN or infinity); "

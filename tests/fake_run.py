@@ -33,6 +33,12 @@ class FakeRun:
     manifest: dict = field(default_factory=lambda: {"identity_hash": "fake", "identity": {"split": "dev"}})
     path: Path = Path("fake")
 
+    def release(self) -> None:
+        """There is nothing to give back."""
+
+    def count(self, site: str, view: str) -> int:
+        return len(self.rows[site, view])
+
     def read(self, site: str, view: str, rows: np.ndarray | None = None) -> np.ndarray:
         values = self.rows[site, view].astype(np.float32)
         return values if rows is None else values[rows]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import extract.rows
-from extract.rows import JoinedRows, Part
+from extract.rows import JoinedRows, Part, release_maps
 from extract.store import TABLES, ShardWriter, read_shards
 from grounding.errors import BadInput
 
@@ -196,6 +196,17 @@ def test_reading_in_turn_takes_memory_for_what_is_asked_for(large):
     tracemalloc.stop()
     assert peak < 4e6  # 1 MB of float32, 1 MB as stored and half of that again
     assert _resident_file_bytes() - resident < 4e6  # of 40 MB of maps
+
+
+def test_what_rows_in_no_order_took_is_given_back_when_asked(large):
+    release_maps()
+    resident = _resident_file_bytes()
+    for chosen in np.random.default_rng(0).permutation(len(large))[:20_000].reshape(-1, 500):
+        large.read(chosen)
+    assert _resident_file_bytes() - resident > 20e6
+    release_maps()
+    assert _resident_file_bytes() - resident < 4e6
+    assert large.read([0, 79_999]).all()
 
 
 def test_reading_all_takes_little_beside_the_result(large):

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from grounding.errors import BadInput
+from probe.estimators.site_rows import SiteRows, row_moments, site_rows
 from probe.features import PairFeatures
 
 ArrayOrPairs = np.ndarray | PairFeatures
@@ -41,9 +42,19 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
         fit_together([self], [X], y)
         return self
 
-    @abstractmethod
     def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
         """Log odds that each pair belongs, float64 ``[n]``."""
+        check_is_fitted(self)
+        pairs = self._as_pairs(X, reset=False)
+        scores = []
+        for part in pairs.in_memory():
+            part.require_finite()
+            scores.append(self._decide(self._standardised(part)))
+        return np.concatenate(scores)
+
+    @abstractmethod
+    def _decide(self, pairs: PairFeatures) -> np.ndarray:
+        """Log odds ``[n]`` of standardised pairs."""
 
     def predict_proba(self, X: ArrayOrPairs) -> np.ndarray:
         """Probability of each class, ``[n, 2]``."""
@@ -64,13 +75,11 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
     def _learn(self, probes: Sequence[Self], batch: Batch, held_out: Batch | None) -> None:
         """Train ``probes`` (equal but for ``strength``) on their slices of ``batch``; set what they learned."""
 
-    def _standardised(self, X: ArrayOrPairs) -> PairFeatures:
-        """X, if it fits, in the units of training; float64, so that a score does not depend on its neighbours."""
-        check_is_fitted(self)
-        pairs = self._as_pairs(X, reset=False)
+    def _standardised(self, pairs: PairFeatures) -> PairFeatures:
+        """Pairs in the units of training; float64, so that a score does not depend on its neighbours."""
         return PairFeatures(
-            (pairs.phrase.astype(np.float64) - self.phrase_mean_) / self.phrase_scale_,
-            (pairs.region.astype(np.float64) - self.region_mean_) / self.region_scale_,
+            (np.asarray(pairs.phrase, dtype=np.float64) - self.phrase_mean_) / self.phrase_scale_,
+            (np.asarray(pairs.region, dtype=np.float64) - self.region_mean_) / self.region_scale_,
             pairs.phrase_row,
             pairs.region_row,
             pairs.block,
@@ -79,7 +88,6 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
     def _as_pairs(self, X: ArrayOrPairs, reset: bool) -> PairFeatures:
         if not isinstance(X, PairFeatures):
             return PairFeatures.from_array(validate_data(self, X, dtype=np.float32, reset=reset))
-        X.require_finite()
         widths = (X.phrase.shape[1], X.region.shape[1])
         if reset:
             self.n_features_in_ = sum(widths)
@@ -114,12 +122,12 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
 class Batch:
     """J sites' features of the same n pairs, standardised, on the training device.
 
-    phrase: ``[J, P, Dp]``, region: ``[J, R, Dr]``, only the rows that occur. phrase_row, region_row: int64 ``[n]``.
+    phrase: rows ``[J, P, Dp]``, region: ``[J, R, Dr]``, only those that occur. phrase_row, region_row: int64 ``[n]``.
     block: int64 ``[n]``. target: float ``[n]``, 0 or 1.
     """
 
-    phrase: Tensor
-    region: Tensor
+    phrase: SiteRows
+    region: SiteRows
     phrase_row: Tensor
     region_row: Tensor
     block: Tensor
@@ -194,9 +202,10 @@ def fit_together(
     codes = first._encode(y)
     for probe, rows in zip(probes, pairs, strict=True):
         probe.classes_ = first.classes_
-        used_phrase, used_region = np.unique(rows.phrase_row), np.unique(rows.region_row)
-        probe.phrase_mean_, probe.phrase_scale_ = _moments(rows.phrase[used_phrase])
-        probe.region_mean_, probe.region_scale_ = _moments(rows.region[used_region])
+        probe.phrase_mean_, probe.phrase_scale_ = row_moments(rows.phrase, np.unique(rows.phrase_row))
+        probe.region_mean_, probe.region_scale_ = row_moments(rows.region, np.unique(rows.region_row))
+        if not (np.isfinite(probe.phrase_mean_).all() and np.isfinite(probe.region_mean_).all()):
+            rows.require_finite()
     batch = _batch(probes, pairs, codes)
     validation = None
     if held_out is not None:
@@ -215,25 +224,16 @@ def _check_alike(probes: Sequence[PairProbe], pairs: Sequence[PairFeatures]) -> 
             raise BadInput("sites fitted together must have the same pairs and widths")
 
 
-def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column (1 where it is constant)."""
-    mean = rows.mean(0, dtype=np.float64)
-    scale = rows.std(0, dtype=np.float64)
-    # Rounding leaves a tiny deviation in a column that is constant.
-    constant = scale <= 10 * np.finfo(np.float32).eps * np.abs(mean)
-    return mean.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32)
-
-
 def _batch(probes: Sequence[PairProbe], pairs: Sequence[PairFeatures], target: np.ndarray) -> Batch:
     device = torch.device(probes[0].device)
     phrase_used, phrase_row = np.unique(pairs[0].phrase_row, return_inverse=True)
     region_used, region_row = np.unique(pairs[0].region_row, return_inverse=True)
-    phrase = [(x.phrase[phrase_used] - p.phrase_mean_) / p.phrase_scale_ for p, x in zip(probes, pairs, strict=True)]
-    region = [(x.region[region_used] - p.region_mean_) / p.region_scale_ for p, x in zip(probes, pairs, strict=True)]
+    phrase_units = [p.phrase_mean_ for p in probes], [p.phrase_scale_ for p in probes]
+    region_units = [p.region_mean_ for p in probes], [p.region_scale_ for p in probes]
     block = pairs[0].phrase_row if pairs[0].block is None else pairs[0].block
     return Batch(
-        phrase=torch.from_numpy(np.stack(phrase)).to(device),
-        region=torch.from_numpy(np.stack(region)).to(device),
+        phrase=site_rows([x.phrase for x in pairs], phrase_used, *phrase_units, device),
+        region=site_rows([x.region for x in pairs], region_used, *region_units, device),
         phrase_row=torch.from_numpy(phrase_row).to(device),
         region_row=torch.from_numpy(region_row).to(device),
         block=torch.from_numpy(np.asarray(block, dtype=np.int64)).to(device),

@@ -7,7 +7,7 @@ They minimise mean log loss + strength / 2 x the squared weights (the intercept 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grounding.errors import BadInput
-from probe.estimators.base import ArrayOrPairs, Batch, PairProbe
+from probe.estimators.base import Batch, PairProbe
+from probe.estimators.chunks import Chunks
 from probe.estimators.spectral import cross_moment_axes
+from probe.features import PairFeatures
 from probe.lbfgs import minimise
 
 _CHUNK = 65_536  # pairs scored at once
@@ -33,8 +35,10 @@ class _LogisticProbe(PairProbe):
     tol: float
     warm_start: bool
 
+    reads: tuple[str, ...] = ("phrase", "region")
+
     @abstractmethod
-    def _start(self, batch: Batch) -> Tensor:
+    def _start(self, chunks: Chunks) -> Tensor:
         """Weights to begin from, ``[J, q]``."""
 
     def _squared_norm(self, weights: Tensor, batch: Batch) -> Tensor:
@@ -42,33 +46,38 @@ class _LogisticProbe(PairProbe):
         return (weights**2).sum(1)
 
     @abstractmethod
-    def _scorer(self, batch: Batch) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
-        """Scores of weights ``[A, q]`` for problems ``[A]`` as ``[A, cells]``; count and positives ``[cells]``."""
+    def _score(self, weights: Tensor, rows: dict[str, Tensor]) -> Tensor:
+        """Scores by weights ``[A, q]`` of all pairs of phrases ``[A, e, m, Dp]`` and regions ``[A, e, k, Dr]`` of a
+        block, ``[A, e, m, k]`` (1 in place of what is not read)."""
 
     def _learn(self, probes: Sequence[Self], batch: Batch, held_out: Batch | None) -> None:
         _check_positive(strength=[probe.strength for probe in probes], tol=[self.tol])
         strength = torch.tensor([p.strength for p in probes], dtype=torch.float32, device=batch.target.device)
-        score, count, positive = self._scorer(batch)
-        total = count.sum()
+        chunks = Chunks(batch, self.reads)
 
         def objective(point: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
             point = point.detach().requires_grad_()
-            scores = score(point[:, :-1], problems) + point[:, -1:]
-            losses = (count * F.softplus(scores) - positive * scores).sum(1) / total
-            losses = losses + strength[problems] / 2 * self._squared_norm(point[:, :-1], batch)
-            (gradient,) = torch.autograd.grad(losses.sum(), point)
-            return losses.detach(), gradient
+            penalty = strength[problems] / 2 * self._squared_norm(point[:, :-1], batch)
+            (gradient,) = torch.autograd.grad(penalty.sum(), point)
+            losses = penalty.detach()
+            for chunk in chunks.of(problems):
+                scores = self._score(point[:, :-1], chunk.rows) + point[:, -1, None, None, None]
+                cells = chunk.count * F.softplus(scores) - chunk.positive * scores
+                part = cells.sum((1, 2, 3)) / len(batch.target)
+                gradient += torch.autograd.grad(part.sum(), point)[0]
+                losses = losses + part.detach()
+            return losses, gradient
 
-        start = self._begin(probes, batch)
+        start = self._begin(probes, chunks)
         found = minimise(objective, start, self.max_iter, self.tol)
         for probe, point, loss, steps in zip(probes, found.point, found.loss, found.iterations, strict=True):
             probe.weights_ = point.cpu().numpy()
             probe.loss_, probe.n_iter_ = float(loss), int(steps)
 
-    def _begin(self, probes: Sequence[Self], batch: Batch) -> Tensor:
+    def _begin(self, probes: Sequence[Self], chunks: Chunks) -> Tensor:
         """Where each probe starts ``[J, q + 1]``: what it learned before (warm start), or fresh with the log odds."""
-        fresh = self._start(batch)
-        log_odds = torch.logit(batch.target.mean()).expand(len(probes), 1)
+        fresh = self._start(chunks)
+        log_odds = torch.logit(chunks.batch.target.mean()).expand(len(probes), 1)
         start = torch.cat([fresh, log_odds], 1)
         for job, probe in enumerate(probes):
             learned = getattr(probe, "weights_", None)
@@ -121,9 +130,8 @@ class BilinearProbe(_LogisticProbe):
         left, right = self._factors(torch.from_numpy(weights)[None], wide, tall)
         return (left[0] @ right[0].mT).numpy()
 
-    def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
-        """p' W r + b for each pair, float64 ``[n]``."""
-        pairs = self._standardised(X)
+    def _decide(self, pairs: PairFeatures) -> np.ndarray:
+        """p' W r + b for each pair."""
         projected = pairs.phrase @ self.coef_  # [P, Dr]
         scores = np.empty(len(pairs))
         for begin in range(0, len(pairs), _CHUNK):
@@ -132,15 +140,15 @@ class BilinearProbe(_LogisticProbe):
             scores[part] = np.einsum("nd,nd->n", *rows)
         return scores + self.intercept_
 
-    def _start(self, batch: Batch) -> Tensor:
-        jobs, _, wide = batch.phrase.shape
-        tall = batch.region.shape[2]
+    def _start(self, chunks: Chunks) -> Tensor:
+        batch = chunks.batch
+        jobs, wide, tall = batch.phrase.jobs, batch.phrase.width, batch.region.width
         if self.rank is None:
             return batch.target.new_zeros(jobs, wide * tall)
         if not 1 <= self.rank <= min(wide, tall):
             raise BadInput(f"rank {self.rank} is out of range; accepted: 1 to {min(wide, tall)}, or None")
         # U = V = 0 is a saddle: begin along the main axes of the steepest way down from W = 0.
-        left, sizes, right = cross_moment_axes(batch)
+        left, sizes, right = cross_moment_axes(chunks)
         root = sizes[:, None, : self.rank].sqrt()
         factors = left[:, :, : self.rank] * root, right[:, :, : self.rank] * root
         return torch.cat([factor.reshape(jobs, -1) for factor in factors], 1)
@@ -149,7 +157,7 @@ class BilinearProbe(_LogisticProbe):
         """The squared Frobenius norm of W, also when it is given as U V'."""
         if self.rank is None:
             return super()._squared_norm(weights, batch)
-        left, right = self._factors(weights, batch.phrase.shape[2], batch.region.shape[2])
+        left, right = self._factors(weights, batch.phrase.width, batch.region.width)
         return ((left.mT @ left) * (right.mT @ right)).sum((1, 2))
 
     def _factors(self, weights: Tensor, wide: int, tall: int) -> tuple[Tensor, Tensor]:
@@ -157,35 +165,26 @@ class BilinearProbe(_LogisticProbe):
         left, right = weights.tensor_split([wide * weights.shape[1] // (wide + tall)], 1)
         return left.reshape(len(weights), wide, -1), right.reshape(len(weights), tall, -1)
 
-    def _scorer(self, batch: Batch) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
-        grid = batch.grid
-        blocks, phrases = grid.phrases.shape
-        wide, tall = batch.phrase.shape[2], batch.region.shape[2]
-        phrase_rows = _for_problems(batch.phrase[:, grid.phrases.ravel()])  # [J, E m, Dp]
-        region_rows = _for_problems(batch.region[:, grid.regions.ravel()])  # [J, E k, Dr]
-
-        def score(weights: Tensor, problems: Tensor) -> Tensor:
-            left, right = phrase_rows(problems), region_rows(problems)
-            if self.rank is None:
-                left = left @ weights.view(-1, wide, tall)
-            else:
-                first, second = self._factors(weights, wide, tall)
-                left, right = left @ first, right @ second
-            left = left.reshape(len(weights) * blocks, phrases, -1)
-            right = right.reshape(len(weights) * blocks, grid.regions.shape[1], -1)
-            return torch.bmm(left, right.mT).view(len(weights), -1)
-
-        return score, grid.count.ravel(), grid.positive.ravel()
+    def _score(self, weights: Tensor, rows: dict[str, Tensor]) -> Tensor:
+        phrase, region = rows["phrase"], rows["region"]
+        jobs, blocks, phrases, wide = phrase.shape
+        tall = region.shape[3]
+        left, right = phrase.flatten(1, 2), region.flatten(1, 2)
+        if self.rank is None:
+            left = left @ weights.view(-1, wide, tall)
+        else:
+            first, second = self._factors(weights, wide, tall)
+            left, right = left @ first, right @ second
+        left = left.view(jobs * blocks, phrases, -1)
+        return torch.bmm(left, right.view(jobs * blocks, region.shape[2], -1).mT).view(jobs, blocks, phrases, -1)
 
 
 class ConcatenationProbe(_LogisticProbe):
     """Logistic regression on [p; r]: a control. The phrase's term is the same for all of its candidates, so this
     can prefer some regions to others (those that look annotated), but never one phrase's to another's.
 
-    reads: which parts it sees. strength, max_iter, tol, warm_start, device: as for BilinearProbe.
+    strength, max_iter, tol, warm_start, device: as for BilinearProbe.
     """
-
-    reads: tuple[str, ...] = ("phrase", "region")
 
     def __init__(
         self,
@@ -206,9 +205,8 @@ class ConcatenationProbe(_LogisticProbe):
         """Weights of what is read, float32 ``[Dp + Dr]`` (or one of them), for standardised rows."""
         return self.weights_[:-1]
 
-    def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
-        """w' [p; r] + b for each pair, float64 ``[n]``."""
-        pairs = self._standardised(X)
+    def _decide(self, pairs: PairFeatures) -> np.ndarray:
+        """w' [p; r] + b for each pair."""
         scores = np.full(len(pairs), self.intercept_, dtype=np.float64)
         begin = 0
         for part in self.reads:
@@ -218,22 +216,22 @@ class ConcatenationProbe(_LogisticProbe):
             begin += rows.shape[1]
         return scores
 
-    def _start(self, batch: Batch) -> Tensor:
-        width = sum(getattr(batch, part).shape[2] for part in self.reads)
-        return batch.target.new_zeros(len(batch.phrase), width)
+    def _start(self, chunks: Chunks) -> Tensor:
+        width = sum(getattr(chunks.batch, view).width for view in self.reads)
+        return chunks.batch.target.new_zeros(chunks.batch.phrase.jobs, width)
 
-    def _scorer(self, batch: Batch) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
-        parts = [(_for_problems(getattr(batch, part)), getattr(batch, f"{part}_row")) for part in self.reads]
-        widths = [getattr(batch, part).shape[2] for part in self.reads]
-
-        def score(weights: Tensor, problems: Tensor) -> Tensor:
-            terms = [
-                (rows(problems) @ share[:, :, None])[:, :, 0].index_select(1, places)
-                for (rows, places), share in zip(parts, weights.split(widths, 1), strict=True)
-            ]
-            return torch.stack(terms).sum(0)
-
-        return score, torch.ones_like(batch.target), batch.target
+    def _score(self, weights: Tensor, rows: dict[str, Tensor]) -> Tensor:
+        shares = weights.split([rows[view].shape[3] for view in self.reads], 1)
+        terms = {
+            view: torch.einsum("aexd,ad->aex", rows[view], share)
+            for view, share in zip(self.reads, shares, strict=True)
+        }
+        scores = weights.new_zeros(1)
+        if "phrase" in terms:
+            scores = scores + terms["phrase"][..., None]
+        if "region" in terms:
+            scores = scores + terms["region"][:, :, None]
+        return scores
 
 
 class PhraseOnlyProbe(ConcatenationProbe):
@@ -246,20 +244,6 @@ class RegionOnlyProbe(ConcatenationProbe):
     """Logistic regression on the region alone: a control that finds regions that belong to anything."""
 
     reads = ("region",)
-
-
-def _for_problems(rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """Rows ``[J, ...]`` of the asked problems; the last answer is kept, for problems finish rarely."""
-    last: list[tuple[Tensor, Tensor]] = [(torch.arange(len(rows), device=rows.device), rows)]
-
-    def select(problems: Tensor) -> Tensor:
-        if len(problems) == len(rows):
-            return rows
-        if not torch.equal(last[0][0], problems):
-            last[0] = (problems, rows[problems])
-        return last[0][1]
-
-    return select
 
 
 def _check_positive(**values: Any) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from grounding.errors import BadInput
-from probe.estimators.base import ArrayOrPairs, Batch, PairProbe
+from probe.estimators.base import Batch, PairProbe
+from probe.estimators.chunks import Chunks
 from probe.estimators.perceptron import AdamW, Perceptrons, Rows, train
 from probe.estimators.spectral import cross_moment_axes
+from probe.features import PairFeatures
 
 _CHUNK = 16_384  # pairs scored at once
 
@@ -54,9 +56,7 @@ class MLPProbe(PairProbe):
         self.seed = seed
         self.device = device
 
-    def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
-        """Log odds of each pair, float64 ``[n]``."""
-        pairs = self._standardised(X)
+    def _decide(self, pairs: PairFeatures) -> np.ndarray:
         scores = np.empty(len(pairs))
         phrase, region = pairs.phrase, pairs.region
         left, right = phrase, region
@@ -79,7 +79,7 @@ class MLPProbe(PairProbe):
         self._check(batch)
         axes = None
         if self.aligned:
-            left, _, right = cross_moment_axes(batch)
+            left, _, right = cross_moment_axes(Chunks(batch))
             axes = left, right
         rows = Rows.of(batch, axes)
         validation = None if held_out is None else Rows.of(held_out, axes)
@@ -104,6 +104,6 @@ class MLPProbe(PairProbe):
                 raise BadInput(f"{name} {getattr(self, name)} is too small; accepted: {least} or more")
         if not self.learning_rate > 0:
             raise BadInput(f"learning_rate {self.learning_rate} is out of range; accepted: more than 0")
-        if not self.aligned and batch.phrase.shape[2] != batch.region.shape[2]:
-            widths = batch.phrase.shape[2], batch.region.shape[2]
+        if not self.aligned and batch.phrase.width != batch.region.width:
+            widths = batch.phrase.width, batch.region.width
             raise BadInput(f"aligned False cannot multiply rows of widths {widths}; accepted: equal ones, or True")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.estimators.base import Batch, Grid
+from probe.estimators.site_rows import SiteRows
 
 TOLERANCE = 1e-4  # nats; a smaller gain does not count as an improvement (as in MLPClassifier)
 
@@ -19,21 +20,24 @@ class Rows:
     """What the networks read: phrase ``[J, P, Dp]``, region ``[J, R, Dr]``, and the factors of their product,
     left ``[J, P, N]`` and right ``[J, R, N]``."""
 
-    phrase: Tensor
-    region: Tensor
-    left: Tensor
-    right: Tensor
+    phrase: SiteRows
+    region: SiteRows
+    left: SiteRows
+    right: SiteRows
     grid: Grid
 
     @classmethod
     def of(cls, batch: Batch, axes: tuple[Tensor, Tensor] | None) -> Rows:
         """The rows of a batch; the factors are their coordinates on ``axes``, or the rows themselves."""
-        left, right = (batch.phrase, batch.region) if axes is None else (batch.phrase @ axes[0], batch.region @ axes[1])
+        left, right = batch.phrase, batch.region
+        if axes is not None:
+            left, right = left.along(axes[0]), right.along(axes[1])
         return cls(batch.phrase, batch.region, left, right, batch.grid)
 
     def take(self, jobs: Tensor) -> Rows:
         """Those of some jobs (a mask)."""
-        return Rows(self.phrase[jobs], self.region[jobs], self.left[jobs], self.right[jobs], self.grid)
+        phrase, region, left, right = (part.of_jobs(jobs) for part in (self.phrase, self.region, self.left, self.right))
+        return Rows(phrase, region, left, right, self.grid)
 
 
 class Perceptrons:
@@ -43,9 +47,9 @@ class Perceptrons:
     """
 
     def __init__(self, hidden: tuple[int, ...], rows: Rows, generator: torch.Generator):
-        jobs = len(rows.phrase)
-        self.inputs = [values.shape[2] for values in (rows.phrase, rows.region, rows.left)]
-        device = rows.phrase.device
+        jobs = rows.phrase.jobs
+        self.inputs = [values.width for values in (rows.phrase, rows.region, rows.left)]
+        device = rows.grid.count.device
         sizes = [(sum(self.inputs), hidden[0]), *zip(hidden, (*hidden[1:], 1), strict=True)]
 
         def draw(rows: int, columns: int, bound: float) -> Tensor:
@@ -77,20 +81,21 @@ class Perceptrons:
     @torch.no_grad()
     def mean_loss(self, rows: Rows, batch_blocks: int) -> Tensor:
         """Mean log loss over all pairs, ``[J]``."""
-        numbers = torch.arange(len(rows.grid.phrases), device=rows.phrase.device)
+        numbers = torch.arange(len(rows.grid.phrases), device=rows.grid.count.device)
         losses = [self.loss(rows, blocks) for blocks in numbers.split(batch_blocks)]
         return torch.stack(losses).sum(0) / rows.grid.count.sum()
 
     def scores(self, rows: Rows, phrases: Tensor, regions: Tensor) -> Tensor:
         """Log odds ``[J, e, m, k]`` of phrases ``[e, m]`` with regions ``[e, k]``."""
-        jobs, (blocks, m), k = len(rows.phrase), phrases.shape, regions.shape[1]
+        jobs, (blocks, m), k = rows.phrase.jobs, phrases.shape, regions.shape[1]
         from_phrase, from_region, from_product = self.weights[0].split(self.inputs, 1)
-        left, right = rows.left[:, phrases], rows.right[:, regions]  # [J, e, m, N], [J, e, k, N]
+        left = rows.left.take(phrases.ravel()).view(jobs, blocks, m, -1)
+        right = rows.right.take(regions.ravel()).view(jobs, blocks, k, -1)
         product = left[:, :, :, None] * right[:, :, None]  # [J, e, m, k, N]
         state = (product.view(jobs, -1, product.shape[4]) @ from_product).view(jobs, blocks, m, k, -1)
         # The parts of the first layer that read one row alone are computed once a row, not once a pair.
-        phrase = rows.phrase[:, phrases.ravel()] @ from_phrase + self.biases[0]
-        region = rows.region[:, regions.ravel()] @ from_region
+        phrase = rows.phrase.take(phrases.ravel()) @ from_phrase + self.biases[0]
+        region = rows.region.take(regions.ravel()) @ from_region
         state = state + phrase.view(jobs, blocks, m, 1, -1) + region.view(jobs, blocks, 1, k, -1)
         state = state.view(jobs, blocks * m * k, -1)
         for weights, bias in zip(self.weights[1:], self.biases[1:], strict=True):
@@ -155,11 +160,11 @@ def train(
     With ``validation``, each job keeps its epoch of the lowest validation loss and leaves once ``patience`` epochs
     have not lowered it by TOLERANCE; without, each keeps the last of ``max_epochs``.
     """
-    device = rows.phrase.device
+    device = rows.grid.count.device
     best = [values.detach().clone() for values in network.parameters]
-    lowest = torch.full((len(rows.phrase),), math.inf, device=device)
-    epoch_of_best = torch.zeros(len(rows.phrase), dtype=torch.int64, device=device)
-    jobs = torch.arange(len(rows.phrase), device=device)
+    lowest = torch.full((rows.phrase.jobs,), math.inf, device=device)
+    epoch_of_best = torch.zeros(rows.phrase.jobs, dtype=torch.int64, device=device)
+    jobs = torch.arange(rows.phrase.jobs, device=device)
     goal, waited = lowest.clone(), torch.zeros_like(jobs)
     for epoch in range(1, max_epochs + 1):
         order = torch.randperm(len(rows.grid.phrases), generator=generator).to(device)
