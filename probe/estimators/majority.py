@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from probe.estimators.base import ArrayOrPairs, Batch, PairProbe
+from probe.estimators.base import Batch, PairProbe
+from probe.features import PairFeatures
 
 
 class MajorityProbe(PairProbe):
@@ -27,9 +28,8 @@ class MajorityProbe(PairProbe):
         tags.classifier_tags.poor_score = True
         return tags
 
-    def decision_function(self, X: ArrayOrPairs) -> np.ndarray:
-        """The same log odds for each pair, float64 ``[n]``."""
-        return np.full(len(self._standardised(X)), self.log_odds_)
+    def _decide(self, pairs: PairFeatures) -> np.ndarray:
+        return np.full(len(pairs), self.log_odds_)
 
     def _learn(self, probes: Sequence[Self], batch: Batch, held_out: Batch | None) -> None:
         share = float(batch.target.double().mean())
