@@ -1,4 +1,4 @@
-"""What a run is of: the facts that its activations depend on, and refusing to mix two runs."""
+"""What a run is of, the facts that its activations depend on; and what is in a folder before it is written to."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ import torchvision
 from extract.store import MANIFEST, read_manifest
 from grounding.errors import BadInput
 from grounding.examples import Example
+from grounding.folders import differences, differences_told
 from grounding.models.base import GroundingModel
-
-_NAMED, _LONGEST = 3, 80  # differences that an error names, and characters of a value
 
 
 def run_identity(
@@ -77,42 +76,10 @@ def manifest_there(out: Path) -> dict[str, Any] | None:
     return read_manifest(out)
 
 
-def same_run(out: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raise BadInput naming the first differences, with both values, where ``out`` holds a run of another identity."""
-    if found := differences(there, here):
-        raise BadInput(f"out {str(out)!r} holds another run: {_told(found)}; choose another folder")
-
-
 def same_means(out: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Warn where a run is resumed with another batch size, device or version: its bytes may differ."""
     if changed := differences(there, here):
-        warnings.warn(f"{out}: resumed with other means, bytes may differ: {_told(changed)}", stacklevel=4)
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two nested mappings, with both values.
-
-    >>> differences({"split": "dev", "seed": 0}, {"split": "test", "seed": 0})
-    ["split is 'dev' there and 'test' here"]
-    """
-    found = []
-    for key in dict.fromkeys([*there, *here]):
-        before, after = there.get(key), here.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} is {_short(before)} there and {_short(after)} here")
-    return found
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
-
-
-def _told(found: Sequence[str]) -> str:
-    more = f" (and {len(found) - _NAMED} more)" if len(found) > _NAMED else ""
-    return "; ".join(found[:_NAMED]) + more
+        warnings.warn(f"{out}: resumed with other means, bytes may differ: {differences_told(changed)}", stacklevel=4)
 
 
 def command_line() -> list[str]:

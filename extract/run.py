@@ -22,7 +22,6 @@ from extract.identity import (
     manifest_there,
     run_identity,
     same_means,
-    same_run,
 )
 from extract.interrupts import Interrupts
 from extract.loading import shard_range
@@ -33,6 +32,7 @@ from extract.share import Share
 from extract.store import FORMAT
 from grounding.errors import BadInput
 from grounding.examples import Example
+from grounding.folders import refuse_another
 from grounding.models.base import GroundingModel, Site
 
 _FEW = 4  # sites named one by one
@@ -158,7 +158,7 @@ def prepare(
     wanted = choose(model, sites, views, there, add)
     facts = run_identity(identity, model, examples, **options.identity())
     if there is not None:
-        same_run(out, there["identity"], facts)
+        refuse_another(out, "another run", there["identity"], facts)
     elif automatic:
         options = replace(options, batch_size=find_batch_size(Extractor(model, wanted, options), examples))
     means = made_with(options.batch_size, options.compression, model.device)

@@ -69,11 +69,15 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint holds, found by loading it strictly. parameters: their number; buffers are not counted."""
+    """What a checkpoint holds, found by loading it strictly.
+
+    parameters: their number; buffers are not counted. model: it runs if it was inspected as ``runnable``.
+    """
 
     stored: Stored
     report: LoadReport
     parameters: int
+    model: GroundingModel
 
 
 def bundled_checkpoints() -> list[str]:
@@ -173,12 +177,19 @@ def load_checkpoint(
 
 
 def inspect_checkpoint(
-    source: str | Path, weights: str | None = None, config: Mapping[str, Any] | None = None
+    source: str | Path,
+    weights: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    tokenizer: str | Path | None = None,
+    runnable: bool = False,
 ) -> Inspection:
-    """Load a checkpoint strictly, without a tokenizer, and say what it holds. Raises BadInput as loading does."""
+    """Load a checkpoint strictly, and say what it holds. Raises BadInput as loading does.
+
+    runnable: with a tokenizer, its own or the one given; without, none is needed and the model cannot run.
+    """
     stored = open_stored(source, weights, config)
-    model, report = _build(stored, None)
-    return Inspection(stored, report, sum(parameter.numel() for parameter in model.parameters()))
+    model, report = _build(stored, _captions(source, stored, tokenizer) if runnable else None)
+    return Inspection(stored, report, sum(parameter.numel() for parameter in model.parameters()), model)
 
 
 def convert_checkpoint(

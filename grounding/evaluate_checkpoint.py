@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +13,15 @@ import pandas as pd
 
 from grounding.benchmarks import Benchmark, open_benchmark
 from grounding.checkpoint import Loading, load_checkpoint
-from grounding.comparison import differences, differences_told
+from grounding.comparison import differences
 from grounding.errors import BadInput
 from grounding.evaluate import Evaluation, evaluate, score, tune
-from grounding.evaluation_files import write_evaluation, write_table
+from grounding.evaluation_files import (
+    check_comparison_out,
+    check_evaluation_out,
+    write_comparison,
+    write_evaluation,
+)
 from grounding.folders import check_file, check_folder
 from grounding.metrics.heatmaps import Threshold, check_threshold, check_tuning_split
 from grounding.models.base import GroundingModel
@@ -62,18 +69,22 @@ def evaluate_checkpoint(
     files of the benchmark that the checkpoint was trained on, where they moved: images that are in both are counted
     (``Evaluation.overlap``). options: of the benchmark. progress: called with (examples done, all of them).
     loading: tokenizer, weights and config, as ``Loading`` says. The examples that the benchmark left out are among
-    those skipped. Raises BadInput for whatever is unknown or cannot be read.
+    those skipped. Raises BadInput for whatever is unknown or cannot be read, and where ``out`` holds the evaluation of
+    another checkpoint (by content), or of this one on something else.
     """
     check_folder(out)
     check_file(export, "export")
     _check_thresholds(threshold, tune_split)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
-    level = threshold if threshold is not None else stored_threshold(checkpoint.info)
-    level = _level(checkpoint.model, level, source, tune_split, limit, metrics, batch_size, device, skip_bad)
     examples = source.load(split, limit, skip_bad)
     source.require(examples, split)
     skipped = tuple(source.skipped)
+    about = {"checkpoint": str(ckpt), "content": checkpoint.content, **_told(source, split, limit, metrics)}
+    about |= {"threshold": threshold, "tune_split": tune_split}
+    check_evaluation_out(out, about)
+    level = threshold if threshold is not None else stored_threshold(checkpoint.info)
+    level = _level(checkpoint.model, level, source, tune_split, limit, metrics, batch_size, device, skip_bad)
     if level is None and checkpoint.model.predicts == "heatmap" and any(example.phrases for example in examples):
         raise BadInput(
             f"checkpoint {str(ckpt)!r} predicts heatmaps and comes without a threshold for them; accepted: --threshold "
@@ -92,7 +103,6 @@ def evaluate_checkpoint(
         keep=None if writer is None else writer.add,
     )
     overlap = training_overlap(checkpoint.info, source, examples, train_root)
-    about = {"checkpoint": str(ckpt), "content": checkpoint.content, **_told(source, split, limit)}
     evaluation = replace(evaluation, skipped=(*skipped, *evaluation.skipped), overlap=overlap, about=about)
     if writer is not None:
         writer.write(export)  # type: ignore[arg-type]
@@ -114,7 +124,8 @@ def evaluate_checkpoints(
     """``evaluate_checkpoint`` for each of several, and every figure's paired difference over the same images.
 
     out: a folder in it for each checkpoint, and ``differences`` (CSV, Parquet, Markdown). Checkpoints go by the last
-    part of their paths; raises BadInput where two share it, and for an export, which takes one checkpoint.
+    part of their paths; raises BadInput where two share it, for an export, which takes one checkpoint, and where
+    ``out`` compares others.
     """
     if export is not None:
         raise BadInput(f"export {str(export)!r} of {len(ckpts)} checkpoints; accepted: one checkpoint")
@@ -153,8 +164,10 @@ def evaluate_predictions(
     examples = source.load(split, limit, skip_bad)
     source.require(examples, split)
     given, threshold = read_predictions(predictions, examples)
+    content = hashlib.sha256(Path(predictions).read_bytes()).hexdigest()
+    about = {"predictions": str(predictions), "content": content, **_told(source, split, limit, metrics)}
+    check_evaluation_out(out, about)
     evaluation = score(examples, given, threshold, metrics, need_answers=need_answers, thresholds=())
-    about = {"predictions": str(predictions), **_told(source, split, limit)}
     evaluation = replace(evaluation, skipped=(*source.skipped, *evaluation.skipped), about=about)
     if out is not None:
         write_evaluation(evaluation, out)
@@ -192,25 +205,25 @@ def _compared(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise BadInput(f"{what} are named {', '.join(names)}; accepted: different names, {twice[0]!r} comes twice")
-    check_folder(out)
+    check_comparison_out(out, names)
     folders = [None if out is None else Path(out) / name for name in names]
     evaluations = {name: one(place, folders[place]) for place, name in enumerate(names)}
     found = Comparison(evaluations, differences(evaluations))
     if out is not None:
-        write_table(found.differences, Path(out) / "differences")
-        (Path(out) / "differences.md").write_text(differences_told(found.differences), encoding="utf-8")
+        write_comparison(found.differences, names, out)
     return found
 
 
-def _told(source: Benchmark, split: str, limit: int | None) -> dict[str, Any]:
-    """What was evaluated on, JSON values only: enough to find it again."""
+def _told(source: Benchmark, split: str, limit: int | None, metrics: str) -> dict[str, Any]:
+    """What was evaluated on and by which metrics, JSON values only: enough to find it again."""
     root = None if source.root is None else str(source.root)
     return {
         "benchmark": source.name,
         "split": split,
         "limit": limit,
         "root": root,
-        "identity": dict(source.identity()),
+        "identity": json.loads(json.dumps(source.identity())),
+        "metrics": metrics,
     }
 
 

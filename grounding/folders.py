@@ -1,11 +1,16 @@
-"""Folders that results are written to: whether one can be there, told before anything is computed."""
+"""Folders that results are written to: whether one can be there, and holds no other results, told before computing."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from grounding.errors import BadInput
+
+_NAMED, _LONGEST = 3, 80  # differences that an error names, and characters of a value
 
 
 def check_folder(out: Path | str | None, name: str = "out") -> None:
@@ -39,3 +44,54 @@ def check_file(out: Path | str | None, name: str = "out") -> None:
     if Path(out).is_dir():
         raise BadInput(f"{name} {str(out)!r} is a folder; accepted: a file")
     check_folder(Path(out).parent, f"folder of {name}")
+
+
+def read_note(path: Path, key: str, what: str) -> dict[str, Any] | None:
+    """What the JSON file beside some results says, under ``key``, that they are of; None where there is no such file.
+
+    Raises BadInput where it does not say so. what: the results in words, with an article.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))[key])
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{path} does not describe {what}; accepted: another folder") from None
+
+
+def of_run(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What results of a run say that they are of, from the run's manifest."""
+    return {name: manifest.get(name) for name in ("identity_hash", "identity")}
+
+
+def refuse_another(out: Path | str, what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """BadInput naming the first differences, with both values, where ``out`` holds ``what`` of another identity."""
+    if found := differences(there, here):
+        raise BadInput(f"out {str(out)!r} holds {what}: {differences_told(found)}; choose another folder")
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two nested mappings, with both values.
+
+    >>> differences({"split": "dev", "seed": 0}, {"split": "test", "seed": 0})
+    ["split is 'dev' there and 'test' here"]
+    """
+    found = []
+    for key in dict.fromkeys([*there, *here]):
+        before, after = there.get(key), here.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} is {_short(before)} there and {_short(after)} here")
+    return found
+
+
+def differences_told(found: Sequence[str]) -> str:
+    """The first of some ``differences``, and how many more there are."""
+    more = f" (and {len(found) - _NAMED} more)" if len(found) > _NAMED else ""
+    return "; ".join(found[:_NAMED]) + more
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."

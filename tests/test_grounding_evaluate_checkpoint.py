@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from small_models import byte_level, small_mdetr, small_vilt
 
 from extract.from_checkpoint import examples_of, extract_checkpoint
@@ -15,7 +17,13 @@ from grounding.benchmarks.miniature import MiniatureGame
 from grounding.checkpoint import load_checkpoint, save_checkpoint
 from grounding.errors import BadInput
 from grounding.evaluate import evaluate, tune
-from grounding.evaluate_checkpoint import compare_predictions, evaluate_checkpoint, stored_threshold
+from grounding.evaluate_checkpoint import (
+    compare_predictions,
+    evaluate_checkpoint,
+    evaluate_checkpoints,
+    evaluate_predictions,
+    stored_threshold,
+)
 from grounding.metrics.heatmaps import Threshold
 from grounding.metrics.phrases import Measure
 from grounding.models import build_model
@@ -50,7 +58,8 @@ def test_it_is_evaluation_of_that_model_on_those_examples(ckpt, tmp_path):
     assert f"\nOf {ckpt} on mini-game dev, the first 5 examples.\n" in told
     assert written["about"] == {
         "checkpoint": str(ckpt), "content": load_checkpoint(ckpt).content, "benchmark": "mini-game", "split": "dev",
-        "limit": 5, "root": None, "identity": dict(MiniatureGame().identity()),
+        "limit": 5, "root": None, "identity": dict(MiniatureGame().identity()), "metrics": "corrected",
+        "threshold": None, "tune_split": None,
     }  # fmt: skip
     assert "Metrics: corrected. Threshold of heatmaps: 0.4, of the best recall@1 on tune." in told
 
@@ -177,7 +186,82 @@ def test_predictions_of_several_programs_are_compared_as_checkpoints_are(ckpt, t
     assert "| 8 |  |\n" in told  # beside figures that have a note
     assert "of the resamples: no interval |\n" in told
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "one", "other", "differences.csv", "differences.parquet", "differences.md"
+        "one", "other", "differences.csv", "differences.parquet", "differences.md", "differences.json"
     }  # fmt: skip
     with pytest.raises(BadInput, match="predictions are named one, one; accepted: different names"):
         compare_predictions([one, one], "mini-game", limit=8)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def saved(folder: Path, seed: int) -> Path:
+    """A checkpoint whose weights hang on the seed."""
+    model = small_vilt(max_text=60)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    save_checkpoint(folder, model, {"threshold": THRESHOLD})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(ckpt, tmp_path_factory) -> Path:
+    """Another checkpoint of the same name, with other weights."""
+    return saved(tmp_path_factory.mktemp("other") / "vilt", seed=1)
+
+
+def test_an_evaluation_says_what_it_is_of_and_is_not_written_over_by_another(ckpt, other, tmp_path):
+    out, given = tmp_path / "out", {"benchmark": "mini-game", "limit": 3}
+    evaluate_checkpoint(ckpt, out=out, **given)
+    about = json.loads((out / "summary.json").read_text())["about"]
+    content, elsewhere = load_checkpoint(ckpt).content, load_checkpoint(other).content
+    identity = {"name": "mini-game", "version": 2, "seed": 0, "difficulty": "hard"}
+    assert about == {
+        **{"checkpoint": str(ckpt), "content": content, "benchmark": "mini-game", "identity": identity, "root": None},
+        **{"split": "dev", "limit": 3, "metrics": "corrected", "threshold": None, "tune_split": None},
+    }
+    there = bytes_of(out)
+    for changes, message in (
+        (
+            {"ckpt": other},
+            f"; content is '{content}' there and '{elsewhere}' here; choose another",
+        ),
+        ({"split": "tune"}, "another evaluation: split is 'dev' there and 'tune' here"),
+        ({"data_seed": 1}, "another evaluation: identity.seed is 0 there and 1 here"),
+        ({"threshold": 0.2}, "another evaluation: threshold is None there and 0.2 here"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            evaluate_checkpoint(**{"ckpt": ckpt, "out": out, **given, **changes})
+    assert bytes_of(out) == there
+    shutil.copytree(ckpt, tmp_path / "renamed")
+    evaluate_checkpoint(tmp_path / "renamed", out=out, **given)
+    assert json.loads((out / "summary.json").read_text())["about"] == {**about, "checkpoint": str(tmp_path / "renamed")}
+
+
+def test_a_comparison_is_not_written_over_by_one_of_others(ckpt, tmp_path):
+    names = ["one", "two", "three"]
+    for seed, name in enumerate(names):
+        saved(tmp_path / name, seed)
+    given = {"benchmark": "mini-game", "limit": 3, "out": tmp_path / "out"}
+    evaluate_checkpoints([tmp_path / name for name in names[:2]], **given)
+    there = bytes_of(tmp_path / "out")
+    assert json.loads(there["differences.json"]) == {"about": {"checkpoints": ["one", "two"]}}
+    with pytest.raises(
+        BadInput, match=r"another comparison: checkpoints is \['one', 'two'\] there and \['one', 'three'"
+    ):
+        evaluate_checkpoints([tmp_path / "three", tmp_path / "one"], **given)
+    assert bytes_of(tmp_path / "out") == there
+    evaluate_checkpoints([tmp_path / name for name in names[:2]], **given)
+
+
+def test_predictions_are_not_written_over_a_checkpoints_evaluation(ckpt, tmp_path):
+    given = {"benchmark": "mini-game", "limit": 3, "out": tmp_path / "out"}
+    evaluate_checkpoint(ckpt, export=tmp_path / "made.json", **given)
+    with pytest.raises(BadInput, match=r"another evaluation: checkpoint is '.*vilt' there and None here; content is "):
+        evaluate_predictions(tmp_path / "made.json", **given)
+    given["out"] = tmp_path / "of-predictions"
+    for _ in range(2):
+        evaluate_predictions(tmp_path / "made.json", **given)

@@ -177,8 +177,13 @@ def test_the_commands_take_a_folder_without_a_tokenizer(folder, tmp_path, capsys
     assert all(check["status"] == "ok" for check in told["checks"])
     games = ["--benchmark", "mini-game", "--split", "dev", "--limit", "4"]
     assert "without_boxes" in printed("evaluate", "--ckpt", folder, *games)
-    printed("extract", "--ckpt", folder, *games, "--out", tmp_path / "run", "--views", "region,attention")
+    words = ["extract", "--ckpt", folder, *games, "--out", tmp_path / "run", "--views", "region,attention"]
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert code == 0, err
     assert (tmp_path / "run" / "activations.h5").is_file()
+    following = out.splitlines()[-1].removeprefix("Next: probe ").partition("   (")[0].split()
+    assert following == ["visualize", str(tmp_path / "run")]
+    assert printed(*following)["files"]
 
 
 def test_a_tokenizer_is_refused(folder):

@@ -12,6 +12,7 @@ import torch
 from released_files import released_mdetr, released_vilt, write_mdetr, write_study, write_tokenizers, write_vilt
 from test_probe_cli import run
 
+import grounding.checkpoint
 from grounding.checkpoint import load_checkpoint
 
 
@@ -61,7 +62,11 @@ def test_inspect_prints_a_table_for_people(monkeypatch, capsys, files):
 
 def test_verify_passes_sound_models_and_fails_broken_ones(monkeypatch, capsys, files, tmp_path):
     words = ["inspect", files["mdetr"], "--verify", "--tokenizer", files["mdetr-tokens"]]
+    opened = []
+    open_stored = grounding.checkpoint.open_stored
+    monkeypatch.setattr(grounding.checkpoint, "open_stored", lambda *given: opened.append(given) or open_stored(*given))
     checks = printed(monkeypatch, capsys, *words)["checks"]
+    assert len(opened) == 1
     assert [check["status"] for check in checks].count("ok") == len(checks) - 1
     assert {check["name"] for check in checks if check["status"] == "known"} == {"image padding does not matter"}
     model = released_vilt()

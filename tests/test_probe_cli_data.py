@@ -49,6 +49,15 @@ def test_verify(monkeypatch, capsys, tmp_path):
     assert [fault["id"] for fault in json.loads(out)["faults"]] == ["coco-json/dev/1"]
 
 
+def test_a_split_without_examples_is_a_fault(monkeypatch, capsys, tmp_path):
+    root = write_coco(tmp_path)
+    change_json(root / "dev.json", lambda content: content.update(images=[], annotations=[]))
+    code, out, _ = run(monkeypatch, capsys, "data", "verify", "coco-json", "--root", root)
+    assert code == 1
+    assert "fault in dev, dev: split 'dev' of 'coco-json' has no examples: 0 were skipped and 0 left out\n" in out
+    assert out.endswith("faults: 1\n")
+
+
 def test_verify_counts_what_makes_no_example(monkeypatch, capsys, tmp_path):
     words = ["data", "verify", "kilogram", "--root", write_kilogram(tmp_path), "--split", "dev"]
     code, out, _ = run(monkeypatch, capsys, *words)

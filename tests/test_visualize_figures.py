@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from xml.etree import ElementTree
@@ -127,6 +128,19 @@ def test_bad_input_is_refused_before_anything_is_written(run, examples, tmp_path
     with pytest.raises(BadInput, match=re.escape(message)):
         draw(run, tmp_path / "figures", examples, **options)
     assert not (tmp_path / "figures").exists()
+
+
+def test_figures_of_another_run_are_not_written_over(run, examples, tmp_path, monkeypatch):
+    monkeypatch.setitem(run.manifest, "identity_hash", "this")
+    drawn = draw(run, tmp_path, examples, count=1, formats=("png",))
+    listed = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert [figure["files"] for figure in listed] == [[path.name for path in figure.paths] for figure in drawn]
+    draw(run, tmp_path, examples, count=1, formats=("png",), chosen=["fake/000"])
+    there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setitem(run.manifest, "identity_hash", "other")
+    with pytest.raises(BadInput, match="the figures of another run: identity_hash is 'this' there and 'other' here; "):
+        draw(run, tmp_path, examples, count=1, formats=("png",))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])

@@ -135,6 +135,16 @@ def test_boxes_that_leave_the_image_are_cut_at_its_edge():
     assert right <= x2 + 1
 
 
+def test_a_single_picture_is_no_game_and_has_no_frame():
+    one = white_case(images=white_case().images[:1], target=0, answer=None, phrases=())
+    pixels = rendered(Panel(one, 3.0))
+    assert not like(pixels, RIGHT).any()
+    assert like(rendered(Panel(white_case(), 3.0)), RIGHT).any()
+    told = texts(draw_example(one))
+    assert "target" not in told
+    assert "target image" in texts(draw_example(white_case()))
+
+
 def test_target_and_wrong_answer_are_framed():
     panel = Panel(white_case(phrases=()), 6.0, labels=False)
     pixels = rendered(panel)

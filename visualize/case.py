@@ -65,6 +65,11 @@ class Case:
     missing: Mapping[int, str] = field(default_factory=dict)
 
     @property
+    def is_game(self) -> bool:
+        """Whether one candidate was to be chosen; one alone is no choice."""
+        return isinstance(self.target, int) and len(self.images) > 1
+
+    @property
     def has_heatmaps(self) -> bool:
         """Whether the model gave heatmaps: each IoU is then of a whole heatmap, and each box only round its peak."""
         return any(phrase.heatmap is not None for phrase in self.phrases)

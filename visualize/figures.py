@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example
-from grounding.folders import make_folder
+from grounding.folders import check_folder, make_folder, of_run, read_note, refuse_another
 from visualize.case import Case, find_row, gather
 from visualize.curves import check_sweep, layer_curves, task_and_grounding
 from visualize.gallery import Outcomes, Selection, draw_gallery, four_quadrants, grounded_or_not, right_and_wrong
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from extract.reader import Run
+
+
+DESCRIPTION = "figures.json"
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,14 @@ def draw(
     note: printed below task against grounding (a correlation, computed elsewhere).
     progress: called with (figures done, figures in all). interventions: tidy tables of ``probe intervene`` on the run's
     checkpoint, each drawn under the curve of the sweep. measures: tables of the sweep's measures by file name.
+    ``figures.json`` in ``out`` says of which run the figures are, and lists them.
     Raises BadInput, before anything is drawn, for an empty run, an unknown id, site, head or format, and where ``out``
-    cannot be a folder.
+    cannot be a folder, or holds the figures of another run.
     """
     formats = check_formats(formats)
+    check_folder(out)
+    if (there := read_note(Path(out) / DESCRIPTION, "run", "figures")) is not None:
+        refuse_another(out, "the figures of another run", there, of_run(run.manifest))
     plan = _plan(run, examples, sweep, chosen, site, head, count, seed, note)
     tables = [table for table in interventions if len(check_interventions(table))]
     plan = replace(plan, interventions=tables, measures=measures or {})
@@ -111,7 +119,18 @@ def draw(
         drawn.append(Drawn(name, title, caption, alternative, paths))
         if progress is not None:
             progress(len(drawn), len(plan))
+    _describe(run, drawn, Path(out))
     return drawn
+
+
+def _describe(run: Run, drawn: Sequence[Drawn], out: Path) -> None:
+    """Write ``figures.json``: the run, and title, caption and files of each figure."""
+    listed = [
+        {"title": figure.title, "caption": figure.caption, "files": [path.name for path in figure.paths]}
+        for figure in drawn
+    ]
+    description = {"run": of_run(run.manifest), "figures": listed}
+    (out / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
 def _plan(

@@ -276,10 +276,10 @@ class Legend:
             entries.append(("dashed", INK, "round its peak" if heated else "model's box"))
         right = any(case.correct for case in cases)
         wrong = any(not case.correct and case.answer is not None for case in cases)
-        if isinstance(cases[0].target, int):
+        if any(case.is_game for case in cases):
             entries.append(("frame", RIGHT, "target image, ✓ if chosen" if right else "target image"))
             entries += [("frame", WRONG, "image chosen wrongly")] if wrong else []
-        else:
+        elif not isinstance(cases[0].target, int):
             entries.append(("ring", RIGHT, "target"))
             entries += [("cross", RIGHT, "model's answer, right")] if right else []
             entries += [("cross", WRONG, "model's answer, wrong")] if wrong else []

@@ -45,7 +45,7 @@ class Panel:
     @cached_property
     def arrangement(self) -> Arrangement:
         """Where each candidate goes, inside a border wide enough for the frames."""
-        labels = self.labels and isinstance(self.case.target, int)
+        labels = self.labels and self.case.is_game
         label = FRAME + (1.5 * LABEL_SIZE * POINT if labels else 0)
         inside = self.width - 2 * FRAME
         return arrange(self.case.sizes, inside, self.per_row, 0.05 + 2 * FRAME, label, self.tallest)
@@ -78,13 +78,13 @@ class Panel:
 
     def _frame(self, sheet: Sheet, index: int, slot: Slot) -> None:
         case = self.case
-        target, chosen = index == case.target, index == case.answer
+        target, chosen = (case.is_game and index == picked for picked in (case.target, case.answer))
         colour = RIGHT if target else WRONG if chosen else RULE
-        edge = FRAME if isinstance(case.target, int) and (target or chosen) else 0.008
+        edge = FRAME if target or chosen else 0.008
         sheet.rectangle(
             slot.x - edge, slot.y - edge, slot.width + 2 * edge, slot.height + 2 * edge, facecolor=colour
         )  # fmt: skip
-        if not self.labels or not isinstance(case.target, int):
+        if not self.labels or not case.is_game:
             return
         role = "target ✓" if target and chosen else "target" if target else "chosen" if chosen else ""
         text = f"{index} {role}".strip()

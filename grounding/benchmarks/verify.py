@@ -60,9 +60,9 @@ def verify_benchmark(
 ) -> Verification:
     """Load splits, open every image, compare its size with what the annotations say, and list all faults.
 
-    splits: by default all that are there; one that is asked for and is not is a fault. limit: only the first good
-    examples of each split. progress: called with (images opened, all of the split). Raises BadInput for an unknown
-    benchmark, split or option, and where no split is there at all.
+    splits: by default all that are there; one that is asked for and is not is a fault, and so is one without examples.
+    limit: only the first good examples of each split. progress: called with (images opened, all of the split). Raises
+    BadInput for an unknown benchmark, split or option, and where no split is there at all.
     """
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     for split in splits or ():
@@ -87,6 +87,7 @@ def verify_benchmark(
             continue
         faults += [Found(split, item.id, item.reason) for item in source.skipped]
         excluded += [Found(split, item.id, item.reason) for item in source.excluded.get(split, ())]
+        faults += _emptiness(source, split, examples)
         broken, images = _open_images(source, split, examples, progress)
         faults += broken
         phrases = [phrase for example in examples for phrase in example.phrases]
@@ -95,6 +96,15 @@ def verify_benchmark(
     if not counts and not faults:
         raise BadInput(f"root {str(root)!r} holds no split of {benchmark!r}; accepted: {source.files}")
     return Verification(benchmark, counts, tuple(absent), tuple(faults), tuple(excluded))
+
+
+def _emptiness(source: Benchmark, split: str, examples: Sequence[Example]) -> list[Found]:
+    """A fault where a split has no examples: nothing in it could be broken."""
+    try:
+        source.require(examples, split)
+    except BadInput as error:
+        return [Found(split, split, str(error))]
+    return []
 
 
 def _open_images(

@@ -89,8 +89,9 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise BadInput(f"{name} {value} is too small; accepted: {least} or more")
+            if (value := getattr(self, name)) is not None and not least <= value < math.inf:  # also of NaN
+                fault = "too small" if value < least else "not finite"
+                raise BadInput(f"{name} {value} is {fault}; accepted: {least} or more")
         fixed = [name for name in self.config if name != POSITION_GRID]
         if self.init is not None and fixed:
             given = ", ".join(fixed)

@@ -54,7 +54,7 @@ def verify(
     data_seed: DataSeed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check every file, span, box and image; a summary and all faults. Exit code 1 if there is one."""
+    """Check every file, span, box and image; a summary and all faults. Exit code 1 if there is one, or no example."""
     from grounding.benchmarks.verify import verify_benchmark
 
     with progress_bar("opening images", as_json) as progress:

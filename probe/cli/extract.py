@@ -237,7 +237,18 @@ def _report(run: Run | None, left: str, out: Path, faults: list[str], new: int, 
     text += "" if new else "; all of it was there, nothing was computed"
     text += "".join(f"\nskipped {item['id']}: {item['reason']}" for item in skipped)
     text += "".join(f"\nphrase {item['phrase']} of {item['example']} {DROPPED}" for item in dropped)
-    show(result, as_json, text + f"\nNext: probe sweep {out}")
+    show(result, as_json, f"{text}\nNext: {_next(run, out)}")
+
+
+def _next(run: Run, out: Path) -> str:
+    """A command that the run is enough for: probes need states of phrases and of regions."""
+    from probe.features import sites_with
+
+    try:
+        sites_with(run, ("phrase", "region"))
+    except BadInput:
+        return f"probe visualize {out}   (probe sweep needs states of phrases and of regions)"
+    return f"probe sweep {out}"
 
 
 def _tell(estimate: Estimate, out: Path, as_json: bool) -> None:

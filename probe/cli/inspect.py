@@ -22,7 +22,7 @@ from probe.cli.options import (
 
 if TYPE_CHECKING:
     from extract.self_checks import Check
-    from grounding.checkpoint import Inspection, Loading
+    from grounding.checkpoint import Inspection
 
 NAME = "inspect"
 EPILOG = "Example: probe inspect vilt-aligner-grounded --verify"
@@ -46,8 +46,9 @@ def command(
     from grounding.checkpoint import inspect_checkpoint
 
     said = loading(tokenizer, weights, config)
-    result = describe(inspect_checkpoint(ckpt, weights, said["config"]), tokenizer)
-    checks = _verify(ckpt, choose_device(device), said) if verify else []
+    inspection = inspect_checkpoint(ckpt, **said, runnable=verify)
+    result = describe(inspection, tokenizer)
+    checks = _verify(inspection, choose_device(device)) if verify else []
     if checks:
         result["checks"] = [asdict(check) for check in checks]
     rows = [(name, _cell(value)) for name, value in result.items() if name != "checks"]
@@ -110,11 +111,10 @@ def _origin(converted: Any) -> dict[str, str]:
     return {"converted from": "\n".join(told + list(converted.get("missing", ())))}
 
 
-def _verify(ckpt: str, device: str, said: Loading) -> list[Check]:
+def _verify(inspection: Inspection, device: str) -> list[Check]:
     from extract.self_checks import run_self_checks
-    from grounding.checkpoint import load_checkpoint
 
-    return run_self_checks(load_checkpoint(ckpt, device, **said).model)
+    return run_self_checks(inspection.model.to(device))
 
 
 def _cell(value: Any) -> str:
