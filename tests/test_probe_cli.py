@@ -55,6 +55,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "study",
         "inspect",
         "convert",
+        "push",
     ],
 )
 def test_every_command_has_help_with_an_example(monkeypatch, capsys, name):

@@ -28,15 +28,16 @@ def may_be_on_the_hub(source: str | Path) -> bool:
     return NAME.fullmatch(text) is not None and not text.startswith(".") and not Path(text).parent.exists()
 
 
-def download(name: str) -> Path:
+def download(name: str, revision: str | None = None) -> Path:
     """The folder of a repository's configuration, safetensors weights and tokenizer, from the cache or the network.
 
+    revision: branch, tag or commit; None takes the newest.
     Nothing else is fetched, pickles least of all. Raises BadInput in one line: no such name, no network, no weights.
     """
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:  # what the hub raises is one of the two
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(

@@ -14,6 +14,7 @@ from probe.cli import (
     heads,
     inspect,
     intervene,
+    push,
     study,
     sweep,
     visualize,
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for module in (
-    demo, finetune, evaluate, extract, sweep, heads, intervene, visualize, study, inspect, convert
+    demo, finetune, evaluate, extract, sweep, heads, intervene, visualize, study, inspect, convert, push
 ):  # fmt: skip
     app.command(module.NAME, epilog=module.EPILOG)(module.command)
 app.add_typer(data.app)
