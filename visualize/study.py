@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +20,53 @@ NAMES = {
     "pearson": "task x grounding (Pearson r)",
     "point_biserial": "task x grounding (point-biserial r)",
     "pointing": "pointing",
+    "expression_gap": "expression gap (probe - model)",
     "recall@1": "recall@1",
 }
-MAIN = ("accuracy", "mean_iou", "pearson")
+MAIN = ("accuracy", "mean_iou", "pearson", "expression_gap")
 _MARKERS = ("o", "s", "^", "D")
 
 
 def draw_study(
-    figures: pd.DataFrame,
-    curves: pd.DataFrame,
-    layers: pd.DataFrame,
-    out: Path | str,
-    formats: Sequence[str] = ("png", "svg"),
+    tables: Mapping[str, pd.DataFrame], out: Path | str, formats: Sequence[str] = ("png", "svg")
 ) -> list[Path]:
-    """Draw the tables of ``probe.study.results.Results`` into ``out``; returns the files.
+    """Draw the tables of ``probe.study.results.Results``, by name, into ``out``; returns the files.
 
-    ``fractions``: task, grounding and their correlation; ``layers-MODEL``: a heat map of probe scores a model.
+    ``fractions``: task, grounding and their correlation, and the expression gap where it is known;
+    ``layers-MODEL-INITIALISATION``: a heat map of probe scores; ``interventions-...``: one of effects beyond control.
     """
     check_formats(formats)
     Path(out).mkdir(parents=True, exist_ok=True)
-    written = save(fraction_curves(figures, curves), Path(out) / "fractions", formats)
-    for (model, start), group in layers.groupby(["model", "initialisation"], sort=False):
-        figure = layer_heat_map(group, f"{model}, {start}: what probes read, by layer and share of annotations")
+    written = save(fraction_curves(*_with_gaps(tables)), Path(out) / "fractions", formats)
+    layers = tables["layers"]
+    for (model, start), group in _real(layers).groupby(["model", "initialisation"], sort=False):
+        figure = site_heat_map(group, f"{model}, {start}: what probes read", "choice accuracy")
         written += save(figure, Path(out) / f"layers-{model}-{start}", formats)
+    effects = tables["interventions"]
+    for key, group in effects.groupby(["model", "initialisation", "method", "target", "score"], sort=False):
+        model, start, method, target, score = key
+        title = f"{model}, {start}: {method} {target}, beyond the control"
+        figure = site_heat_map(group, title, f"change of {NAMES.get(score, score)}")
+        written += save(figure, Path(out) / f"{method}-{target}-{score}-{model}-{start}".replace(" ", "-"), formats)
     return written
+
+
+def _with_gaps(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Figures and curves, with the expression gap of the first question and probe that have one as a further curve."""
+    figures, curves, gaps = tables["figures"], tables["curves"], tables["gaps"]
+    if gaps.empty:
+        return figures, curves
+    of_first = (gaps["question"] == gaps["question"].iloc[0]) & (gaps["probe"] == gaps["probe"].iloc[0])
+    added = gaps[of_first].rename(columns={"low": "seeds_low", "high": "seeds_high"}).assign(figure="expression_gap")
+    return figures, pd.concat([curves, added[[name for name in curves.columns if name in added]]])
+
+
+def _real(layers: pd.DataFrame) -> pd.DataFrame:
+    """Choice accuracy of the linear alignment probe."""
+    wanted = {"question": "alignment", "condition": "alignment", "probe": "linear", "score": "choice_accuracy"}
+    for column, value in wanted.items():
+        layers = layers[layers[column] == value]
+    return layers
 
 
 @styled
@@ -96,28 +119,21 @@ def _draw_panel(panel: Axes, figures: pd.DataFrame, curves: pd.DataFrame) -> Non
 
 
 @styled
-def layer_heat_map(
-    layers: pd.DataFrame,
-    title: str,
-    probe: str = "linear",
-    score: str = "choice_accuracy",
-    condition: str = "alignment",
-) -> Figure:
-    """Mean probe score by site (rows, in the order of computation) and fraction (columns).
+def site_heat_map(rows: pd.DataFrame, title: str, label: str) -> Figure:
+    """Mean over seeds by site (rows, in the order of computation) and fraction (columns).
 
-    layers: rows of one model of ``Results.layers``. Raises BadInput where there is nothing of that probe and score.
+    rows: columns site, fraction, value, one a cell. label: of the values. Raises BadInput for no rows.
     """
-    chosen = layers[(layers["probe"] == probe) & (layers["score"] == score) & (layers["condition"] == condition)]
-    if chosen.empty:
-        raise BadInput(f"the study's layers have no {score} of probe {probe!r}")
-    sites = list(dict.fromkeys(chosen["site"]))
-    table = chosen.pivot_table(index="site", columns="fraction", values="value").loc[sites]
+    if rows.empty:
+        raise BadInput("the study's table has no sites to draw")
+    sites = list(dict.fromkeys(rows["site"]))
+    table = rows.pivot_table(index="site", columns="fraction", values="value").loc[sites]
     figure = new_figure(1.1 * table.shape[1] + 2.6, 0.32 * len(sites) + 1.6, layout="constrained")
     panel = figure.subplots()
     columns = [f"{100 * fraction:g} %" for fraction in table.columns]
     seaborn.heatmap(
         table.set_axis(columns, axis=1), ax=panel, annot=True, fmt=".2f", cmap=heat_colours(), annot_kws={"size": 7.5},
-        cbar_kws={"label": score.replace("_", " ")},
+        cbar_kws={"label": label},
     )  # fmt: skip
     panel.set(xlabel="annotated phrases learned from", ylabel="")
     panel.tick_params(axis="y", rotation=0)

@@ -62,7 +62,7 @@ def command(
     results.write(out)
     text = summarise_study(results, len(left))
     (out / "summary.md").write_text(text, encoding="utf-8")
-    pictures = draw_study(results.figures, results.curves, results.layers, out / "figures")
+    pictures = draw_study(vars(results), out / "figures")
     result = {"out": str(out), "left": len(left), "curves": results.curves.to_dict("records")}
     result |= {"enough": results.enough.to_dict("records"), "figures": [str(path) for path in pictures]}
     following = f"{len(left)} cells are left: the same command goes on" if left else f"Figures: {out / 'figures'}"

@@ -43,8 +43,8 @@ class StudyConfig:
 
     models: by name, settings of ``probe finetune``, and ``recipe`` for those of a recipe. initialisations: by name,
     settings that differ between them (``init: null`` is from scratch). fractions: of the annotation; 0 is the task
-    alone. settings: for all cells. evaluate: split, limit, batch_size; extract: split, limit, views, sites, batch_size;
-    sweep: probes, controls, group, folds; of both, nothing else is asked for where ``extract`` is null.
+    alone. settings: for all cells. evaluate, extract, sweep, intervene: options of these functions; without ``extract``
+    (null) no probes, and without ``intervene`` no interventions. Interventions that erase fit on the cell's own run.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -55,6 +55,7 @@ class StudyConfig:
     evaluate: Mapping[str, Any] = field(default_factory=dict)
     extract: Mapping[str, Any] | None = field(default_factory=dict)
     sweep: Mapping[str, Any] = field(default_factory=dict)
+    intervene: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("models", "fractions", "seeds", "initialisations"):
@@ -64,6 +65,8 @@ class StudyConfig:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise BadInput(f"study: {name} {list(values)} has one twice")
+        if self.intervene is not None and self.extract is None and self.intervene.get("method", "erase") == "erase":
+            raise BadInput("study: intervene needs a run to fit erasers on, but extract is null; accepted: both")
         self.cells()
 
     def cells(self) -> list[Cell]:

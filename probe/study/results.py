@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from scipy import stats
 from grounding.errors import BadInput
 from grounding.metrics.intervals import RESAMPLES
 from probe.study.config import Cell, StudyConfig
-from probe.study.run import CELLS, CONFIG
+from probe.study.run import CELLS, CONFIG, INTERVENTIONS
 
 FIGURES = ("accuracy", "mean_iou", "pointing", "recall@1", "pearson", "point_biserial")
 ENOUGH = 0.9  # of the gain that all annotations bring
 KEYS = ["model", "initialisation", "fraction"]
+LAYERS = ["question", "site", "stage", "layer", "probe", "condition", "score"]
+GAPS = ["question", "probe"]
+EFFECTS = ["method", "target", "site", "stage", "layer", "score"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +31,23 @@ class Results:
 
     figures: a row a cell and figure: value and its 95 % interval over images. curves: a row a model, initialisation,
     fraction and figure: mean over seeds, its 95 % interval over seeds (Student's t; none for one seed) and the mean of
-    the cells' intervals over images. layers: mean over seeds of probe scores a site. enough: how much annotation
-    reaches ``ENOUGH`` of the gain. effects: gain from none to all of the annotations, paired by seed.
+    the cells' intervals over images. layers: mean over seeds of probe scores a site and question. gaps: of the
+    expression gap (``probe.joined``) of a question and probe. interventions: of effects beyond their control, a site.
+    enough: how much annotation reaches ``ENOUGH`` of the gain. effects: gain from none to all of the annotations,
+    paired by seed.
     """
 
     figures: pd.DataFrame
     curves: pd.DataFrame
     layers: pd.DataFrame
+    gaps: pd.DataFrame
+    interventions: pd.DataFrame
     enough: pd.DataFrame
     effects: pd.DataFrame
 
     def write(self, out: Path) -> None:
         """One CSV a table, into the study's folder."""
-        for name in ("figures", "curves", "layers", "enough", "effects"):
+        for name in (field.name for field in fields(self)):
             getattr(self, name).to_csv(out / f"{name}.csv", index=False)
 
 
@@ -59,7 +66,9 @@ def collect(out: Path | str, resamples: int = RESAMPLES, seed: int = 0) -> Resul
     return Results(
         figures=figures,
         curves=_curves(figures),
-        layers=_layers(out, cells),
+        layers=_over_seeds(_rows(out, cells, "sweep/sweep.csv", _real), LAYERS),
+        gaps=_over_seeds(_rows(out, cells, "sweep/joined.csv", _gap), GAPS),
+        interventions=_over_seeds(_rows(out, cells, f"{INTERVENTIONS}/interventions.csv", _specific), EFFECTS),
         enough=_enough(examples, resamples, seed),
         effects=_effects(figures),
     )
@@ -97,7 +106,7 @@ def mean_over_seeds(values: np.ndarray) -> tuple[float, float, float]:
     >>> mean_over_seeds(np.array([1.0, 2.0, 3.0]))[0]
     2.0
     """
-    mean = float(np.mean(values))
+    mean = float(np.mean(values)) if len(values) else np.nan
     if len(values) < 2:
         return mean, np.nan, np.nan
     half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
@@ -123,19 +132,40 @@ def _effects(figures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _layers(out: Path, cells: list[Cell]) -> pd.DataFrame:
-    """Probe scores of every site, mean over seeds: rows of the cells' sweeps on the real question."""
-    tables = []
+def _rows(
+    out: Path, cells: list[Cell], file: str, choose: Callable[[pd.DataFrame], pd.DataFrame]
+) -> Iterator[pd.DataFrame]:
+    """The chosen rows of one file of every cell that has it."""
     for cell in cells:
-        path = out / CELLS / cell.name / "sweep" / "sweep.csv"
+        path = out / CELLS / cell.name / file
         if path.is_file():
-            table = pd.read_csv(path)
-            tables.append(table[table["condition"].isin(["alignment", "selectivity"])].assign(**_keys(cell)))
-    if not tables:
-        return pd.DataFrame(columns=[*KEYS, "site", "stage", "layer", "probe", "condition", "score", "value", "seeds"])
-    columns = [*KEYS, "site", "stage", "layer", "probe", "condition", "score"]
-    found = pd.concat(tables).groupby(columns, sort=False)["value"].agg(["mean", "count"]).reset_index()
-    return found.rename(columns={"mean": "value", "count": "seeds"})
+            yield choose(pd.read_csv(path)).assign(**_keys(cell))
+
+
+def _real(sweep: pd.DataFrame) -> pd.DataFrame:
+    return sweep[(sweep["condition"] == sweep["question"]) | (sweep["condition"] == "selectivity")]
+
+
+def _gap(joined: pd.DataFrame) -> pd.DataFrame:
+    return joined[joined["measure"] == "expression_gap"]
+
+
+def _specific(interventions: pd.DataFrame) -> pd.DataFrame:
+    rows = interventions[interventions["condition"] == "specific"]
+    return rows.assign(value=rows["effect"])
+
+
+def _over_seeds(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """Mean of ``value`` over the cells' seeds, and its 95 % interval, for each cell otherwise alike and ``columns``."""
+    held = [table for table in tables if len(table)]
+    keys = [*KEYS, *columns]
+    if not held:
+        return pd.DataFrame(columns=[*keys, "value", "low", "high", "seeds"])
+    rows = []
+    for key, group in pd.concat(held).groupby(keys, sort=False):
+        mean, low, high = mean_over_seeds(group["value"].dropna().to_numpy())
+        rows.append(dict(zip(keys, key, strict=True)) | {"value": mean, "low": low, "high": high, "seeds": len(group)})
+    return pd.DataFrame(rows)
 
 
 def _examples(folder: Path) -> pd.Series:

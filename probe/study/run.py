@@ -15,10 +15,11 @@ from extract.share import Share
 from grounding.errors import BadInput, RunFailed
 from grounding.evaluate_checkpoint import evaluate_checkpoint
 from grounding.finetune.run import finetune
+from probe.interventions.intervene import intervene
 from probe.study.config import Cell, StudyConfig
 from probe.sweep import sweep
 
-CONFIG, CELLS = "study.json", "cells"
+CONFIG, CELLS, INTERVENTIONS = "study.json", "cells", "interventions"
 Progress = Callable[[int, int | None, str], None]
 
 
@@ -40,9 +41,10 @@ def run_study(
 ) -> list[Cell]:
     """Run what is left of a study in the folder ``out``; returns the cells that are still not whole.
 
-    Each cell fine-tunes, evaluates, extracts and sweeps in a folder of its own, and goes on where it stopped. root:
-    files of the benchmark. share: of the cells, for one of several processes (Slurm, torchrun); engine ``ray``: on a
-    cluster that all see the folder. minutes: after them nothing new is begun, and training stops as if interrupted.
+    Each cell fine-tunes, evaluates, extracts, sweeps and intervenes in a folder of its own, and goes on where it
+    stopped. root: files of the benchmark. share: of the cells, for one of several processes (Slurm, torchrun); engine
+    ``ray``: on a cluster that all see the folder. minutes: after them nothing new is begun, and training stops as if
+    interrupted.
     Raises BadInput for a folder of another study, naming what differs.
     """
     out = Path(out)
@@ -99,12 +101,35 @@ def run_cell(
                 ckpt, settings.benchmark, out=place, progress=lambda d, t: tell(d, t, "evaluating"), **given, **source
             ),
         )
-    if config.extract is None:
-        return
+    if config.extract is not None:
+        _probed(cell, config, folder, ckpt, source, tell)
+    if config.intervene is not None and not (folder / INTERVENTIONS).is_dir():
+        given = {"split": "dev", "seed": cell.seed, **config.intervene}
+        if given.get("method", "erase") == "erase":
+            given["run"] = folder / "run"
+        source.pop("skip_bad")
+        _whole(
+            folder / INTERVENTIONS,
+            lambda place: intervene(
+                ckpt, settings.benchmark, out=place, progress=lambda d, t: tell(d, t, "intervening"), **given, **source
+            ),
+        )
+
+
+def _probed(
+    cell: Cell, config: StudyConfig, folder: Path, ckpt: Path, source: Mapping[str, Any], tell: Progress
+) -> None:
+    """The cell's run and its sweep."""
+    assert config.extract is not None
     views = None if config.extract.get("views") is None else tuple(config.extract["views"])
     given = {"split": "dev", **config.extract, "views": views}
     extract_checkpoint(
-        ckpt, settings.benchmark, out=folder / "run", progress=lambda d, t: tell(d, t, "extracting"), **given, **source
+        ckpt,
+        cell.settings.benchmark,
+        out=folder / "run",
+        progress=lambda d, t: tell(d, t, "extracting"),
+        **given,
+        **source,
     )
     if not _swept(folder):
         run = Run.open(folder / "run")
@@ -132,7 +157,8 @@ def _swept(folder: Path) -> bool:
 
 def _is_whole(out: Path, cell: Cell, config: StudyConfig) -> bool:
     folder = out / CELLS / cell.name
-    return _evaluated(folder) and (config.extract is None or _swept(folder))
+    probed = config.extract is None or _swept(folder)
+    return _evaluated(folder) and probed and (config.intervene is None or (folder / INTERVENTIONS).is_dir())
 
 
 def _of_cell(progress: Progress | None, cell: Cell, number: int, count: int) -> Progress | None:
