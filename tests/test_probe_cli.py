@@ -105,7 +105,7 @@ def test_from_a_checkpoint_to_figures(monkeypatch, capsys, checkpoint, tmp_path)
     assert out.endswith(f"Next: probe visualize {folder} --sweep {tmp_path / 'elsewhere'}\n")
     code, _, err = run(monkeypatch, capsys, "sweep", folder, "--control", "bogus")
     assert code == 2
-    names = "labels, concatenation, phrase-only, region-only, all, none"
+    names = "labels, position-only, random-model, concatenation, phrase-only, region-only, majority, all, none"
     assert err == f"Error: control 'bogus' is unknown; accepted: {names}\n"
     code, out, _ = run(monkeypatch, capsys, "visualize", folder, "--count", 1)
     assert code == 0
