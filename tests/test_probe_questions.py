@@ -215,7 +215,7 @@ def test_tokens_of_a_stream_by_hand():
     np.testing.assert_array_equal(read_tokens(run, run.site("block.0"), "text")[:, 0], [0, 1, 2, 5])
     run.rows["block.0", "tokens"] = tokens[:6]
     with pytest.raises(
-        BadInput, match="site 'block.0' holds 6 tokens rows for 10 tokens: some shards lack it; run ext"
+        BadInput, match=r"site 'block.0' holds 6 tokens rows for 10 tokens: some shards lack it; run ext"
     ):
         read_tokens(run, run.site("block.0"), "image")
 
