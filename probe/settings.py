@@ -50,6 +50,10 @@ class SweepSettings:
             for value in values:
                 if value not in accepted:
                     raise unknown_choice(name, value, accepted)
+        for name in ("questions", "probes", "controls", "seeds", "measures"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):  # rows would count twice, and the spread over seeds would be too small
+                raise BadInput(f"{name} {values} name one twice; accepted: each once")
         if not self.questions:
             raise BadInput("questions (); accepted: at least one")
         if not self.probes or not self.seeds:

@@ -28,9 +28,17 @@ def token_counts(run: Run, site: SiteInfo) -> dict[str, np.ndarray]:
 
 
 def read_tokens(run: Run, site: SiteInfo, stream: str) -> np.ndarray:
-    """States of a stream's tokens of all examples, one below the other, float32 ``[n, D]``."""
+    """States of a stream's tokens of all examples, one below the other, float32 ``[n, D]``.
+
+    Raises BadInput where the site does not hold the tokens of every example.
+    """
     counts = token_counts(run, site)
     lengths = np.sum(list(counts.values()), axis=0)
+    if (stored := run.count(site.name, "tokens")) != lengths.sum():
+        raise BadInput(
+            f"site {site.name!r} holds {stored} tokens rows for {lengths.sum()} tokens: some shards lack it; "
+            "run extract again with the same arguments to fill them, or leave the site out"
+        )
     before = np.zeros(len(lengths), dtype=np.int64)
     for name, count in counts.items():
         if name == stream:

@@ -213,6 +213,11 @@ def test_tokens_of_a_stream_by_hand():
     run.add_tokens("block.0", noise(run)[0], tokens, ("text", "image"))
     np.testing.assert_array_equal(read_tokens(run, run.site("block.0"), "image")[:, 0], [3, 4, 6, 7, 8, 9])
     np.testing.assert_array_equal(read_tokens(run, run.site("block.0"), "text")[:, 0], [0, 1, 2, 5])
+    run.rows["block.0", "tokens"] = tokens[:6]
+    with pytest.raises(
+        BadInput, match=r"site 'block.0' holds 6 tokens rows for 10 tokens: some shards lack it; run ext"
+    ):
+        read_tokens(run, run.site("block.0"), "image")
 
 
 def test_runs_that_lack_something_say_what_makes_it():

@@ -245,6 +245,15 @@ def test_sites_can_be_named_or_taken_by_stage():
         matching_sites(sites, ["blok.0"])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"seeds": (0, 0)}, {"questions": ("alignment",) * 2}, {"probes": ("linear",) * 2}, {"controls": ("labels",) * 2}],
+)
+def test_nothing_is_asked_twice(given):
+    with pytest.raises(BadInput, match=rf"{next(iter(given))} .* name one twice; accepted: each once"):
+        SweepSettings(**given)
+
+
 def test_bad_runs_are_named():
     run = make_run(20)
     run.add("block.0", *noise(run))

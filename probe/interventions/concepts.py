@@ -82,7 +82,8 @@ def read_states(run: Run, site: Site, question: Question, rows: Rows) -> np.ndar
     states = run.read(site.name, question.view, rows.index).astype(np.float64)
     if not np.isfinite(states).all():
         raise BadInput(
-            f"site {site.name!r}: {int((~np.isfinite(states)).any(1).sum())} {question.view} rows are not finite"
+            f"site {site.name!r}: {int((~np.isfinite(states)).any(1).sum())} {question.view} rows are not finite; "
+            "leave the site out, or extract it again in float32 or bfloat16"
         )
     return states
 
