@@ -27,7 +27,7 @@ def test_every_registered_name_is_the_name_of_its_class(name):
 def test_the_registry_imports_no_benchmark_before_it_is_asked_for_one():
     code = "import sys, grounding.benchmarks; print([m for m in sys.modules if m.startswith('grounding.benchmarks.')])"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert printed.strip() == "['grounding.benchmarks.base']"
+    assert printed.strip() == "['grounding.benchmarks.minimal_pairs', 'grounding.benchmarks.base']"
 
 
 def test_open_benchmark_passes_root_seed_and_options(tmp_path):

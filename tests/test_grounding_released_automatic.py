@@ -123,7 +123,9 @@ def test_the_command_extracts_resumes_adds_and_sweeps(folders, monkeypatch, caps
     assert len({row["site"] for row in json.loads(stdout)["rows"]}) == 6
     code, _, err = run(monkeypatch, capsys, "visualize", out)
     assert code == 0, err
-    assert {path.name for path in (out / "figures").iterdir()} == {"layer-curves.png", "layer-curves.svg"}
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        *("layer-curves.png", "layer-curves.svg", "figures.json")
+    }
     code, _, err = run(monkeypatch, capsys, *source, "--module", "text_model", "--estimate")
     assert code == 2
     assert "name the part, as in PATH[last_hidden_state]" in err
