@@ -21,6 +21,7 @@ def probe(monkeypatch, capsys, *words) -> tuple[int, str, str]:
     return int(ended.value.code or 0), out, err
 
 
+@pytest.mark.slow
 def test_from_runs_to_a_table_of_heads(tmp_path, monkeypatch, capsys):
     dev, tune = tmp_path / "dev", tmp_path / "tune"
     for split, out in (("dev", dev), ("tune", tune)):
