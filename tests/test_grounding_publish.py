@@ -26,7 +26,7 @@ from grounding.evaluate_checkpoint import evaluate_checkpoint
 from grounding.publish import from_pretrained, push_checkpoint, push_results
 
 SETTINGS = {
-    **{"model": "vilt-aligner", "benchmark": "mini-game", "root": "/home/me/data", "init": "/home/me/runs/first"},
+    **{"model": "vilt-aligner", "benchmark": "mini-game", "root": "/users/me/data", "init": "/users/me/runs/first"},
     **{
         "task": True,
         "grounding": True,
@@ -111,7 +111,7 @@ def test_the_card_is_written_from_the_run(ckpt, evaluated, tmp_path):
     assert "Kept: step 30, the best on dev (dev/accuracy 0.625)." in text
     assert "Threshold of heatmaps: 0.4, of the best recall@1 on tune." in text
     assert "| init | first |" in text
-    assert "/home/me" not in text
+    assert "/users/me" not in text
     assert 'from_pretrained("owner/name")' in text
     told = (evaluated / "summary.md").read_text()
     assert f"\nOf {ckpt} on mini-game dev" in told
