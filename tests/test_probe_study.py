@@ -155,6 +155,19 @@ def test_another_study_is_refused_and_a_longer_one_goes_on(done, tmp_path, monke
         run_study(read_study(write(tmp_path / "c.yaml")), tmp_path / "full")
 
 
+def test_an_option_of_the_benchmark_goes_to_every_cell_over_those_of_the_recipe(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: seen.append(cell.settings))
+    given = ("--option", "candidates=4", "--option", "colour_order=random")
+    code, _, err = run(monkeypatch, capsys, "study", "kilogram", "--out", tmp_path / "out", "--device", "cpu", *given)
+    assert (code, err) == (0, "")
+    assert len(seen) == 30
+    assert all(settings.benchmark_options == {"colour_order": "random", "candidates": 4} for settings in seen)
+    code, _, err = run(monkeypatch, capsys, "study", "kilogram", "--out", tmp_path / "out", "--device", "cpu")
+    assert code == 2
+    assert "holds a study with settings {'benchmark_options'" in err
+
+
 def test_processes_share_the_cells(tmp_path, monkeypatch):
     begun = []
     monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: begun.append(cell.name))

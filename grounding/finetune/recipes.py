@@ -95,6 +95,16 @@ def read_recipe(name: str) -> dict[str, Any]:
     return content
 
 
+def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with changes laid over them; those that are mappings are changed key by key.
+
+    >>> laid_over({"steps": 5, "config": {"dim": 8, "heads": 2}}, {"config": {"dim": 16}})
+    {'steps': 5, 'config': {'dim': 16, 'heads': 2}}
+    """
+    both = [name for name in changes if isinstance(changes[name], Mapping) and isinstance(values.get(name), Mapping)]
+    return {**values, **changes, **{name: {**values[name], **changes[name]} for name in both}}
+
+
 def settings_from(values: Mapping[str, Any], where: str) -> FinetuneSettings:
     """Settings from plain values of a file. Raises BadInput, beginning with ``where``, naming a field and its value."""
     hints = get_type_hints(FinetuneSettings)

@@ -146,7 +146,7 @@ def command(
 
 def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) -> FinetuneSettings:
     """The recipe's settings, and over them those given on the command line."""
-    from grounding.finetune.recipes import read_recipe, settings_from
+    from grounding.finetune.recipes import laid_over, read_recipe, settings_from
     from grounding.finetune.settings import FinetuneSettings
 
     names = [field.name for field in fields(FinetuneSettings)]
@@ -159,13 +159,9 @@ def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) 
     chosen = {name: given[name] for name in names if name in said}
     if recipe is None:
         return settings_from(chosen, "finetune")
-    values = read_recipe(recipe)
-    for name in ("benchmark_options", "config"):
-        if name in values and name in chosen:
-            chosen[name] = {**values[name], **chosen[name]}
     if "steps" in said and "epochs" not in said:
         chosen["epochs"] = None
-    return settings_from(values | chosen, f"recipe {recipe!r}")
+    return settings_from(laid_over(read_recipe(recipe), chosen), f"recipe {recipe!r}")
 
 
 def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from grounding.errors import BadInput, unknown_choice
 from probe.cli.engines import Address, ShardIndex
-from probe.cli.options import AsJson, Device, Root, choose_device, progress_bar, show
+from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, choose_device, parse_pairs, progress_bar, show
 
 NAME = "study"
 EPILOG = "Example: probe study miniature --out runs/study --minutes 45   (again, until nothing is left)"
@@ -22,6 +23,7 @@ def command(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the study; the same command goes on with it.")],
     root: Root = None,
+    option: BenchmarkOptions = None,
     minutes: Annotated[
         float | None, typer.Option(help="Begin nothing after so many minutes, and stop training.")
     ] = None,
@@ -38,6 +40,7 @@ def command(
 ) -> None:
     """Models x initialisations x fractions of the annotation x seeds: fine-tune to sweep, one table."""
     from extract.share import choose_share
+    from grounding.finetune.recipes import laid_over
     from probe.study import collect, read_study, run_study
     from probe.study.summary import summarise_study
     from visualize.study import draw_study
@@ -47,6 +50,9 @@ def command(
     if engine == "local" and address is not None:
         raise BadInput("--address does not go with --engine local")
     study = read_study(config)
+    if option:
+        given = {"benchmark_options": parse_pairs(option, "--option")}
+        study = replace(study, settings=laid_over(study.settings, given))
     share = choose_share(shard_index, num_workers) if engine == "local" else None
     with progress_bar("study", as_json) as progress:
         left = run_study(
