@@ -152,15 +152,15 @@ class Scene:
     @property
     def objects(self) -> tuple[SceneObject, ...]:
         """The objects, back to front."""
-        return tuple(SceneObject.unpack(record) for record in _RECORD.iter_unpack(self.packed))
+        return _unpacked(self.packed)
 
     def render(self, size: int | None = None) -> np.ndarray:
         """Pixels, uint8 ``[height, aspect * height, 3]``, anti-aliased; ``size`` is the height (64 by default)."""
         height = _checked(size)
         random = Random(self.background)
         tint = tuple(random.randint(222, 246) for _ in range(3))
-        rims = self._drawn(height, lambda number: (4, 0))
-        codes = self._numbers(height) << 3 | rims | _patterns(height, self.aspect)
+        rims = np.asarray(self._canvas(height, lambda number: (4, 0)))
+        codes = np.asarray(self._canvas(height, _number)) << 3 | rims | _patterns(height, self.aspect)
         indexed = Image.fromarray(codes)
         indexed.putpalette(_palette(self.objects, tint))
         pixels = np.asarray(indexed.convert("RGB").reduce(OVERSAMPLING))
@@ -169,15 +169,17 @@ class Scene:
 
     def owners(self, size: int | None = None) -> np.ndarray:
         """Whose each pixel is, uint8 ``[height, width]``: 0 for background, ``i + 1`` for ``objects[i]``."""
-        middle = OVERSAMPLING // 2
-        return self._numbers(_checked(size))[middle::OVERSAMPLING, middle::OVERSAMPLING]
+        height = _checked(size)
+        # The nearest sample of an odd number is the central one.
+        sampled = self._canvas(height, _number).resize((height * self.aspect, height), Image.Resampling.NEAREST)
+        return np.asarray(sampled)
 
     def matching(self, description: Description) -> list[int]:
         """Indices of the objects that the description fits."""
         return [i for i, item in enumerate(self.objects) if item.matches(description)]
 
-    def _drawn(self, height: int, fills: Callable[[int], tuple[int, ...]]) -> np.ndarray:
-        """Objects drawn oversampled, back to front, uint8 ``[3 * height, 3 * width]``.
+    def _canvas(self, height: int, fills: Callable[[int], tuple[int, ...]]) -> Image.Image:
+        """Objects drawn oversampled, back to front, one byte a pixel, ``[3 * height, 3 * width]``.
 
         fills(number): the value inside an object's outline, and, if there is a second, inside its rim.
         """
@@ -188,11 +190,7 @@ class Scene:
             for fill, shrink in zip(fills(number), (0, RIM), strict=False):
                 # PIL puts whole numbers at pixel centres.
                 draw.polygon((item.outline(shrink) * scale - 0.5).ravel().tolist(), fill=fill)
-        return np.asarray(canvas)
-
-    def _numbers(self, height: int) -> np.ndarray:
-        """The number of the object in front, 0 for background, oversampled."""
-        return self._drawn(height, lambda number: (number,))
+        return canvas
 
 
 class Outline(Sequence[Point]):
@@ -253,6 +251,17 @@ def visibility(scene: Scene) -> np.ndarray:
     """Visible part of every object, float ``[objects]``: pixels that show it over pixels it covers, at 64 px."""
     shown = np.bincount(scene.owners().ravel(), minlength=len(scene.objects) + 1)[1:]
     return shown / np.array([AREAS[item.shape] * (item.radius * NATIVE) ** 2 for item in scene.objects])
+
+
+@lru_cache(maxsize=64)
+def _unpacked(packed: bytes) -> tuple[SceneObject, ...]:
+    """A scene's objects: whoever asks, asks several times in a row."""
+    return tuple(SceneObject.unpack(record) for record in _RECORD.iter_unpack(packed))
+
+
+def _number(number: int) -> tuple[int]:
+    """Fills objects with their number, so that a pixel tells which is in front, 0 for background."""
+    return (number,)
 
 
 def _checked(size: int | None) -> int:
