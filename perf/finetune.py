@@ -1,9 +1,10 @@
 """Time of a training step beside the bare one of the same module: ``python perf/finetune.py [--help]``.
 
 Bare: forward pass, losses, backward pass, clipping and optimiser, on batches that are ready. Ours: the whole loop of
-``probe finetune``: batches made from encoded examples, Lightning, averaged weights, logs. The two take turns; the
-median over rounds of each round's ratio of median steps is reported, by the clock and by processor time, which other
-programs disturb less; and how long a batch takes to make, as a share of a bare step.
+``probe finetune``: batches made from examples that were drawn before, Lightning, averaged weights, logs. The two take
+turns; the median over rounds of each round's ratio of median steps is reported, by the clock and by processor time,
+which other programs disturb less. And how long a batch takes to make as a share of a bare step, first, when its scenes
+are drawn, and later; with ``--workers 1`` another process makes batches meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from grounding.benchmarks.miniature import MiniatureGame
-from grounding.finetune.data import encode_all, make_loader
+from grounding.finetune.data import make_loader
 from grounding.finetune.module import FinetuneModule
 from grounding.finetune.objectives import objective_for
 from grounding.finetune.recipes import RECIPES, settings_from
@@ -63,8 +64,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`")  # which is meant
     print(f"fp32, {options.threads} CPU threads, torch {torch.__version__}")
-    print("| model | bare ms | ours ms | ratio, clock | ratio, processor time | making a batch / bare step |")
-    print("|---|---|---|---|---|---|")
+    print("| model | bare ms | ours ms | ratio, clock | ratio, processor time | first batches / step | later / step |")
+    print("|---|---|---|---|---|---|---|")
     for name in ("mini-game-vilt-aligner", "mini-game-mdetr"):
         print(f"| {measured(name, options)} |", flush=True)
 
@@ -74,9 +75,8 @@ def measured(name: str, options: argparse.Namespace) -> str:
     settings = settings_from(RECIPES[name], name)
     examples = MiniatureGame().load("train", settings.batch_size * options.steps)
     model = starting_model(settings)([])
-    loader = make_loader(
-        encode_all(examples, model.preprocessor), model.preprocessor, settings.batch_size, seed=0, train=True, workers=0
-    )
+    loader = make_loader(examples, model.preprocessor, settings.batch_size, seed=0, train=True, workers=0)
+    first = batch_time(loader)
     module = FinetuneModule(model, objective_for(settings), settings, options.steps)
     start = {key: value.clone() for key, value in module.state_dict().items()}
     rows = []
@@ -86,11 +86,12 @@ def measured(name: str, options: argparse.Namespace) -> str:
             module.load_state_dict(start)
             steps[kind] = (bare if kind == "bare" else ours)(module, loader, options.steps)
         rows.append([steps[kind][part] for kind in ("bare", "ours") for part in (0, 1)])
-    making = batch_time(loader)
+    later = batch_time(loader)
     ratios = [median(row[2 + part] / row[part] for row in rows) for part in (0, 1)]
     clock = [1000 * median(row[column] for row in rows) for column in (0, 2)]
-    share = making / (median(row[0] for row in rows))
-    return f"{name} | {clock[0]:.0f} | {clock[1]:.0f} | {ratios[0]:.3f} | {ratios[1]:.3f} | {share:.3f}"
+    shares = [seconds / median(row[0] for row in rows) for seconds in (first, later)]
+    values = [f"{value:.0f}" for value in clock] + [f"{value:.3f}" for value in (*ratios, *shares)]
+    return " | ".join([name, *values])
 
 
 def bare(module: FinetuneModule, loader: DataLoader, steps: int) -> tuple[float, float]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_models import game, single_image, small_vilt
 
 from grounding.errors import BadInput
 from grounding.examples import Example
-from grounding.finetune.data import EncodedGames, EpochSampler, encode_all, make_loader
+from grounding.finetune.data import EncodedGames, EpochSampler, check_all, make_loader
 
 
 def order(sampler: EpochSampler, epoch: int) -> list[int]:
@@ -62,30 +65,71 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(steps, skipped):
 
 @pytest.fixture(scope="module")
 def items():
-    examples = [game(f"game-{k}", images=4, target=k % 4, seed=k) for k in range(10)]
-    return encode_all(examples, small_vilt().preprocessor)
+    return [game(f"game-{k}", images=4, target=k % 4, seed=k) for k in range(10)]
 
 
-def test_encoding_keeps_the_order_and_equals_encoding_one_by_one(items):
-    processor = small_vilt().preprocessor
-    for workers in (0, 1):
-        again = encode_all([item.example for item in items], processor, workers)
-        assert [item.example.id for item in again] == [f"game-{k}" for k in range(10)]
-        assert all(np.array_equal(a.canvas, b.canvas) for a, b in zip(again, items, strict=True))
+@pytest.fixture(scope="module")
+def processor():
+    return small_vilt().preprocessor
 
 
-def test_encoding_names_an_image_that_is_missing_or_goes_on_without_it(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_checking_keeps_the_order_and_names_phrases_that_are_cut_off(items, workers):
+    short = replace(small_vilt().preprocessor, phrase_slots=6)
+    kept = [short.encode(item) for item in items]
+    usable, dropped = check_all(items, short, workers)
+    assert [example.id for example in usable] == [f"game-{k}" for k in range(10)]
+    assert dropped == [(item.example.id, phrase) for item in kept for phrase in item.dropped_phrases]
+    assert len(dropped) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_checking_names_an_image_that_is_missing_or_goes_on_without_it(tmp_path, processor, workers):
     broken = replace(game("lost"), images=(tmp_path / "gone.png",) * 3)
-    for workers in (0, 1):
-        with pytest.raises(BadInput) as raised:
-            encode_all([game(), broken], small_vilt().preprocessor, workers)
-        assert str(raised.value) == f"image {tmp_path / 'gone.png'} does not exist"
-        skipped: dict[str, str] = {}
-        done: list[int] = []
-        encoded = encode_all([game(), broken, game("last")], small_vilt().preprocessor, workers, skipped, done.append)
-        assert [item.example.id for item in encoded] == ["game", "last"]
-        assert skipped == {"lost": f"image {tmp_path / 'gone.png'} does not exist"}
-        assert done == [1, 2, 3]
+    with pytest.raises(BadInput) as raised:
+        check_all([game(), broken], processor, workers)
+    assert str(raised.value) == f"image {tmp_path / 'gone.png'} does not exist"
+    skipped: dict[str, str] = {}
+    done: list[int] = []
+    usable, _ = check_all([game(), broken, game("last")], processor, workers, skipped, done.append)
+    assert [example.id for example in usable] == ["game", "last"]
+    assert skipped == {"lost": f"image {tmp_path / 'gone.png'} does not exist"}
+    assert done == [1, 2, 3]
+
+
+def truncated(path: Path) -> Path:
+    """A photograph whose header is whole and whose pixels are not."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_off_is_named_when_it_is_drawn_and_skipped_where_that_is_asked(
+    tmp_path, processor, workers
+):
+    path = truncated(tmp_path / "half.png")
+    examples = [game(), replace(game("half"), images=(path,) * 3)]
+    assert len(check_all(examples, processor)[0]) == 2  # its header is fine
+    with pytest.raises(BadInput) as raised:
+        list(make_loader(examples, processor, 2, seed=0, train=True, workers=workers))
+    assert str(raised.value).startswith(f"image {path} cannot be read: ")
+    skipped: dict[str, str] = {}
+    usable, _ = check_all(examples, processor, workers, skipped)
+    assert [example.id for example in usable] == ["game"]
+    assert skipped["half"].startswith(f"image {path} cannot be read: ")
+
+
+def test_pixels_are_kept_as_long_as_there_is_room(items, processor):
+    size = processor.encode(items[0]).canvas.nbytes
+    read = []
+    counting = SimpleNamespace(encode=lambda example: read.append(example.id) or processor.encode(example))
+    games = EncodedGames(items[:3], counting, 7, shuffle_candidates=True, keep=2 * size)
+    first = [games[0, position].canvas for position in range(3)]
+    again = [games[0, position].canvas for position in range(3)]
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+    assert read == ["game-0", "game-1", "game-2", "game-2"]
 
 
 def target_of(item) -> tuple[int, bool]:
@@ -97,8 +141,8 @@ def target_of(item) -> tuple[int, bool]:
     return where, agree and {phrase.image_index for phrase in example.phrases} == {where}
 
 
-def test_every_epoch_shuffles_candidates_anew_and_every_run_alike(items):
-    runs = [EncodedGames(items, 7, shuffle_candidates=True) for _ in range(2)]
+def test_every_epoch_shuffles_candidates_anew_and_every_run_alike(items, processor):
+    runs = [EncodedGames(items, processor, 7, shuffle_candidates=True) for _ in range(2)]
     places = {}
     for epoch in range(6):
         for position in range(10):
@@ -109,14 +153,13 @@ def test_every_epoch_shuffles_candidates_anew_and_every_run_alike(items):
     by_epoch = [tuple(places[epoch, position] for position in range(10)) for epoch in range(6)]
     assert len(set(by_epoch)) == 6
     assert set(by_epoch[0]) == {0, 1, 2, 3}
-    other_seed = EncodedGames(items, 8, shuffle_candidates=True)
+    other_seed = EncodedGames(items, processor, 8, shuffle_candidates=True)
     assert tuple(other_seed[0, position].example.target_index for position in range(10)) != by_epoch[0]
-    still = EncodedGames(items, 7, shuffle_candidates=False)
-    assert all(still[epoch, 3] is items[3] for epoch in range(3))
+    still = EncodedGames(items, processor, 7, shuffle_candidates=False)
+    assert all(still[epoch, 3].example is items[3] for epoch in range(3))
 
 
-def test_a_training_loader_shuffles_and_gives_whole_batches(items):
-    processor = small_vilt().preprocessor
+def test_a_training_loader_shuffles_and_gives_whole_batches(items, processor):
     loader = make_loader(items, processor, 4, seed=7, train=True, workers=0)
     seen = []
     for epoch in range(2):
@@ -157,9 +200,9 @@ def test_fewer_examples_than_a_batch_are_one_batch(items):
     assert [len(batch) for batch, _ in loader] == [3]
 
 
-def test_descriptions_are_left_as_they_are():
-    encoded = encode_all([single_image(str(k), 32, 96) for k in range(3)], small_vilt().preprocessor)
-    assert EncodedGames(encoded, 0, shuffle_candidates=True)[4, 1] is encoded[1]
-    _, targets = next(iter(make_loader(encoded, small_vilt().preprocessor, 3, seed=0, train=True, workers=0)))
+def test_descriptions_are_left_as_they_are(processor):
+    examples = [single_image(str(k), 32, 96) for k in range(3)]
+    assert EncodedGames(examples, processor, 0, shuffle_candidates=True)[4, 1].example is examples[1]
+    _, targets = next(iter(make_loader(examples, processor, 3, seed=0, train=True, workers=0)))
     assert targets.candidates.tolist() == [0, 0, 0]
     torch.testing.assert_close(targets.points, torch.tensor([[0.7, 0.3]] * 3))

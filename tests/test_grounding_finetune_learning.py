@@ -11,7 +11,7 @@ from finetune_runs import settings
 from small_models import MDETR, small_vilt
 
 from grounding.examples import Example, Phrase, ReferenceGame, Region
-from grounding.finetune.data import encode_all, make_loader
+from grounding.finetune.data import make_loader
 from grounding.finetune.module import answered_correctly, phrase_hits
 from grounding.finetune.objectives import objective_for
 from grounding.models import GroundingModel
@@ -62,8 +62,9 @@ def test_a_planted_signal_is_learnt_and_its_absence_is_not(
     figures = {}
     for target_fits in (True, False):
         model = build().train()
-        items = encode_all(colour_games(target_fits), model.preprocessor)
-        loader = make_loader(items, model.preprocessor, 16, seed=0, train=shuffle_candidates, workers=0)
+        loader = make_loader(
+            colour_games(target_fits), model.preprocessor, 16, seed=0, train=shuffle_candidates, workers=0
+        )
         objective = objective_for(settings(model.config.model))
         optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate)
         history = []

@@ -199,7 +199,7 @@ def test_progress_tells_of_reading_encoding_and_every_step(tmp_path):
     finetune(settings(**changes), tmp_path / "out", device="cpu", progress=lambda *tick: told.append(tick))
     first = [(done, total, doing.split(" ")[0]) for done, total, doing in told if doing.endswith(("train", "dev"))]
     assert first[:14] == [(0, 12, "reading"), *[(n, 12, "reading") for n in range(1, 13)], (0, 4, "reading")]
-    assert (12, 12, "encoding train") in told
+    assert (12, 12, "checking train") in told
     assert [(done, total) for done, total, doing in told if doing.startswith("train/loss")] == [(1, 3), (2, 3), (3, 3)]
     assert told[-1][2] == "tuning the threshold on tune"
 

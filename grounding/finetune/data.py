@@ -1,4 +1,4 @@
-"""Training data: examples encoded once and kept in memory, seeded order, candidates shuffled every epoch."""
+"""Training data: examples checked first, encoded when they are drawn; seeded order, candidates shuffled every epoch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,73 +16,117 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from grounding.errors import BadInput
 from grounding.examples import Example
 from grounding.finetune.targets import Targets, make_targets
+from grounding.images import image_shape, read_image
 from grounding.models.base import Batch
 from grounding.models.inputs import Encoded, Preprocessor, permute_candidates
 
+KEPT_BYTES = 4 * 2**30  # of pixels, for later epochs
+_NO_PIXELS = np.zeros((0, 0, 3), dtype=np.uint8)
 
-class _Encoding(Dataset):
-    """Encodes examples when asked; only used to spread the work over processes.
 
-    Bad input is handed over as it is: raised in another process, it would come with that one's traceback.
+class _Checking(Dataset):
+    """The phrases that an example's tokens do not hold, or why it cannot be encoded.
+
+    Bad input is handed over as it is: raised in another process, it would come with that one's traceback. Images are
+    only looked at unless ``decode``: to read all of them takes as long as an epoch.
     """
 
-    def __init__(self, examples: Sequence[Example], preprocessor: Preprocessor):
+    def __init__(self, examples: Sequence[Example], preprocessor: Preprocessor, decode: bool):
         self.examples = examples
         self.preprocessor = preprocessor
+        self.decode = decode
+        self.seen: set[str | Path] = set()
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Encoded | BadInput:
+    def __getitem__(self, index: int) -> tuple[str, ...] | BadInput:
+        example = self.examples[index]
         try:
-            return self.preprocessor.encode(self.examples[index])
+            if self.decode:
+                return self.preprocessor.encode(example).dropped_phrases
+            files = {source for source in example.images if isinstance(source, (str, Path))} - self.seen
+            for source in files:
+                if image_shape(source) is None:
+                    read_image(source)  # raises, and says why
+            self.seen |= files
+            text = self.preprocessor.tokenizer.encode(example.caption)
+            return self.preprocessor.align(example, text, _NO_PIXELS).dropped_phrases
         except BadInput as error:
             return error
 
 
-def encode_all(
+def check_all(
     examples: Sequence[Example],
     preprocessor: Preprocessor,
     workers: int = 0,
     skipped: dict[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[Encoded]:
-    """Every example encoded, in order; pixels stay in memory as uint8. Raises BadInput at the first broken one.
+) -> tuple[list[Example], list[tuple[str, str]]]:
+    """The examples that can be encoded, in order, and (example id, phrase id) of phrases whose tokens are cut off.
 
-    skipped: takes the reason of each broken one by id, instead. progress: called with the number of examples done.
+    Raises BadInput at the first broken one; of images, what their headers tell. skipped: takes the reason of each by
+    id instead, every image decoded. progress: called with the number of examples done.
     """
-    loader = DataLoader(_Encoding(examples, preprocessor), batch_size=64, num_workers=workers, collate_fn=list)
-    encoded = []
-    for done, (example, item) in enumerate(zip(examples, chain.from_iterable(loader), strict=True), start=1):
-        if not isinstance(item, BadInput):
-            encoded.append(item)
+    checking = _Checking(examples, preprocessor, decode=skipped is not None)
+    loader = DataLoader(checking, batch_size=64, num_workers=workers, collate_fn=list)
+    usable, dropped = [], []
+    for done, (example, found) in enumerate(zip(examples, chain.from_iterable(loader), strict=True), start=1):
+        if not isinstance(found, BadInput):
+            usable.append(example)
+            dropped += [(example.id, phrase) for phrase in found]
         elif skipped is None:
-            raise item
+            raise found
         else:
-            skipped[example.id] = str(item)
+            skipped[example.id] = str(found)
         if progress is not None:
             progress(done)
-    return encoded
+    return usable, dropped
 
 
 class EncodedGames(Dataset):
-    """Encoded examples, indexed by (epoch, position); with ``shuffle_candidates`` each epoch has its own order."""
+    """Examples, encoded when asked for by (epoch, position); with ``shuffle_candidates`` each epoch has its own order.
 
-    def __init__(self, items: Sequence[Encoded], seed: int, shuffle_candidates: bool):
-        self.items = items
+    keep: bytes of pixels that stay in memory for later epochs. Gives BadInput for what cannot be encoded.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        preprocessor: Preprocessor,
+        seed: int,
+        shuffle_candidates: bool,
+        keep: int = KEPT_BYTES,
+    ):
+        self.examples = examples
+        self.preprocessor = preprocessor
         self.seed = seed
         self.shuffle_candidates = shuffle_candidates
+        self.room = keep
+        self.kept: dict[int, Encoded] = {}
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.examples)
 
-    def __getitem__(self, key: tuple[int, int]) -> Encoded:
+    def __getitem__(self, key: tuple[int, int]) -> Encoded | BadInput:
         epoch, position = key
-        item = self.items[position]
+        try:
+            item = self._encoded(position)
+        except BadInput as error:
+            return error
         if not self.shuffle_candidates:
             return item
         order = np.random.default_rng((self.seed, epoch, position)).permutation(len(item.example.images))
         return permute_candidates(item, order.tolist())
+
+    def _encoded(self, position: int) -> Encoded:
+        if position in self.kept:
+            return self.kept[position]
+        item = self.preprocessor.encode(self.examples[position])
+        if item.canvas.nbytes <= self.room:
+            self.kept[position] = item
+            self.room -= item.canvas.nbytes
+        return item
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -123,15 +169,32 @@ def _world() -> int:
     return torch.distributed.get_world_size() if ready else 1
 
 
-def _collate(items: Sequence[Encoded], preprocessor: Preprocessor, losses: str) -> tuple[Batch, Targets]:
-    batch = preprocessor.collate(items)
+class _Loader(DataLoader):
+    """Raises the BadInput that a batch came out as; raised in a worker, it would come with that one's traceback."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, BadInput):
+                raise batch
+            yield batch
+
+
+def _collate(
+    items: Sequence[Encoded | BadInput], preprocessor: Preprocessor, losses: str
+) -> tuple[Batch, Targets] | BadInput:
+    whole = []
+    for item in items:
+        if isinstance(item, BadInput):
+            return item
+        whole.append(item)
+    batch = preprocessor.collate(whole)
     targets = make_targets(batch, losses)
-    names = tuple(replace(item.example, images=(), phrases=()) for item in items)  # cheap to send between processes
+    names = tuple(replace(item.example, images=(), phrases=()) for item in whole)  # cheap to send between processes
     return replace(batch, examples=names), targets
 
 
 def make_loader(
-    items: Sequence[Encoded],
+    examples: Sequence[Example],
     preprocessor: Preprocessor,
     batch_size: int,
     *,
@@ -145,18 +208,20 @@ def make_loader(
     """Loader of (Batch, Targets); in training shuffled, with shuffled candidates and no incomplete batch.
 
     steps_done: of an interrupted run, whose epoch goes on where it stopped; accumulate: batches a step. losses: as
-    ``make_targets`` has it. Raises BadInput for more batches a step than there are.
+    ``make_targets`` has it. Raises BadInput for more batches a step than there are, and when it comes to an image that
+    cannot be read.
     """
-    if train and accumulate > 1 and batch_size * accumulate > len(items):
+    if train and accumulate > 1 and batch_size * accumulate > len(examples):
         raise BadInput(
-            f"accumulate {accumulate} batches of {batch_size} are more than the {len(items)} examples; accepted: fewer"
+            f"accumulate {accumulate} batches of {batch_size} are more than the {len(examples)} examples; "
+            "accepted: fewer"
         )
-    size = min(batch_size, len(items))
+    size = min(batch_size, len(examples))
     step = size * accumulate if train else 1
-    return DataLoader(
-        EncodedGames(items, seed, shuffle_candidates=train),
+    return _Loader(
+        EncodedGames(examples, preprocessor, seed, train, KEPT_BYTES // max(1, workers)),
         batch_size=size,
-        sampler=EpochSampler(len(items), seed, train, step, steps_done if train else 0),
+        sampler=EpochSampler(len(examples), seed, train, step, steps_done if train else 0),
         num_workers=workers,
         collate_fn=partial(_collate, preprocessor=preprocessor, losses=losses),
         drop_last=train,

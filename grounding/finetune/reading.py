@@ -1,4 +1,4 @@
-"""Splits of a benchmark, read and encoded for a run."""
+"""Splits of a benchmark, read and checked for a run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from grounding.benchmarks import Benchmark
 from grounding.errors import BadInput
 from grounding.examples import Example
-from grounding.finetune.data import encode_all
+from grounding.finetune.data import check_all
 from grounding.finetune.progress import Progress
-from grounding.models.inputs import Encoded, Preprocessor
+from grounding.models.inputs import Preprocessor
 
 
 @dataclass
 class Reader:
-    """Reads and encodes, and tells how far it is.
+    """Reads and checks, and tells how far it is.
 
-    workers: processes that encode. With ``skip_bad``, ``skipped`` has the reason for every example left out, by id;
+    workers: processes that check. With ``skip_bad``, ``skipped`` has the reason for every example left out, by id;
     without, the first broken one raises BadInput, as does a split of which nothing is left. ``dropped_phrases`` has
     (example id, phrase id) of those that a caption's tokens do not hold, which are not learned from.
     """
@@ -38,17 +38,17 @@ class Reader:
         self.benchmark.require(examples, split)
         return examples
 
-    def encode(self, examples: Sequence[Example], preprocessor: Preprocessor) -> list[Encoded]:
-        """Examples of one split as the model takes them."""
+    def usable(self, examples: Sequence[Example], preprocessor: Preprocessor) -> list[Example]:
+        """Those examples of one split that the model can take."""
         split, total = examples[0].split, len(examples)
-        encoded = encode_all(
+        usable, dropped = check_all(
             examples,
             preprocessor,
             self.workers,
             self.skipped if self.skip_bad else None,
-            lambda done: self.progress(done, total, f"encoding {split}"),
+            lambda done: self.progress(done, total, f"checking {split}"),
         )
-        if not encoded:
+        if not usable:
             raise BadInput(f"split {split!r} has nothing to offer: all {len(self.skipped)} examples were skipped")
-        self.dropped_phrases += [(item.example.id, phrase) for item in encoded for phrase in item.dropped_phrases]
-        return encoded
+        self.dropped_phrases += dropped
+        return usable

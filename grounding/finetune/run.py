@@ -69,7 +69,7 @@ def finetune(
     done = _steps_done(last)
     train_loader, dev_loader = (
         make_loader(
-            reader.encode(examples, model.preprocessor), model.preprocessor, settings.batch_size, seed=settings.seed,
+            reader.usable(examples, model.preprocessor), model.preprocessor, settings.batch_size, seed=settings.seed,
             train=examples is train, workers=workers, steps_done=done, accumulate=settings.accumulate,
             losses=settings.losses,
         )
