@@ -52,6 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "heads",
         "intervene",
         "visualize",
+        "export",
         "study",
         "inspect",
         "convert",
