@@ -13,16 +13,26 @@ from torch import Tensor
 
 from extract import views
 from extract.plan import Plan, Pooling
-from extract.relevance.kinds import AT_ONE_SITE, RELEVANCE, expand, first_site, is_relevance, method_of, offers
+from extract.relevance.kinds import (
+    AT_ONE_SITE,
+    ATTENTION,
+    BACK,
+    RELEVANCE,
+    expand,
+    first_site,
+    is_relevance,
+    method_of,
+    offers,
+)
 from extract.store import BFLOAT16
 from extract.transfer import Arriving, Transfer
 from grounding.errors import BadInput, unknown_choice
 from grounding.models.base import Batch, Site, TokenLayout
 
 _PEAKS = "peaks"
-DEFAULT_VIEWS = ("phrase", "region", "attention")
+DEFAULT_VIEWS = ("phrase", "region", ATTENTION)
 TOKENS = "tokens"
-VIEWS = (*DEFAULT_VIEWS, TOKENS, *RELEVANCE)
+VIEWS = (*DEFAULT_VIEWS, TOKENS, BACK, *RELEVANCE)
 DTYPES = {"float16": torch.float16, "float32": torch.float32, BFLOAT16: torch.bfloat16}
 
 
@@ -32,8 +42,9 @@ def offered_views(site: Site) -> tuple[str, ...]:
     offered = {
         "phrase": "text" in site.streams,
         "region": "image" in site.streams or ("query" in site.streams and site.query_boxes),
-        "attention": site.attention_path is not None
+        ATTENTION: site.attention_path is not None
         and (joint or "query" in site.streams or site.attention_layout is not None),
+        BACK: site.attention_path is not None and joint and site.attention_layout is None,
         "tokens": True,
     }
     return tuple(view for view in VIEWS if (offers(site, view) if is_relevance(view) else offered[view]))
@@ -139,15 +150,19 @@ class Collector:
                 self._keep(site.name, {"tokens": len(rows)}, states.flatten(0, 1).index_select(0, rows))
 
     def attention(self, site: Site, query: Tensor, key: Tensor, bias: Tensor | None) -> None:
-        """Attention of the phrases' text tokens to the image, or keep a query site's for the end."""
+        """Attention of the phrases' text tokens to the image and back, or keep a query site's for the end."""
         layout, plan = (site.attention_layout or site.layout)(self.batch), self.plan
         if layout.text is None or layout.image is None:
             self._late_attention.append((site, query, key, bias))
             return
         with _full_precision(query):
             rows = plan.token_rows + layout.text.start
-            weights = views.attention_rows(query, key, bias, rows, layout.image, plan.token_weights)
-            self._keep_attention(site, weights)
+            if ATTENTION in self.site_views[site.name]:
+                weights = views.attention_rows(query, key, bias, rows, layout.image, plan.token_weights)
+                self._keep_cells(site, ATTENTION, weights)
+            if BACK in self.site_views[site.name]:
+                weights = views.attention_back(query, key, bias, layout.image, rows, plan.token_weights)
+                self._keep_cells(site, BACK, weights)
 
     def relevance(self, values: Mapping[tuple[str, str], Tensor], changes: Mapping[tuple[str, str], Tensor]) -> None:
         """Keep relevance, as ``extract.relevance.compute.relevance`` gives it."""
@@ -184,7 +199,7 @@ class Collector:
         keys = slice(0, batch.grid[0] * batch.grid[1])  # a decoder's keys begin with the image tokens
         for site, query, key, bias in self._late_attention:
             weights = views.attention_rows(query, key, bias, best, keys)
-            self._keep_attention(site, weights)
+            self._keep_cells(site, ATTENTION, weights)
         self._late_attention.clear()
 
     def _pooling(self, layout: TokenLayout, tokens: int, wanted: tuple[str, ...]) -> Pooling:
@@ -199,9 +214,9 @@ class Collector:
             self._layouts[key] = self.plan.real_tokens(layout, tokens)
         return self._layouts[key]
 
-    def _keep_attention(self, site: Site, weights: Tensor) -> None:
+    def _keep_cells(self, site: Site, view: str, weights: Tensor) -> None:
         rows = weights.flatten(0, 2).index_select(0, self.plan.cell_rows)
-        self._keep(site.name, {"attention": len(rows)}, rows)
+        self._keep(site.name, {view: len(rows)}, rows)
 
     def _keep(self, site: str, lengths: Mapping[str, int], rows: Tensor, dtype: torch.dtype | None = None) -> None:
         """Keep rows ``[sum of lengths, channels]`` of some views, in their order, in storage dtype or another."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from extract.relevance.kinds import GRADIENT_ATTENTION, is_relevance, method_of
+from extract.relevance.kinds import has_heads, is_relevance
 from extract.store import META, VIRTUAL, Shard, read_manifest, read_shards
 from grounding.errors import BadInput
 
@@ -74,6 +74,6 @@ def _dataset(name: str, shards: list[Shard]) -> dict[str, Any]:
 
 
 def _width(site: dict[str, Any], view: str) -> int:
-    if view == "attention" or method_of(view) == GRADIENT_ATTENTION:
+    if has_heads(view):
         return int(site["heads"])
     return 1 if is_relevance(view) else int(site["width"])

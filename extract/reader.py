@@ -19,14 +19,14 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from extract.relevance.kinds import RELEVANCE
+from extract.relevance.kinds import ATTENDED, ATTENTION, BACK, RELEVANCE
 from extract.rows import JoinedRows, Part, release_maps
 from extract.store import VIRTUAL, Shard, read_manifest, read_shards
 from extract.tables import read_table
 from grounding.errors import BadInput, unknown_choice
 
-VIEWS = ("phrase", "region", "attention", "tokens", *RELEVANCE)
-MAPS = ("attention", *RELEVANCE)
+MAPS = (*ATTENDED, *RELEVANCE)
+VIEWS = ("phrase", "region", ATTENTION, "tokens", BACK, *RELEVANCE)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ class Run:
     def maps(self, site: str, view: str, phrase_row: int) -> np.ndarray:
         """A phrase's maps of its example's canvas in a view of ``MAPS``: float32 ``[C, grid_rows, grid_columns]``.
 
-        C: heads of ``attention`` and ``relevance.gradient-attention``, else 1. Raises BadInput where it is not stored.
+        C: heads of attention, there and back, and of ``relevance.gradient-attention``, else 1. Raises BadInput where it
+        is not stored.
         """
         if view not in MAPS:
             raise unknown_choice("view", view, MAPS)

@@ -20,7 +20,7 @@ from extract.extra_boxes import EXTRA_BOXES
 from extract.loading import BatchTask, Prepared, ReadyBatch, load_batches, shard_range, split_shard
 from extract.metadata import ShardTables
 from extract.relevance.compute import relevance
-from extract.relevance.kinds import GRADIENT_ATTENTION, is_relevance, method_of
+from extract.relevance.kinds import ATTENDED, has_heads, is_relevance
 from extract.store import COMPRESSIONS, TABLES, ShardWriter, check_counts, discard, is_complete
 from extract.tables import Columns
 from extract.transfer import Transfer
@@ -140,8 +140,8 @@ class Extractor:
                 collector.relevance(*relevance(self.model, batch, plan, self.site_views))
         if self.part and not any(kept.values()):
             return Forward(collector.finish())
-        read = [site for site in self.sites if kept[site.name] - {"attention"}]
-        attended = [site for site in self.sites if "attention" in kept[site.name]]
+        read = [site for site in self.sites if kept[site.name] - set(ATTENDED)]
+        attended = [site for site in self.sites if kept[site.name] & set(ATTENDED)]
         with torch.inference_mode():
             with self._autocast(device), Capture(self.model, read, collector, attended):
                 output = self.model(batch)
@@ -266,7 +266,7 @@ def attention_heads(model: GroundingModel, site: Site) -> int | None:
 
 def view_width(model: GroundingModel, site: Site, view: str) -> int:
     """Channels of a row of a view: heads of attention, one of other maps, else those of the states."""
-    if view == "attention" or method_of(view) == GRADIENT_ATTENTION:
+    if has_heads(view):
         return attention_heads(model, site) or 0
     return 1 if is_relevance(view) else site.width
 

@@ -98,6 +98,22 @@ def attention_rows(
     return weights.permute(0, 2, 3, 1)
 
 
+def attention_back(
+    query: Tensor, key: Tensor, bias: Tensor | None, cells: slice, tokens: Tensor, mean: Tensor
+) -> Tensor:
+    """Attention of each image cell to a phrase, per head: fp32 ``[B, K, cells, heads]``.
+
+    query ``[B, heads, N, d]``, key ``[B, heads, M, d]``, bias broadcastable to ``[B, heads, N, M]``; cells: rows of the
+    image; tokens: int64 ``[B, S]``, the keys in any phrase; mean: fp32 ``[B, K, S]``, above 0 where token s is phrase
+    k's. What a cell gives to the phrase's tokens is summed: the rest up to one goes to other tokens.
+    """
+    if bias is not None and bias.shape[-2] != 1:
+        bias = bias[..., cells, :]
+    weights = attention_weights(query[:, :, cells].contiguous(), key.contiguous(), bias)  # [B, heads, cells, M]
+    index = tokens[:, None, None, :].expand(-1, *weights.shape[1:3], -1)
+    return torch.einsum("bhcs,bks->bkch", weights.gather(3, index), (mean > 0).float())
+
+
 def best_queries(boxes: Tensor, regions: Tensor, example: Tensor) -> Tensor:
     """The query whose box overlaps each region most by IoU; the first of equals: int64 ``[R]``.
 

@@ -13,7 +13,7 @@ from grounding.errors import BadInput
 from grounding.folders import check_folder
 from probe.measures.asked import DETAILS
 from probe.measures.words import measure_lines
-from probe.settings import MEASURES
+from probe.settings import MEASURES, SweepSettings
 from probe.summary import summarise
 
 if TYPE_CHECKING:
@@ -55,6 +55,18 @@ def read_sweep(folder: Path, run: Run, required: bool = True) -> pd.DataFrame | 
         if not (folder / name).is_file():
             raise BadInput(f"sweep {str(folder)!r} holds no {name}; accepted: a folder that probe sweep wrote")
     return _of_run(pd.read_csv(folder / TABLE), folder, run)
+
+
+def read_settings(folder: Path, run: Run) -> SweepSettings:
+    """The settings that a sweep of ``run`` was made with, on the CPU; the defaults where there is no sweep.
+
+    Raises BadInput as ``read_sweep`` does.
+    """
+    if read_sweep(folder, run, required=False) is None:
+        return SweepSettings()
+    said = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["settings"]
+    held = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+    return SweepSettings(**held | {"device": "cpu"})
 
 
 def read_measures(folder: Path, run: Run) -> dict[str, pd.DataFrame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,19 +29,32 @@ class FakeRun:
     regions: pd.DataFrame
     attentions: dict[int, np.ndarray] = field(default_factory=dict)
     heatmaps: dict[int, np.ndarray] = field(default_factory=dict)
+    relevance: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     manifest: dict = field(default_factory=lambda: {"benchmark": "fake", "split": "dev"})
+    path: Path = Path("runs/fake")
 
     @property
     def sites(self):
-        """The sites, with attention among their views if there is any."""
-        views = ("phrase", "region", "attention") if self.attentions else ("phrase", "region")
-        return [SimpleNamespace(name=s, stage="block", layer=i, views=views) for i, s in enumerate(SITES)]
+        """The sites, with attention among their views if there is any; relevance at the first two alone."""
+        views = ("phrase", "region", *(["attention"] if self.attentions else []))
+        return [
+            SimpleNamespace(name=s, stage="block", layer=i, views=(*views, *(self.relevance if i < 2 else ())))
+            for i, s in enumerate(SITES)
+        ]
 
     def attention(self, site: str, phrase_row: int) -> np.ndarray:
         """Planted attention, the same at every site."""
         if phrase_row not in self.attentions:
             raise BadInput(f"attention of {site!r} is not stored")
         return self.attentions[phrase_row]
+
+    def maps(self, site: str, view: str, phrase_row: int) -> np.ndarray:
+        """Planted maps of a view; attention is the same at every site."""
+        return self.relevance[view][phrase_row] if view in self.relevance else self.attention(site, phrase_row)
+
+    def completeness(self, site: str, view: str) -> np.ndarray:
+        """Every score changes by 2, and attributions miss 0.1 of it."""
+        return np.tile(np.float32([2.0, 0.1]), (len(self.phrases), 1))
 
     def heatmap(self, phrase_row: int) -> np.ndarray | None:
         """Planted heatmap, if there is one."""

@@ -152,6 +152,21 @@ def test_attention_rows_equal_the_plain_computation():
         assert stored.min() >= 0
 
 
+def test_attention_back_is_what_cells_give_to_the_phrases_tokens():
+    random = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 3, 7, 4, generator=random) for _ in range(2))
+    bias = torch.randn(2, 1, 7, 7, generator=random)
+    tokens = torch.tensor([[1, 2], [0, 2]])
+    mean = torch.tensor([[[0.5, 0.5], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]])
+    found = views.attention_back(query, key, bias, slice(3, 7), tokens, mean)
+    plain = (query @ key.transpose(-1, -2) / 2 + bias).softmax(-1)  # four channels
+    assert found.shape == (2, 2, 4, 3)
+    torch.testing.assert_close(found[0, 0], (plain[0, :, 3:, 1] + plain[0, :, 3:, 2]).T)
+    torch.testing.assert_close(found[0, 1], plain[0, :, 3:, 2].T)
+    torch.testing.assert_close(found[1, 0], plain[1, :, 3:, 0].T)
+    assert not found[1, 1].any()
+
+
 def test_attention_of_a_query_site_is_that_of_the_phrases_best_query():
     model = TinyModel()
     rows, batch, _ = collected(model, tiny_games(4))

@@ -11,7 +11,7 @@ import torch
 from fake_maps import CELLS, IMAGES, SIDE, make_maps, noise, own_cells
 
 from grounding.errors import BadInput
-from probe.heads.maps import KINDS, baseline_maps, without_sinks
+from probe.heads.maps import KINDS, baseline_maps, sink_filtered
 from probe.heads.questions import Block, blocks
 from probe.heads.score import COLUMNS, above_zero, score_heads
 from probe.heads.tables import read_heads
@@ -150,11 +150,11 @@ def test_filtering_by_hand():
     block = blocks(run)[0]
     cells = np.zeros((4, 1, CELLS))
     cells[:, 0, :3] = [[5, 1, 0], [5, 0, 2], [4, 4, 0], [1, 0, 0]]
-    found = without_sinks(cells, block)[:, 0, :3]
+    found = sink_filtered(cells, block)[:, 0, :3]
     assert found.tolist() == [[0, 1, 0], [0, 0, 2], [3, 4, 0], [0, 0, 0]]
     alone = make_maps(n_examples=2, n_phrases=1)
     cells = noise(alone)
-    np.testing.assert_array_equal(without_sinks(cells, blocks(alone)[0]), cells)
+    np.testing.assert_array_equal(sink_filtered(cells, blocks(alone)[0]), cells)
 
 
 def test_a_map_that_says_nothing_is_even_and_ties_count_by_their_share():

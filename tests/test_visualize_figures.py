@@ -16,7 +16,9 @@ from tiny_model import TinyModel, tiny_games
 
 from extract.run import extract
 from grounding.errors import BadInput
-from visualize.figures import draw, file_name
+from visualize.described import file_name
+from visualize.figures import draw
+from visualize.plan import Look
 from visualize.style import contrast, halo, phrase_colour
 
 
@@ -54,7 +56,9 @@ def test_everything_is_drawn_as_png_and_svg_and_leaves_no_trace_in_matplotlib(ru
 
 
 def test_chosen_examples_are_drawn_with_the_chosen_head(run, examples, tmp_path):
-    drawn = draw(run, tmp_path, examples, chosen=["fake/003"], site="block.0", head=1, count=1, formats=("png",))
+    drawn = draw(
+        run, tmp_path, examples, chosen=["fake/003"], look=Look(site="block.0", head=1), count=1, formats=("png",)
+    )
     assert drawn[-1].title == "Example fake/003"
     assert "Attention from each phrase at block.0, head 1 of 4." in drawn[-1].caption
     assert sum(figure.name.startswith("example-") for figure in drawn) == 1
@@ -117,8 +121,8 @@ def test_a_run_of_spatial_descriptions(tmp_path):
     ("options", "message"),
     [
         ({"chosen": ["fake/999"]}, "example 'fake/999' is not in the run"),
-        ({"site": "block.7"}, "site 'block.7' is unknown; accepted: block.0, block.1, block.2"),
-        ({"head": 4}, "head 4 is not at site 'block.2'; accepted: 0 to 3"),
+        ({"look": Look(site="block.7")}, "site 'block.7' is unknown; accepted: block.0, block.1, block.2"),
+        ({"look": Look(head=4)}, "head 4 is not at site 'block.2'; accepted: 0 to 3"),
         ({"formats": ("bmp",)}, "format 'bmp' is unknown; accepted: png, svg, pdf"),
         ({"count": 0}, "count 0"),
         ({"sweep": make_sweep(2).drop(columns="value")}, "lacks the columns value"),
@@ -146,7 +150,7 @@ def test_figures_of_another_run_are_not_written_over(run, examples, tmp_path, mo
 @pytest.mark.parametrize("out", ["file", "file/below"])
 def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_drawn(run, examples, tmp_path, monkeypatch, out):
     (tmp_path / "file").write_text("kept")
-    monkeypatch.setattr("visualize.figures.draw_gallery", lambda *_: pytest.fail("drawn for nothing"))
+    monkeypatch.setattr("visualize.described.draw_gallery", lambda *_: pytest.fail("drawn for nothing"))
     with pytest.raises(BadInput, match=rf"out '.*{out}' is not a folder"):
         draw(run, tmp_path / out, examples)
     assert (tmp_path / "file").read_text() == "kept"
@@ -155,7 +159,7 @@ def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_drawn(run, 
 def test_attention_that_is_not_stored_is_refused_when_asked_for(examples, tmp_path):
     run = make_run(list(examples.values()), attention=False)
     with pytest.raises(BadInput, match="holds no attention"):
-        draw(run, tmp_path, examples, site="block.0")
+        draw(run, tmp_path, examples, look=Look(site="block.0"))
 
 
 def test_a_run_without_examples_is_refused(tmp_path):

@@ -15,7 +15,8 @@ from matplotlib.text import Text
 from grounding.errors import BadInput
 from visualize.canvas import spread_canvas, spread_maps
 from visualize.case import Case, CasePhrase, find_row, gather
-from visualize.overlays import NO_BREAK, draw_example, read_attention
+from visualize.maps import read_maps
+from visualize.overlays import NO_BREAK, draw_example
 from visualize.panel import FRAME, Panel
 from visualize.sheet import Sheet
 from visualize.style import RIGHT, WRONG, phrase_colour
@@ -199,7 +200,7 @@ def test_an_example_with_everything():
     example = make_example(1)
     run = make_run([example], heatmaps=True)
     case = gather(run, 0, {example.id: example})
-    figure = draw_example(case, read_attention(run, case, "block.1"))
+    figure = draw_example(case, [read_maps(run, case, site="block.1")])
     words = texts(figure)
     assert "fake/001" in words
     assert "Attention from each phrase at block.1, mean over 4 heads" in words
@@ -250,20 +251,6 @@ def test_case_holds_what_the_tables_hold():
         gather(run, 2, {})
 
 
-def test_attention_of_one_head_and_of_all():
-    example = make_example(1)
-    run = make_run([example])
-    case = gather(run, 0, {example.id: example})
-    one, mean = read_attention(run, case, "block.0", 2), read_attention(run, case, "block.0")
-    np.testing.assert_array_equal(one.maps[0], run.attentions[0][2])
-    np.testing.assert_allclose(mean.maps[0], run.attentions[0].mean(0))
-    assert one.title.endswith("head 2 of 4")
-    with pytest.raises(BadInput, match=r"head 4 is not at site 'block.0'; accepted: 0 to 3"):
-        read_attention(run, case, "block.0", 4)
-    with pytest.raises(BadInput, match=r"site 'block.9' is unknown; accepted: block.0"):
-        read_attention(run, case, "block.9")
-
-
 def test_images_that_cannot_be_read_leave_a_placeholder_and_a_note():
     example = make_example(1)
     example = replace(example, images=(Path("/no/such.png"), *example.images[1:]))
@@ -281,7 +268,7 @@ def test_a_hundred_phrases_are_numbered_and_their_maps_limited():
     example = make_example(1, phrases=100)
     run = make_run([example])
     case = gather(run, 0, {example.id: example})
-    figure = draw_example(case, read_attention(run, case, "block.0"), most_phrases=3)
+    figure = draw_example(case, [read_maps(run, case, site="block.0")], most_phrases=3)
     words = texts(figure)
     assert "¹⁰⁰" in words
     assert "… and 97 more phrases, not drawn here." in words

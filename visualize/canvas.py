@@ -74,17 +74,30 @@ def strength(cells: np.ndarray) -> np.ndarray:
     return np.clip((cells - mean) / max(largest - mean, mean), 0, 1)
 
 
-def paint(pixels: np.ndarray, values: np.ndarray, colours: Colormap) -> np.ndarray:
+def signed_strength(cells: np.ndarray) -> np.ndarray:
+    """Values for (above 0) and against as strengths of colour, -1..1, same shape: the largest magnitude is 1.
+
+    >>> signed_strength(np.array([2.0, 0.0, -4.0]))
+    array([ 0.5,  0. , -1. ])
+    """
+    largest = float(np.abs(cells).max())
+    return cells / largest if largest > 0 else np.zeros_like(cells)
+
+
+def paint(pixels: np.ndarray, values: np.ndarray, colours: Colormap, against: Colormap | None = None) -> np.ndarray:
     """A paled grey image with values painted over it, uint8 RGB ``[height, width, 3]``.
 
-    values: 0..1 ``[height, width]``; 0 leaves the paled image, 1 is nearly opaque.
+    values: -1..1 ``[height, width]``; 0 leaves the paled image, 1 is nearly opaque. against: colours of what is below
+    0, which leaves the paled image too where there are none.
     """
     grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     paled = 255 - (255 - grey[..., None]) * 0.55
-    strength = np.clip(values, 0, 1)[..., None]
-    alpha = 0.92 * strength**0.75
-    painted = (1 - alpha) * paled + alpha * 255 * colours(strength[..., 0])[..., :3]
-    return np.rint(painted).astype(np.uint8)
+    strength = np.clip(values, -1 if against is not None else 0, 1)[..., None]
+    alpha = 0.92 * np.abs(strength) ** 0.75
+    tint = colours(strength[..., 0])[..., :3]
+    if against is not None:
+        tint = np.where(strength < 0, against(-strength[..., 0])[..., :3], tint)
+    return np.rint((1 - alpha) * paled + alpha * 255 * tint).astype(np.uint8)
 
 
 def enlarge(pixels: np.ndarray, least: int = 240, most: int = 2400) -> np.ndarray:

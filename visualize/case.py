@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from grounding.errors import BadInput
-from grounding.examples import Box, Example, ImageSource, Point, ReferenceGame, RenderedImage, Span
+from grounding.examples import Box, Example, ImageSource, Point, ReferenceGame, Region, RenderedImage, Span
 from grounding.images import read_image
 from visualize.canvas import enlarge
 from visualize.style import MISSING
@@ -28,7 +29,8 @@ class CasePhrase:
     """A phrase with its true regions and where the model puts it.
 
     row: its row in the run's table of phrases. image_index: the candidate its regions lie in.
-    boxes, polygons: truth, relative to that candidate. predicted: (candidate, box), None if there is none.
+    boxes, polygons: truth, relative to that candidate. masks: of visible pixels, bool ``[h, w]``, where they are known,
+    at a size of their own. predicted: (candidate, box), None if there is none.
     iou, pointing: as stored; None where they are not. heatmap: float ``[N, h, w]`` or None.
     """
 
@@ -38,6 +40,7 @@ class CasePhrase:
     image_index: int
     boxes: tuple[Box, ...] = ()
     polygons: tuple[Sequence[Point], ...] = ()
+    masks: tuple[np.ndarray, ...] = ()
     predicted: tuple[int, Box] | None = None
     iou: float | None = None
     pointing: bool | None = None
@@ -132,7 +135,8 @@ def of_example(example: Example) -> Case:
                 spans=phrase.spans,
                 image_index=phrase.image_index,
                 boxes=tuple(region.box for region in phrase.regions),
-                polygons=tuple(polygon for region in phrase.regions for polygon in region.polygons),
+                polygons=_polygons(phrase.regions),
+                masks=_masks(phrase.regions),
             )
             for number, phrase in enumerate(example.phrases)
         ),
@@ -184,11 +188,24 @@ def _phrase(run: Run, row: int, record: pd.Series, example: Example | None) -> C
         spans=tuple((int(begin), int(end)) for begin, end in json.loads(record["spans"])),
         image_index=int(record["image_index"]),
         boxes=tuple(tuple(box) for box in regions[["x1", "y1", "x2", "y2"]].to_numpy(float)),
-        polygons=tuple(polygon for region in known.regions for polygon in region.polygons) if known else (),
+        polygons=_polygons(known.regions if known else ()),
+        masks=_masks(known.regions if known else ()),
         predicted=_predicted(record),
         iou=iou,
         pointing=None if pointing is None else pointing > 0,
         heatmap=run.heatmap(row),
+    )
+
+
+def _polygons(regions: Sequence[Region]) -> tuple[Sequence[Point], ...]:
+    return tuple(polygon for region in regions for polygon in region.polygons)
+
+
+def _masks(regions: Sequence[Region]) -> tuple[np.ndarray, ...]:
+    """The pixels of regions whose visible part is known; whoever has polygons too is drawn by those."""
+    coded = [region.mask_rle for region in regions if region.mask_rle is not None and not region.polygons]
+    return tuple(
+        coco_mask.decode({"size": [height, width], "counts": counts}).astype(bool) for height, width, counts in coded
     )
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from grounding.errors import BadInput
 from visualize.case import Case
-from visualize.overlays import Legend, Title, coloured_caption, missing_notes
+from visualize.legend import Legend
+from visualize.overlays import Title, coloured_caption, missing_notes
 from visualize.panel import Panel
 from visualize.sheet import Block, Column, Lines, Row, Sheet, break_lines, on_page
 from visualize.style import FAINT, INK, RIGHT, WRONG, styled
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 GROUNDED_AT = 0.5
 WIDTH = 10.4
-_GUTTER = 0.4
+GUTTER = 0.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +86,7 @@ def select(
 
     correct, grounded: None takes both. Raises BadInput for a count below 1 or a seed below 0.
     """
-    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
-        if value < least:
-            raise BadInput(f"{name} {value} is too small; accepted: {least} or more")
+    check_choice(count, seed)
     found = outcomes.matching(correct, grounded)
     sides = [("Task right", "task wrong")[not correct].capitalize()] if correct is not None else []
     rules = []
@@ -99,6 +98,13 @@ def select(
     drawn = f"{len(rows)} of {len(found)} examples, drawn at random (seed {seed})" if len(found) else "no such example"
     title = ", ".join(sides) or "All examples"
     return Selection(title[0].upper() + title[1:], "; ".join([*rules, drawn]), rows, correct)
+
+
+def check_choice(count: int, seed: int) -> None:
+    """Raise BadInput for a count below 1 or a seed below 0."""
+    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
+        if value < least:
+            raise BadInput(f"{name} {value} is too small; accepted: {least} or more")
 
 
 def right_and_wrong(outcomes: Outcomes, count: int = 4, seed: int = 0) -> list[list[Selection]]:
@@ -124,12 +130,15 @@ def draw_gallery(
     cases: Mapping[int, Case],
     outcomes: Outcomes | None = None,
     width: float = WIDTH,
+    remarks: Mapping[int, str] | None = None,
 ) -> Figure:
     """Selections in a grid, each with its rule above its cases; one that is empty is a line of text.
 
-    cases: row -> case, for every row selected. outcomes: adds each example's grounding to its title. width: inches.
+    cases: row -> case, for every row selected. outcomes: adds each example's grounding to its title, unless ``remarks``
+    have something else for it, by row. width: inches.
     """
-    remarks = {} if outcomes is None else _remarks(outcomes)
+    if remarks is None:
+        remarks = {} if outcomes is None else _remarks(outcomes)
     blocks: list[Block] = []
     for number, band in enumerate(selections):
         if number:
@@ -145,25 +154,26 @@ def _band(
 ) -> list[Block]:
     """Selections beside each other; the columns of those that are empty go to the others."""
     absent = [f"{selection.title}: {selection.rule}" for selection in band if not selection.rows]
-    blocks: list[Block] = [Lines(absent, 8.5, {"color": FAINT})] if absent else []
+    told = [line for words in absent for line in break_lines(words, width, 8.5)]
+    blocks: list[Block] = [Lines(told, 8.5, {"color": FAINT})] if told else []
     drawn = [selection for selection in band if selection.rows]
     if not drawn:
         return blocks
     longest = max(len(selection.rows) for selection in drawn)
-    across = min(len(band) // len(drawn), longest)  # cases of one selection beside each other
-    whole = _share(width, len(drawn))
-    each = _share(whole, across)
-    blocks.append(Row([_Heading(selection, whole) for selection in drawn], whole, _GUTTER, ruled=True))
+    across = min(max(2 // len(drawn), 1), longest)  # cases of one selection beside each other
+    whole = share(width, len(drawn))
+    each = share(whole, across)
+    blocks.append(Row([Heading(selection, whole) for selection in drawn], whole, GUTTER, ruled=True))
     for place in range(0, longest, across):
         chosen = [row for selection in drawn for row in _padded(selection.rows[place : place + across], across)]
-        shown = [None if row is None else _thumbnail(cases[row], each, remarks.get(row)) for row in chosen]
-        blocks.append(Row(shown, each, _GUTTER, ruled=True))
+        shown = [None if row is None else thumbnail(cases[row], each, remarks.get(row)) for row in chosen]
+        blocks.append(Row(shown, each, GUTTER, ruled=True))
     return blocks
 
 
-def _share(width: float, parts: int) -> float:
+def share(width: float, parts: int) -> float:
     """Width of each of ``parts`` columns with gutters between them."""
-    return (width - _GUTTER * (parts - 1)) / parts
+    return (width - GUTTER * (parts - 1)) / parts
 
 
 def _padded(rows: Sequence[int], length: int) -> list[int | None]:
@@ -186,7 +196,8 @@ def _remarks(outcomes: Outcomes) -> dict[int, str]:
     }
 
 
-def _thumbnail(case: Case, width: float, remark: str | None) -> Column:
+def thumbnail(case: Case, width: float, remark: str | None = None) -> Column:
+    """A case in small: title with a remark, caption, images."""
     per_row = 6 if len(case.images) <= 6 else 5
     title = Title(case, width, remark, 8.0)
     caption = coloured_caption(case, width, 8.5, max_lines=4)
@@ -195,7 +206,7 @@ def _thumbnail(case: Case, width: float, remark: str | None) -> Column:
 
 
 @dataclass(frozen=True)
-class _Heading:
+class Heading:
     """Title and rule of a selection, over a line in the colour of its outcome."""
 
     selection: Selection

@@ -39,9 +39,7 @@ def head_maps(table: pd.DataFrame, scope: str = "canvas", title: str | None = No
     centre baseline's value: red is better than a map that knows no phrase. A dot: better after correction; a frame: the
     head that the tuning run chose. Raises BadInput for missing columns, an unknown scope, and a table without heads.
     """
-    missing = [name for name in NEEDED if name not in table]
-    if missing:
-        raise BadInput(f"table of heads lacks the columns {', '.join(missing)}; accepted: one written by probe heads")
+    check_heads(table)
     if scope not in set(table["scope"]):
         raise unknown_choice("scope", scope, table["scope"].unique())
     table = table[table["scope"] == scope]
@@ -71,6 +69,14 @@ def head_maps(table: pd.DataFrame, scope: str = "canvas", title: str | None = No
         ha="left",
     )
     return figure
+
+
+def check_heads(table: pd.DataFrame) -> pd.DataFrame:
+    """The table itself. Raises BadInput for missing columns."""
+    missing = [name for name in NEEDED if name not in table]
+    if missing:
+        raise BadInput(f"table of heads lacks the columns {', '.join(missing)}; accepted: one written by probe heads")
+    return table
 
 
 def _norm(rows: pd.DataFrame) -> Normalize:

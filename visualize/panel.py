@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
@@ -16,10 +17,22 @@ from grounding.examples import Box, Point
 from visualize.canvas import Arrangement, Slot, arrange, line_places, paint
 from visualize.case import Case
 from visualize.sheet import POINT, Sheet, text_width
-from visualize.style import FAINT, PHRASE_COLOURS, RIGHT, RULE, WRONG, contrast, halo, heat_colours, phrase_colour
+from visualize.style import (
+    FAINT,
+    PHRASE_COLOURS,
+    RIGHT,
+    RULE,
+    WRONG,
+    cold_colours,
+    contrast,
+    halo,
+    heat_colours,
+    phrase_colour,
+)
 
 FRAME = 0.035
 LABEL_SIZE = 7.0
+TINT = 0.28  # opacity of masks
 Outline = tuple[int, Box]  # number of the phrase, box in inches
 
 
@@ -28,9 +41,11 @@ class Panel:
     """A block of a page: the candidates of a case, ``width`` inches wide.
 
     shown: number of the only phrase whose regions are drawn, polygons included; None draws the boxes of all.
-    values: per candidate 0..1 ``[height, width]`` at the case's pixels, painted over it; None shows the images.
+    values: per candidate -1..1 ``[height, width]`` at the case's pixels, painted over it; None shows the images.
     predicted: also the model's boxes. labels: number and role under each candidate of a game.
-    per_row: most candidates in a row. tallest: of an image, in inches.
+    per_row: most candidates in a row. tallest: of an image, in inches. frame: width of the frame round a game's target
+    and answer, in inches. marks: letters and boxes (relative) of parts of the first candidate that are enlarged
+    elsewhere.
     """
 
     case: Case
@@ -41,36 +56,49 @@ class Panel:
     labels: bool = True
     per_row: int = 6
     tallest: float = 2.6
+    frame: float = FRAME
+    marks: Sequence[tuple[str, Box]] = ()
 
     @cached_property
     def arrangement(self) -> Arrangement:
         """Where each candidate goes, inside a border wide enough for the frames."""
         labels = self.labels and self.case.is_game
-        label = FRAME + (1.5 * LABEL_SIZE * POINT if labels else 0)
-        inside = self.width - 2 * FRAME
-        return arrange(self.case.sizes, inside, self.per_row, 0.05 + 2 * FRAME, label, self.tallest)
+        label = self.frame + (1.5 * LABEL_SIZE * POINT if labels else 0)
+        inside = self.width - 2 * self.frame
+        return arrange(self.case.sizes, inside, self.per_row, 0.05 + 2 * self.frame, label, self.tallest)
 
     @property
     def height(self) -> float:
         """Height in inches."""
-        return self.arrangement.height + FRAME
+        return self.arrangement.height + self.frame
 
     def draw(self, sheet: Sheet, x: float, y: float) -> None:
         """Draw with the top left corner at (x, y)."""
         for index, slot in enumerate(self.arrangement.slots):
-            place = slot.moved(x + FRAME, y + FRAME)
+            place = slot.moved(x + self.frame, y + self.frame)
             self._frame(sheet, index, place)
             self._image(sheet, index, place)
             window = Window(sheet, self.case, index, place)
             shown = range(len(self.case.phrases)) if self.shown is None else (self.shown,)
-            window.phrases(shown, self.predicted, polygons=self.shown is not None)
+            if self.values is None:
+                window.masks(shown)
+            window.phrases(shown, self.predicted, outlines=self.shown is not None)
             if not isinstance(self.case.target, int):
                 window.points()
+            if index == 0:
+                self._mark(sheet, place)
+
+    def _mark(self, sheet: Sheet, place: Slot) -> None:
+        for letter, box in self.marks:
+            x1, y1, x2, y2 = place.box(box)
+            rim = [withStroke(linewidth=2.4, foreground="white", alpha=0.8)]
+            sheet.outline(x1, y1, x2 - x1, y2 - y1, linewidth=0.9, linestyle=(0, (1, 1.2)), path_effects=rim)
+            sheet.text(x1 + 0.04, y2 - 0.05, letter, 8.0, weight="bold", path_effects=rim, zorder=4)
 
     def _image(self, sheet: Sheet, index: int, place: Slot) -> None:
         pixels = self.case.images[index]
         if self.values is not None:
-            pixels = paint(pixels, self.values[index], heat_colours())
+            pixels = paint(pixels, self.values[index], heat_colours(), cold_colours())
         elif index in self.case.missing:
             x, y = place.points([(0.5, 0.5)])[0]
             sheet.text(x, y, "image\nnot available", 6.5, ha="center", va="center", color=FAINT, zorder=0.5)
@@ -80,7 +108,7 @@ class Panel:
         case = self.case
         target, chosen = (case.is_game and index == picked for picked in (case.target, case.answer))
         colour = RIGHT if target else WRONG if chosen else RULE
-        edge = FRAME if target or chosen else 0.008
+        edge = self.frame if target or chosen else 0.008
         sheet.rectangle(
             slot.x - edge, slot.y - edge, slot.width + 2 * edge, slot.height + 2 * edge, facecolor=colour
         )  # fmt: skip
@@ -91,7 +119,7 @@ class Panel:
         if text_width(text, LABEL_SIZE, "bold") > slot.width + 0.06:
             text = str(index)
         sheet.text(
-            slot.x + slot.width / 2, slot.y + slot.height + FRAME + 1.2 * LABEL_SIZE * POINT, text, LABEL_SIZE,
+            slot.x + slot.width / 2, slot.y + slot.height + self.frame + 1.2 * LABEL_SIZE * POINT, text, LABEL_SIZE,
             ha="center", color=colour if role else FAINT, weight="bold" if role else "normal",
         )  # fmt: skip
 
@@ -103,36 +131,60 @@ def needs_numbers(case: Case) -> bool:
 
 @dataclass(frozen=True)
 class Window:
-    """One candidate of a case on a page: what is drawn here is cut off at the image's edges."""
+    """One candidate of a case on a page: what is drawn here is cut off at the image's edges.
+
+    place: of the whole image, of which ``shown`` is the part to be seen; None for all of it.
+    """
 
     sheet: Sheet
     case: Case
     index: int
     place: Slot
+    shown: Slot | None = None
 
     @property
     def stroke(self) -> float:
         """Line width in points."""
-        return 1.6 if self.place.width > 0.9 else 0.85
+        return next((points for width, points in ((0.9, 1.6), (0.6, 0.85)) if self.place.width > width), 0.6)
 
     @property
     def rimmed(self) -> float:
         """Width in inches of the line of a true region, rim included."""
         return (1.25 * self.stroke + 0.6) * POINT
 
-    def phrases(self, numbers: Iterable[int], predicted: bool = True, polygons: bool = True) -> None:
-        """Outline phrases: true regions solid, over them the model's best boxes dashed, as far as they lie here."""
+    def masks(self, numbers: Iterable[int]) -> None:
+        """Tint the masks of phrases, where they are annotated, in the phrases' colours."""
+        for number in numbers:
+            phrase, colour = self.case.phrases[number], phrase_colour(number)
+            if phrase.image_index != self.index:
+                continue
+            for polygon in phrase.polygons:
+                self._cut(
+                    self.sheet.page.add_patch(Polygon(self.place.points(polygon), facecolor=colour, alpha=TINT, lw=0))
+                )
+            for mask in phrase.masks:
+                tint = np.zeros((*mask.shape, 4))
+                tint[mask] = (*to_rgb(colour), TINT)
+                edges = self.place.x, self.place.x + self.place.width, self.place.y + self.place.height, self.place.y
+                self._cut(self.sheet.page.imshow(tint, extent=edges, aspect="auto", interpolation="nearest"))
+
+    def phrases(self, numbers: Sequence[int], predicted: bool = True, outlines: bool = True) -> None:
+        """Outline phrases: true regions solid, over them the model's best boxes dashed, as far as they lie here.
+
+        outlines: also those of polygons.
+        """
         true: list[Outline] = []
         found: list[Outline] = []
         for number in numbers:
             phrase = self.case.phrases[number]
             if phrase.image_index == self.index:
-                for polygon in phrase.polygons if polygons else ():
+                for polygon in phrase.polygons if outlines else ():
                     line = {"edgecolor": phrase_colour(number), "linewidth": 0.6 * self.stroke}
                     self._add(Polygon(self.place.points(polygon)), **line)
                 true += [(number, self.place.box(box)) for box in phrase.boxes]
             if predicted and phrase.predicted is not None and phrase.predicted[0] == self.index:
                 found.append((number, self.place.box(phrase.predicted[1])))
+        true, found = ([outline for outline in some if self._touches(outline[1])] for some in (true, found))
         for number, edges in self._inside(true):
             colour, width = phrase_colour(number), 1.25 * self.stroke
             rim = [withStroke(linewidth=self.rimmed / POINT, foreground=halo(colour), alpha=0.85)]
@@ -142,7 +194,7 @@ class Window:
             # Dashes on a light line: still seen where they run along the solid line of the true box.
             self._add(Rectangle(*edges), edgecolor=halo(colour), linewidth=self.stroke)
             self._add(Rectangle(*edges), edgecolor=colour, linewidth=self.stroke, linestyle=(0, (2.2, 1.6)))
-        if needs_numbers(self.case):
+        if needs_numbers(self.case) and len(set(numbers)) > 1:
             for number, box in [*true, *found]:
                 self._tag(box, number)
 
@@ -153,6 +205,8 @@ class Window:
             if not isinstance(point, tuple):
                 continue
             x, y = self.place.points([point])[0]
+            if not self._seen(x, y):
+                continue
             if marker == "o":
                 rim = [withStroke(linewidth=3.4, foreground="white")]
                 look = {"markersize": 11, "mfc": "none", "mec": colour, "mew": 1.8, "path_effects": rim}
@@ -172,13 +226,23 @@ class Window:
         patch.set(fill=False, **look)
         self._cut(self.sheet.page.add_patch(patch))
 
+    def _seen(self, x: float, y: float) -> bool:
+        return self.shown is None or self._touches((x, y, x, y))
+
+    def _touches(self, box: Box) -> bool:
+        """Whether a box in inches reaches into the part that is shown, if it is a part."""
+        if self.shown is None:
+            return True
+        left, top, right, bottom = self.shown.box((0, 0, 1, 1))
+        return box[0] <= right and box[2] >= left and box[1] <= bottom and box[3] >= top
+
     def _cut(self, artist: Artist) -> None:
-        place = self.place
+        place = self.shown or self.place
         edges = Rectangle((place.x, place.y), place.width, place.height, transform=self.sheet.page.transData)
         artist.set_clip_path(edges)
 
     def _tag(self, box: Box, number: int) -> None:
-        colour, place = phrase_colour(number), self.place
+        colour, place = phrase_colour(number), self.shown or self.place
         x, y = np.clip(box[:2], (place.x, place.y), (place.x + place.width, place.y + place.height))
         patch = {"facecolor": colour, "linewidth": 0, "pad": 0.6}
         look = {"va": "top", "color": contrast(colour), "bbox": patch, "clip_on": True}

@@ -90,6 +90,10 @@ class Sheet:
         else:
             self.page.add_patch(Rectangle((x, y), width, height, **options))
 
+    def outline(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
+        """The edge of a rectangle, over everything that was drawn before."""
+        self.page.add_patch(Rectangle((x, y), width, height, fill=False, **{"edgecolor": INK, "zorder": 3, **options}))
+
     def line(self, x1: float, y1: float, x2: float, y2: float, **options: Any) -> None:
         """A straight line; with a ``marker`` and no length, a mark."""
         self.page.add_line(Line2D((x1, x2), (y1, y2), **{"color": INK, **options}))

@@ -124,6 +124,12 @@ def heat_colours() -> Colormap:
     return seaborn.color_palette("rocket_r", as_cmap=True)
 
 
+@cache
+def cold_colours() -> Colormap:
+    """Colours of what speaks against: blues, told from ``heat_colours`` at every strength."""
+    return seaborn.color_palette("ch:start=2.6,rot=0.1,hue=1.4,light=0.88,dark=0.35,gamma=0.9", as_cmap=True)
+
+
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     """The formats as a tuple. Raises BadInput for one that is not in ``FORMATS``."""
     for name in formats:

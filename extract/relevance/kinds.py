@@ -1,4 +1,4 @@
-"""Which relevance views there are, and which sites offer them. Needs no torch.
+"""Which views of image cells there are (attention, relevance), and which sites offer relevance. Needs no torch.
 
 A view is called ``relevance.METHOD``; with ``-task`` behind it, the score that is explained is the task's and not the
 phrase's own.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from grounding.models.base import Site
 
+ATTENTION, BACK = "attention", "attention.back"  # from a phrase to image cells, and from those to the phrase
+ATTENDED = (ATTENTION, BACK)
 PREFIX, TASK = "relevance.", "-task"
 ROLLOUT, GRADIENT, GRADIENT_ATTENTION = "rollout", "gradient", "gradient-attention"
 INTEGRATED_GRADIENTS, GRAD_CAM, OCCLUSION = "integrated-gradients", "grad-cam", "occlusion"
@@ -37,6 +39,11 @@ def method_of(view: str) -> str:
 def is_relevance(view: str) -> bool:
     """Is a view one of these?"""
     return view.startswith(PREFIX)
+
+
+def has_heads(view: str) -> bool:
+    """Does the view hold a map for each head?"""
+    return view in ATTENDED or method_of(view) == GRADIENT_ATTENTION
 
 
 def explains_task(view: str) -> bool:

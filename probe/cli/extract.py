@@ -79,9 +79,10 @@ Out = Annotated[Path, typer.Option(help="Folder of the run; one that holds a par
 Views = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated: phrase, region, attention (the default, where the model has them), tokens, relevance "
-        "(relevance.rollout, .gradient and .gradient-attention), relevance.grad-cam, .integrated-gradients, "
-        ".occlusion; all but .rollout also with -task, of the task's score instead of the phrase's."
+        help="Comma-separated: phrase, region, attention (the default, where the model has them), tokens, "
+        "attention.back (from image cells to phrases), relevance (relevance.rollout, .gradient and "
+        ".gradient-attention), relevance.grad-cam, .integrated-gradients, .occlusion; all but .rollout also with "
+        "-task, of the task's score instead of the phrase's."
     ),
 ]
 Modules = Annotated[

@@ -1,8 +1,4 @@
-"""Kinds of maps: what a layer's head says of where a phrase is; and maps that know nothing of the phrase.
-
-Attention sinks are cells that get attention whatever is asked (Xiao et al. 2023, arXiv 2309.17453; in vision
-transformers Darcet et al. 2023, arXiv 2309.16588; in models that read text, Kang et al. 2025, arXiv 2503.03321).
-"""
+"""Kinds of maps: what a layer's head says of where a phrase is; and maps that know nothing of the phrase."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from torch import Tensor
 
 from extract.relevance.kinds import PREFIX, RELEVANCE
 from grounding.errors import BadInput, unknown_choice
+from grounding.sinks import without_sinks
 from probe.heads.questions import Block
 
 if TYPE_CHECKING:
@@ -31,17 +28,9 @@ def as_stored(cells: np.ndarray, block: Block) -> np.ndarray:
     return cells
 
 
-def without_sinks(cells: np.ndarray, block: Block) -> np.ndarray:
-    """What a phrase looks at beyond the mean of the example's other phrases, at least 0: ``[P, C, cells]``.
-
-    A cell that every phrase attends to alike is left with nothing. The only phrase of an example stays as it is: there
-    is nothing to compare it with.
-    """
-    _, number, count = np.unique(block.example, return_inverse=True, return_counts=True)
-    total = np.zeros((len(count), *cells.shape[1:]))
-    np.add.at(total, number, cells)
-    others = (total[number] - cells) / np.maximum(count[number] - 1, 1)[:, None, None]
-    return np.where(count[number, None, None] > 1, np.maximum(cells - others, 0), cells)
+def sink_filtered(cells: np.ndarray, block: Block) -> np.ndarray:
+    """What a phrase looks at beyond the mean of the example's other phrases (``without_sinks``)."""
+    return without_sinks(cells, block.example)
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("raw", "attention"),
-        Kind("sink-filtered", "attention", without_sinks),
+        Kind("sink-filtered", "attention", sink_filtered),
         *(Kind(view.removeprefix(PREFIX), view) for view in RELEVANCE),
     )
 }
