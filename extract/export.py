@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +80,7 @@ def export(
         require_fiftyone()
     folder = make_folder(out)
     exported = writer(run, folder, to, examples or {}, progress or (lambda done, total: None))
-    description = {"run": of_run(run.manifest), "files": exported.files, "rows": exported.rows, "note": exported.note}
-    description["left_out"] = exported.left_out
+    description = {"run": of_run(run.manifest), **asdict(exported)}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return exported
 

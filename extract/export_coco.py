@@ -56,9 +56,9 @@ def write_coco(
                 )  # fmt: skip
             if phrase["predicted_image_index"] >= 0:
                 picture = found[int(phrase["predicted_image_index"])]
-                box = tuple(float(phrase[f"predicted_{name}"]) for name in _BOX)
+                best: Box = tuple(float(phrase[f"predicted_{name}"]) for name in _BOX)  # type: ignore[assignment]
                 figures = {name: known(phrase[name]) for name in ("iou", "pointing")}
-                placed = {"bbox": _pixels(box, picture), "score": _score(run, int(row))}  # type: ignore[arg-type,call-overload]
+                placed = {"bbox": _pixels(best, picture), "score": _score(run, int(row))}  # type: ignore[arg-type,call-overload]
                 results.append({"image_id": numbered[picture.index], **about, **placed, **figures})
     content = {
         "info": {"description": "phrases and their regions, written by probe export", "run": of_run(run.manifest)},

@@ -35,17 +35,37 @@ def test_a_yaml_file_is_swept_and_options_go_before_it(monkeypatch, capsys, stor
     assert settings["questions"] == ["boxes", "localisation"]
     assert settings["seeds"] == [1]
     assert settings["controls"] == []
-    code, out, _ = run(monkeypatch, capsys, "visualize", stored / "one", "--sweep", tmp_path / "out", "--count", 1,
+    words = ["--map", "attention", "--map", "probe", "--grid", "layers", "--against", stored / "one", "--count", 1]
+    code, out, _ = run(monkeypatch, capsys, "visualize", stored / "one", "--sweep", tmp_path / "out", *words,
                        "--out", tmp_path / "drawn")  # fmt: skip
     assert code == 0
-    assert {"layer-curves-boxes.png", "layer-curves-localisation.svg"} <= {
-        p.name for p in (tmp_path / "drawn").iterdir()
-    }
+    drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert {
+        "layer-curves-boxes.png",
+        "layer-curves-localisation.svg",
+        "expression-gap.png",
+        "most-changed.png",
+    } <= drawn
+    assert sum(name.startswith(("layers-attention", "layers-probe")) for name in drawn) == 4
     code, _, err = run(monkeypatch, capsys, "sweep", config)
     assert code == 2
     assert err == (
         f"Error: out '{tmp_path}/out' holds another sweep: seeds is [1] there and [7] here; choose another folder\n"
     )
+
+
+def test_a_run_is_exported(monkeypatch, capsys, stored, tmp_path):
+    code, out, err = run(monkeypatch, capsys, "export", stored / "one", "--to", "csv", "--out", tmp_path / "tables")
+    assert (code, err) == (0, "")
+    assert "30 examples" in out
+    assert out.endswith(f'To open it: pandas.read_csv("{tmp_path}/tables/phrases.csv")\n')
+    words = ["export", stored / "one", "--to", "coco", "--out", tmp_path / "coco", "--json"]
+    code, out, _ = run(monkeypatch, capsys, *words)
+    assert code == 0
+    assert len(json.loads(out)["left_out"]) == 30  # a run that does not say where its images are
+    code, out, err = run(monkeypatch, capsys, "export", stored / "one", "--to", "xlsx", "--out", tmp_path / "other")
+    assert (code, out) == (2, "")
+    assert err == "Error: to 'xlsx' is unknown; accepted: coco, fiftyone, csv, parquet\n"
 
 
 def test_what_cannot_be_swept_is_told_in_one_line(monkeypatch, capsys, stored, tmp_path):

@@ -30,7 +30,7 @@ from visualize.overlays import draw_example
 from visualize.study import site_heat_map
 
 FOLDER = Path(__file__).parent / "data"
-DPI, COLOURS = 45, 48
+DPI, COLOURS = 36, 48
 TOLERANCE = 7.0  # of 255: reducing the colours of a picture takes up to 4
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from fake_gallery import make_example, make_panorama, make_run, make_sweep
 from PIL import Image
@@ -18,7 +19,9 @@ from extract.run import extract
 from grounding.errors import BadInput
 from visualize.described import file_name
 from visualize.figures import draw
-from visualize.plan import Look
+from visualize.maps import PROBE, SiteMaps
+from visualize.plan import GRIDS, Look
+from visualize.ranked import Gaps
 from visualize.style import contrast, halo, phrase_colour
 
 
@@ -39,9 +42,9 @@ def test_everything_is_drawn_as_png_and_svg_and_leaves_no_trace_in_matplotlib(ru
     options = {"sweep": make_sweep(3), "chosen": ["fake/001"], "count": 1, "progress": lambda *s: steps.append(s)}
     drawn = draw(run, tmp_path / "figures", examples, **options)
     names = [figure.name for figure in drawn]
-    assert names[:4] == ["layer-curves", "task-and-grounding", "right-and-wrong", "quadrants"]
-    assert re.fullmatch("example-fake-001-[0-9a-f]{8}", names[4])
-    assert steps == [(n + 1, 5) for n in range(5)]
+    assert names[:5] == ["layer-curves", "task-and-grounding", "candidates", "right-and-wrong", "quadrants"]
+    assert re.fullmatch("example-fake-001-[0-9a-f]{8}", names[5])
+    assert steps == [(n + 1, 6) for n in range(6)]
     for figure in drawn:
         assert [path.suffix for path in figure.paths] == [".png", ".svg"]
         with Image.open(figure.paths[0]) as image:
@@ -88,8 +91,8 @@ def test_a_run_without_predictions(examples, tmp_path):
     run.phrases["predicted_image_index"] = -1
     drawn = draw(run, tmp_path, examples, count=1, formats=("png",))
     names = [figure.name for figure in drawn]
-    assert names[0] == "right-and-wrong"
-    assert [name[:8] for name in names[1:]] == ["example-", "example-"]
+    assert names[:2] == ["candidates", "right-and-wrong"]
+    assert [name[:8] for name in names[2:]] == ["example-", "example-"]
 
 
 def test_one_candidate_is_no_task_that_is_right(tmp_path):
@@ -103,6 +106,25 @@ def test_one_candidate_is_no_task_that_is_right(tmp_path):
     assert not any("Task" in figure.caption or "answer" in figure.alternative for figure in drawn)
     assert drawn[0].alternative.startswith("Grounded (mean IoU at least 0.5; 2 of 4 examples")
     assert "Not grounded (mean IoU below 0.5; 2 of 4 examples" in drawn[0].alternative
+
+
+def test_maps_grids_heads_gaps_and_another_run_are_drawn(run, examples, tmp_path, monkeypatch):
+    maps = {row: np.random.default_rng(row).random((1, 24, 4)) for row in run.phrases.index}
+    monkeypatch.setattr(run, "relevance", {"relevance.rollout": maps})
+    probed = [SiteMaps(PROBE, site, {row: cells[0] for row, cells in maps.items()}) for site in ("block.0", "block.1")]
+    look = Look(("attention", "relevance.rollout", PROBE), "block.1", None, GRIDS, probed)
+    gaps = Gaps(pd.DataFrame({"example": [1, 2], "probe": [0.9, 0.8], "own": [0.1, 0.2]}), "the linear probe")
+    before = make_run(list(examples.values()), seed=3)
+    options = {"chosen": ["fake/003"], "count": 1, "formats": ("svg",)}
+    drawn = draw(run, tmp_path, examples, look=look, gaps=gaps, against=before, **options)
+    names = [figure.name for figure in drawn]
+    assert names[1:6] == ["candidates", "right-and-wrong", "quadrants", "expression-gap", "most-changed"]
+    assert [name.split("-fake")[0] for name in names[6:]] == [
+        "example", "layers-attention", "layers-relevance-rollout", "layers-probe", "heads-attention", "maps",
+    ]  # fmt: skip
+    assert "Attention rollout up to block.1." in drawn[6].caption
+    assert "fake/001" in drawn[4].alternative
+    assert all(figure.alternative and figure.paths[0].stat().st_size for figure in drawn)
 
 
 def test_a_run_on_disk_is_drawn_as_it_is_read(tmp_path):
@@ -125,6 +147,17 @@ def test_a_run_of_spatial_descriptions(tmp_path):
         ({"look": Look(head=4)}, "head 4 is not at site 'block.2'; accepted: 0 to 3"),
         ({"formats": ("bmp",)}, "format 'bmp' is unknown; accepted: png, svg, pdf"),
         ({"count": 0}, "count 0"),
+        (
+            {"look": Look(("relevance.rollout",))},
+            "holds no relevance.rollout, only attention, sink-filtered; add it: ",
+        ),
+        ({"look": Look(("probe",))}, "map 'probe': no maps of probes were given; accepted: attention, sink-filtered"),
+        (
+            {"look": Look(("probe",), grids=("heads",))},
+            "grid 'heads': probe has one map of all heads; accepted: with att",
+        ),
+        ({"look": Look(grids=("rows",))}, "grid 'rows' is unknown; accepted: layers, heads, maps"),
+        ({"heads": pd.DataFrame({"kind": []})}, "table of heads lacks the columns site, head"),
         ({"sweep": make_sweep(2).drop(columns="value")}, "lacks the columns value"),
     ],
 )

@@ -194,7 +194,7 @@ def _grid(plan: Plan, row: int, grid: str, kind: str) -> Described:
     case = gather(plan.run, row, plan.examples)
     rows = plan.grid(case, grid, kind)
     titles = {"layers": "layer by layer", "heads": "head by head", "maps": "under each kind of map"}
-    same = kind.removeprefix("relevance.") or "each kind of map"
+    same = rows[0].parts[0] if rows else kind
     heading = {
         "layers": f"{same}, layer by layer",
         "heads": f"{same} at {rows[0].site if rows else ''}, head by head",

@@ -34,7 +34,7 @@ def draw_grid(case: Case, rows: Sequence[SiteMaps], title: str = "", most_phrase
     numbers = [n for n, phrase in enumerate(case.phrases) if any(phrase.row in maps.cells for maps in rows)]
     if not numbers:
         told = Lines(["No phrase of this example has a map."], 8.0, {"color": FAINT})
-        blank = [Title(case, WIDTH), coloured_caption(case, WIDTH), Panel(case, WIDTH), told]
+        blank: list[Block] = [Title(case, WIDTH), coloured_caption(case, WIDTH), Panel(case, WIDTH), told]
         return on_page(Column([*blank, *missing_notes(case, WIDTH)], gap=0.09), WIDTH)
     shown = numbers[:most_phrases]
     across = -(-len(shown) // -(-len(shown) // _ACROSS))  # bands of even lengths

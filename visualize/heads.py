@@ -49,7 +49,7 @@ def head_maps(table: pd.DataFrame, scope: str = "canvas", title: str | None = No
     kinds, measures = list(dict.fromkeys(scored["kind"])), list(dict.fromkeys(scored["measure"]))
     across = [max(scored[scored["kind"] == kind]["head"].nunique(), 2) for kind in kinds]
     down = max(scored[scored["kind"] == kind]["site"].nunique() for kind in kinds)
-    size = (_CELL * sum(across) + 1.25 * len(kinds) + 0.9, len(measures) * (_CELL * down + 0.75) + 0.75)
+    size = (max(_CELL * sum(across) + 1.25 * len(kinds) + 0.9, 5.6), len(measures) * (_CELL * down + 0.75) + 0.75)
     figure = new_figure(*size, layout="constrained")
     panels = figure.subplots(len(measures), len(kinds), squeeze=False, width_ratios=across)
     for row, measure in zip(panels, measures, strict=True):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ATTENTION, BACK, FILTERED, PROBE = "attention", "attention.back", "sink-filtered", "probe"
 TASK = "-task"
 INTEGRATED = "relevance.integrated-gradients"
+HEADED = (ATTENTION, BACK, FILTERED, "relevance.gradient-attention")  # a map for each head
 _NAMES = {
     ATTENTION: ("attention from each phrase", "at"),
     BACK: ("attention back, from each image cell to the phrase", "at"),

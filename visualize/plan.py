@@ -10,7 +10,18 @@ from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example
 from visualize.case import Case, find_row, gather
 from visualize.gallery import Outcomes, Selection, four_quadrants, grounded_or_not, right_and_wrong
-from visualize.maps import ATTENTION, PROBE, SiteMaps, kinds_of, read_heads, read_layers, read_maps, sites_with
+from visualize.maps import (
+    ATTENTION,
+    HEADED,
+    PROBE,
+    TASK,
+    SiteMaps,
+    kinds_of,
+    read_heads,
+    read_layers,
+    read_maps,
+    sites_with,
+)
 from visualize.measures import FIGURES
 from visualize.ranked import Changes, Gaps, biggest_gaps, most_changed
 
@@ -71,7 +82,9 @@ class Plan:
 
     def kinds_in(self, grid: str) -> list[str]:
         """The kinds of maps that a grid has a page for; of ``maps``, which is one page of all kinds, no name."""
-        return [""] if grid == "maps" else [kind for kind in self.look.maps if grid == "layers" or kind != PROBE]
+        if grid == "maps":
+            return [""]
+        return [kind for kind in self.look.maps if grid == "layers" or kind.removesuffix(TASK) in HEADED]
 
     def grid(self, case: Case, grid: str, kind: str) -> list[SiteMaps]:
         """The rows of a grid of a case. Raises BadInput as ``read_maps`` and ``read_heads`` do."""
@@ -158,6 +171,8 @@ def _checked(run: Run, look: Look) -> Look:
     known = [name for names in sites.values() for name in names] + [maps.site for maps in look.probed]
     if look.site is not None and look.site not in known:
         raise unknown_choice("site", look.site, list(dict.fromkeys(known)))
+    if "heads" in look.grids and not any(kind.removesuffix(TASK) in HEADED for kind in kinds):
+        raise BadInput(f"grid 'heads': {', '.join(kinds)} has one map of all heads; accepted: with {', '.join(HEADED)}")
     if PROBE in kinds and not look.probed:
         raise BadInput(f"map {PROBE!r}: no maps of probes were given; accepted: {', '.join(kinds_of(run)) or 'none'}")
     return replace(look, maps=kinds)
