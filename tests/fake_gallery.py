@@ -38,9 +38,12 @@ class FakeRun:
         """The sites, with attention among their views if there is any; relevance at the first two alone."""
         views = ("phrase", "region", *(["attention"] if self.attentions else []))
         return [
-            SimpleNamespace(name=s, stage="block", layer=i, views=(*views, *(self.relevance if i < 2 else ())))
+            SimpleNamespace(
+                name=s, stage="block", layer=i, streams=("text", "image"),
+                views=(*views, *(self.relevance if i < 2 else ())),
+            )
             for i, s in enumerate(SITES)
-        ]
+        ]  # fmt: skip
 
     def attention(self, site: str, phrase_row: int) -> np.ndarray:
         """Planted attention, the same at every site."""

@@ -39,7 +39,8 @@ class SiteMaps:
 
     cells: row of the phrase -> ``[rows, columns]`` over the stacked candidates. head: None for the mean over ``heads``
     heads, or where the kind has one map of all of them (heads 1). remarks: row of the phrase -> what is to be known of
-    its map. words: what the maps are; label: the same in a word or two, for a row of a grid.
+    its map. words: what the maps are, if the kind alone does not say it; label: the same in a word or two, for a row of
+    a grid.
     """
 
     kind: str
@@ -54,7 +55,8 @@ class SiteMaps:
     @property
     def title(self) -> str:
         """What the maps are, in words."""
-        name, where = _NAMES.get(self.kind.removesuffix(TASK), (self.words or self.kind, "at"))
+        name, where = _NAMES.get(self.kind.removesuffix(TASK), (self.kind, "at"))
+        name = self.words or name
         explained = " of the task's score" if self.kind.endswith(TASK) else ""
         return f"{name[0].upper()}{name[1:]}{explained} {where} {self.site}{self._of_heads(', ')}"
 
@@ -117,10 +119,11 @@ def read_maps(
     kind: of ``kinds_of``. head: of no account where a kind has one map of all heads. Integrated gradients come with
     their completeness check. Raises BadInput for a kind, site or head that the run does not have.
     """
-    names = [held.name for held in sites_with(run, kind)]
-    site = names[-1] if site is None else site
-    if site not in names:
-        raise unknown_choice("site", site, names)
+    held = {one.name: one for one in sites_with(run, kind)}
+    site = list(held)[-1] if site is None else site
+    if site not in held:
+        raise unknown_choice("site", site, held)
+    of_query = kind == ATTENTION and "text" not in held[site].streams
     maps, heads = {}, 1
     for phrase in case.phrases:
         every = run.maps(site, view_of(kind), phrase.row)
@@ -132,7 +135,8 @@ def read_maps(
         filtered = without_sinks(np.stack(list(maps.values())), np.zeros(len(maps), dtype=np.int64))
         maps = dict(zip(maps, filtered, strict=True))
     remarks = _completeness(run, site, kind, list(maps)) if kind.removesuffix(TASK) == INTEGRATED else {}
-    return SiteMaps(kind, site, maps, head if heads > 1 else None, heads, remarks)
+    words = "cross-attention from each phrase's query" if of_query else ""
+    return SiteMaps(kind, site, maps, head if heads > 1 else None, heads, remarks, words)
 
 
 def read_layers(

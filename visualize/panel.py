@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from contourpy import contour_generator
 from matplotlib.artist import Artist
-from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
@@ -32,7 +32,6 @@ from visualize.style import (
 
 FRAME = 0.035
 LABEL_SIZE = 7.0
-TINT = 0.28  # opacity of masks
 Outline = tuple[int, Box]  # number of the phrase, box in inches
 
 
@@ -80,8 +79,6 @@ class Panel:
             self._image(sheet, index, place)
             window = Window(sheet, self.case, index, place)
             shown = range(len(self.case.phrases)) if self.shown is None else (self.shown,)
-            if self.values is None:
-                window.masks(shown)
             window.phrases(shown, self.predicted, outlines=self.shown is not None)
             if not isinstance(self.case.target, int):
                 window.points()
@@ -152,35 +149,19 @@ class Window:
         """Width in inches of the line of a true region, rim included."""
         return (1.25 * self.stroke + 0.6) * POINT
 
-    def masks(self, numbers: Iterable[int]) -> None:
-        """Tint the masks of phrases, where they are annotated, in the phrases' colours."""
-        for number in numbers:
-            phrase, colour = self.case.phrases[number], phrase_colour(number)
-            if phrase.image_index != self.index:
-                continue
-            for polygon in phrase.polygons:
-                self._cut(
-                    self.sheet.page.add_patch(Polygon(self.place.points(polygon), facecolor=colour, alpha=TINT, lw=0))
-                )
-            for mask in phrase.masks:
-                tint = np.zeros((*mask.shape, 4))
-                tint[mask] = (*to_rgb(colour), TINT)
-                edges = self.place.x, self.place.x + self.place.width, self.place.y + self.place.height, self.place.y
-                self._cut(self.sheet.page.imshow(tint, extent=edges, aspect="auto", interpolation="nearest"))
-
     def phrases(self, numbers: Sequence[int], predicted: bool = True, outlines: bool = True) -> None:
         """Outline phrases: true regions solid, over them the model's best boxes dashed, as far as they lie here.
 
-        outlines: also those of polygons.
+        outlines: also those of polygons and masks.
         """
         true: list[Outline] = []
         found: list[Outline] = []
         for number in numbers:
             phrase = self.case.phrases[number]
             if phrase.image_index == self.index:
-                for polygon in phrase.polygons if outlines else ():
+                for shape in (*phrase.polygons, *_edges(phrase.masks)) if outlines else ():
                     line = {"edgecolor": phrase_colour(number), "linewidth": 0.6 * self.stroke}
-                    self._add(Polygon(self.place.points(polygon)), **line)
+                    self._add(Polygon(self.place.points(shape)), **line)
                 true += [(number, self.place.box(box)) for box in phrase.boxes]
             if predicted and phrase.predicted is not None and phrase.predicted[0] == self.index:
                 found.append((number, self.place.box(phrase.predicted[1])))
@@ -247,3 +228,12 @@ class Window:
         patch = {"facecolor": colour, "linewidth": 0, "pad": 0.6}
         look = {"va": "top", "color": contrast(colour), "bbox": patch, "clip_on": True}
         self._cut(self.sheet.text(x, y, str(number + 1), 4.5, **look))
+
+
+def _edges(masks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Closed lines round the pixels of masks, relative (x, y) ``[points, 2]`` each."""
+    for mask in masks:
+        height, width = mask.shape
+        lines = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
+        # Centres of pixels are at whole numbers there, the first of the image at 1.
+        yield from ((np.asarray(line) - 0.5) / (width, height) for line in lines)
