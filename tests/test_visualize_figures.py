@@ -108,22 +108,23 @@ def test_one_candidate_is_no_task_that_is_right(tmp_path):
     assert "Not grounded (mean IoU below 0.5; 2 of 4 examples" in drawn[0].alternative
 
 
-def test_maps_grids_heads_gaps_and_another_run_are_drawn(run, examples, tmp_path, monkeypatch):
-    maps = {row: np.random.default_rng(row).random((1, 24, 4)) for row in run.phrases.index}
-    monkeypatch.setattr(run, "relevance", {"relevance.rollout": maps})
+def test_maps_grids_gaps_and_another_run_are_drawn(tmp_path):
+    examples = {e.id: e for e in (make_example(n, candidates=2, phrases=1) for n in range(4))}
+    run, before = (make_run(list(examples.values()), seed=seed) for seed in (0, 3))
+    maps = {row: np.random.default_rng(row).random((1, 8, 4)) for row in run.phrases.index}
+    run.relevance = {"relevance.rollout": maps}
     probed = [SiteMaps(PROBE, site, {row: cells[0] for row, cells in maps.items()}) for site in ("block.0", "block.1")]
     look = Look(("attention", "relevance.rollout", PROBE), "block.1", None, GRIDS, probed)
     gaps = Gaps(pd.DataFrame({"example": [1, 2], "probe": [0.9, 0.8], "own": [0.1, 0.2]}), "the linear probe")
-    before = make_run(list(examples.values()), seed=3)
-    options = {"chosen": ["fake/003"], "count": 1, "formats": ("svg",)}
+    options = {"chosen": ["fake/003"], "count": 1, "formats": ("png",)}
     drawn = draw(run, tmp_path, examples, look=look, gaps=gaps, against=before, **options)
-    names = [figure.name for figure in drawn]
-    assert names[1:6] == ["candidates", "right-and-wrong", "quadrants", "expression-gap", "most-changed"]
-    assert [name.split("-fake")[0] for name in names[6:]] == [
-        "example", "layers-attention", "layers-relevance-rollout", "layers-probe", "heads-attention", "maps",
+    names = [figure.name.split("-fake")[0] for figure in drawn]
+    assert names[-8:] == [
+        "expression-gap", "most-changed", "example", "layers-attention", "layers-relevance-rollout", "layers-probe",
+        "heads-attention", "maps",
     ]  # fmt: skip
-    assert "Attention rollout up to block.1." in drawn[6].caption
-    assert "fake/001" in drawn[4].alternative
+    assert "Attention rollout up to block.1." in drawn[-6].caption
+    assert "fake/001" in drawn[-8].alternative
     assert all(figure.alternative and figure.paths[0].stat().st_size for figure in drawn)
 
 

@@ -145,11 +145,11 @@ def test_games_and_ordinary_pictures_have_no_insets(run, examples):
 @pytest.mark.parametrize("kind", ["polygon", "pixels"])
 def test_masks_are_outlined_to_the_pixel_and_leave_the_picture_its_colours(kind):
     example = make_example(1, candidates=1, phrases=1)
-    mask = np.zeros((8, 8), np.uint8, order="F")
-    mask[2:6, 4:8] = 1
+    mask = np.zeros((64, 64), np.uint8, order="F")
+    mask[16:48, 32:] = 1
     coded = coco_mask.encode(mask)["counts"].decode("ascii")
     square = ((0.5, 0.25), (1, 0.25), (1, 0.75), (0.5, 0.75))
-    shape = {"polygons": (square,)} if kind == "polygon" else {"mask_rle": (8, 8, coded)}
+    shape = {"polygons": (square,)} if kind == "polygon" else {"mask_rle": (64, 64, coded)}
     (phrase,) = example.phrases
     phrase = replace(phrase, regions=tuple(replace(region, **shape) for region in phrase.regions))
     example = replace(example, phrases=(phrase,), images=(np.full((64, 64, 3), 255, np.uint8),))

@@ -103,11 +103,9 @@ def sites_with(run: Run, kind: str) -> list[SiteInfo]:
     view = view_of(kind)
     found = [site for site in run.sites if view in site.views]
     if not found:
-        held = ", ".join(kinds_of(run)) or "none"
-        raise BadInput(
-            f"map {kind!r}: this run holds no {view}, only {held}; add it: probe extract --out {run.path} "
-            f"--add-view {view}"
-        )
+        held = f", only {', '.join(kinds)}" if (kinds := kinds_of(run)) else ""
+        added = f"probe extract --out {run.path} --add-view {view}"
+        raise BadInput(f"map {kind!r}: this run holds no {view}{held}; add it: {added}")
     return found
 
 
