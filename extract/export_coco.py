@@ -69,10 +69,10 @@ def write_coco(
     }  # fmt: skip
     for name, value in ((GROUND_TRUTH, content), (RESULTS, results)):
         (folder / name).write_text(json.dumps(value, allow_nan=False) + "\n", encoding="utf-8")
-    truth, best = folder / GROUND_TRUTH, folder / RESULTS
-    note = f'truth = COCO("{truth}"); COCOeval(truth, truth.loadRes("{best}"), "bbox")'
+    truth, found_boxes = folder / GROUND_TRUTH, folder / RESULTS
+    note = f'truth = COCO("{truth}"); COCOeval(truth, truth.loadRes("{found_boxes}"), "bbox")'
     rows = {"images": len(images), "annotations": len(annotations), "results": len(results)}
-    return Exported((str(truth), str(best)), rows, tuple(left_out), note)
+    return Exported((str(truth), str(found_boxes)), rows, tuple(left_out), note)
 
 
 def _image(number: int, picture: Picture, record: pd.Series, folder: Path) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def read_settings(folder: Path, run: Run) -> SweepSettings:
     if read_sweep(folder, run, required=False) is None:
         return SweepSettings()
     said = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["settings"]
-    held = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
-    return SweepSettings(**held | {"device": "cpu"})
+    held: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+    return SweepSettings(**{**held, "device": "cpu"})
 
 
 def read_measures(folder: Path, run: Run) -> dict[str, pd.DataFrame]:

@@ -35,18 +35,18 @@ def test_a_yaml_file_is_swept_and_options_go_before_it(monkeypatch, capsys, stor
     assert settings["questions"] == ["boxes", "localisation"]
     assert settings["seeds"] == [1]
     assert settings["controls"] == []
-    words = ["--map", "attention", "--map", "probe", "--grid", "layers", "--against", stored / "one", "--count", 1]
+    words = ["--map", "probe", "--grid", "layers", "--against", stored / "one", "--count", 1, "--format", "png"]
     code, out, _ = run(monkeypatch, capsys, "visualize", stored / "one", "--sweep", tmp_path / "out", *words,
                        "--out", tmp_path / "drawn")  # fmt: skip
     assert code == 0
     drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
     assert {
         "layer-curves-boxes.png",
-        "layer-curves-localisation.svg",
+        "layer-curves-localisation.png",
         "expression-gap.png",
         "most-changed.png",
     } <= drawn
-    assert sum(name.startswith(("layers-attention", "layers-probe")) for name in drawn) == 4
+    assert any(name.startswith("layers-probe") for name in drawn)
     code, _, err = run(monkeypatch, capsys, "sweep", config)
     assert code == 2
     assert err == (

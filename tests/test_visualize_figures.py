@@ -132,7 +132,7 @@ def test_a_run_on_disk_is_drawn_as_it_is_read(tmp_path):
     games = tiny_games(6)
     run = extract(TinyModel(), games, tmp_path / "run", identity={"checkpoint": "tiny"}, views=("phrase", "attention"))
     drawn = draw(run, tmp_path / "figures", {game.id: game for game in games}, count=1, formats=("png",))
-    assert any("Attention from each phrase at " in figure.caption for figure in drawn)
+    assert any("Cross-attention from each phrase's query at decoder." in figure.caption for figure in drawn)
 
 
 def test_a_run_of_spatial_descriptions(tmp_path):

@@ -159,7 +159,8 @@ class Window:
         for number in numbers:
             phrase = self.case.phrases[number]
             if phrase.image_index == self.index:
-                for shape in (*phrase.polygons, *_edges(phrase.masks)) if outlines else ():
+                shapes: list[Any] = [*phrase.polygons, *_edges(phrase.masks)] if outlines else []
+                for shape in shapes:
                     line = {"edgecolor": phrase_colour(number), "linewidth": 0.6 * self.stroke}
                     self._add(Polygon(self.place.points(shape)), **line)
                 true += [(number, self.place.box(box)) for box in phrase.boxes]

@@ -146,7 +146,7 @@ def _rows(run: Run, galleries: Mapping[str, Sequence[Sequence[Selection]]], chos
     """The examples with a page of their own: those chosen by id, else the first of each group of the last gallery."""
     if chosen:
         return tuple(find_row(run, example_id) for example_id in chosen)
-    firsts = ([s.rows[0] for band in g for s in band if s.rows] for g in reversed(galleries.values()))
+    firsts = ([s.rows[0] for band in g for s in band if s.rows] for g in reversed(list(galleries.values())))
     return tuple(next(filter(None, firsts), ()))
 
 

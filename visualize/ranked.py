@@ -101,7 +101,7 @@ def _side_by_side(before: Run, after: Run, words: str) -> tuple[pd.DataFrame, st
         columns = {"row": outcomes.table.index, "grounding": outcomes.table["grounding"]}
         tables.append(pd.DataFrame(columns | {"caption": run.examples["caption"]}).set_index(outcomes.table["id"]))
         measures.append(outcomes.measure)
-    both = tables[0].join(tables[1], lsuffix="_before", rsuffix="_after", how="inner").sort_index()
+    both = tables[0].merge(tables[1], left_index=True, right_index=True, suffixes=("_before", "_after")).sort_index()
     if both.empty:
         raise BadInput(f"{words} have no example in common; accepted: two of the same benchmark and split")
     differing = both.index[both["caption_before"] != both["caption_after"]]
