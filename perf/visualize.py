@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from fake_gallery import make_example, make_panorama, make_run
+from matplotlib.figure import Figure
 
 from grounding.examples import Example
-from visualize.case import Case, gather
+from visualize.case import gather
 from visualize.grid import draw_grid
 from visualize.maps import read_layers, read_maps
 from visualize.overlays import draw_example
@@ -45,14 +46,15 @@ def main() -> None:
 def _measure(name: str, example: Example, rounds: int) -> None:
     run = make_run([example], heatmaps=True)
 
-    def gathered() -> Case:
-        return gather(run, 0, {example.id: example})
+    def page() -> Figure:
+        case = gather(run, 0, {example.id: example})
+        return draw_example(case, [read_maps(run, case)])
 
-    drawn = {
-        name: lambda: draw_example(gathered(), [read_maps(run, gathered())]),
-        f"{name}, grid of layers": lambda: draw_grid(gathered(), read_layers(run, gathered())),
-    }
-    for title, draw in drawn.items():
+    def grid() -> Figure:
+        case = gather(run, 0, {example.id: example})
+        return draw_grid(case, read_layers(run, case))
+
+    for title, draw in {name: page, f"{name}, grid of layers": grid}.items():
         times: dict[str, list[tuple[float, float]]] = {"figure": [], "100": [], "200": []}
         for _ in range(rounds + 1):  # the first fills caches of fonts
             with tempfile.TemporaryDirectory() as folder:

@@ -30,8 +30,8 @@ from visualize.overlays import draw_example
 from visualize.study import site_heat_map
 
 FOLDER = Path(__file__).parent / "data"
-DPI, COLOURS = 36, 48
-TOLERANCE = 7.0  # of 255: reducing the colours of a picture takes up to 4
+DPI, COLOURS = 36, 128
+TOLERANCE = 7.0  # of 255: reducing the colours of a picture takes some of it
 
 
 def _case(panorama: bool = False, head: int | None = None) -> tuple[Case, list]:
