@@ -124,6 +124,15 @@ class MLPClassifierProbe(VectorClassifier, _MLP):
 class MLPRegressorProbe(VectorRegressor, _MLP):
     """A multilayer perceptron with half the squared error, summed over the columns of y. Parameters: see ``_MLP``."""
 
+    @property
+    def variance_(self) -> float:
+        """Mean square of the residuals, over the rows that ``loss_`` is of."""
+        return 2 * self.loss_ / len(self.target_mean_)
+
+    def _learn(self, probes: Sequence[Self], grid: Grid) -> None:
+        self._centre(probes, grid)
+        super()._learn(probes, grid)
+
     def _columns(self, grid: Grid) -> int:
         return grid.target.shape[2]
 
