@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from grounding.devices import choose_device
 from grounding.errors import BadInput, unknown_choice
 from probe.cli.engines import Address, ShardIndex
-from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, choose_device, parse_pairs, progress_bar, show
+from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, parse_pairs, progress_bar, show
 
 NAME = "study"
 EPILOG = "Example: probe study miniature --out runs/study --minutes 45   (again, until nothing is left)"

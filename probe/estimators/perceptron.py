@@ -49,8 +49,10 @@ class Rows:
 
     def of_groups(self, chosen: Tensor) -> Rows:
         """Those of some jobs (a mask)."""
-        parts = (part.of_jobs(chosen) for part in (self.phrase, self.region, self.left, self.right))
-        return Rows(*parts, self.grid, self.batch_blocks)
+        phrase, region, left, right = (
+            part.of_jobs(chosen) for part in (self.phrase, self.region, self.left, self.right)
+        )
+        return Rows(phrase, region, left, right, self.grid, self.batch_blocks)
 
 
 class Perceptrons(Networks):

@@ -75,14 +75,11 @@ class Outcome(Question):
         """linear: logistic regression; a few hundred examples may need stronger penalties than their pairs do."""
         return LogisticProbe(device=self.settings.device), (*_STRONG, *self.settings.linear_strengths)
 
-    def parts(
-        self, features: np.ndarray, part: np.ndarray, control: np.ndarray | None = None
-    ) -> tuple[Part, Part, Part]:
-        """As ``Question``. Raises BadInput where a part holds one outcome only."""
+    def check_split(self, part: np.ndarray, seed: int) -> None:
+        """Each part must hold both outcomes."""
         for name in np.unique(part):
             if len(np.unique(self.target[part == name])) < 2:
                 raise BadInput(f"question 'outcome': one outcome only in the {name} part; extract more examples")
-        return super().parts(features, part, control)
 
     def judge(self, probe: LogisticProbe, validation: Part, test: Part) -> tuple[Judgement, Judgement]:
         """Area under the ROC curve; accuracy, whose blind guess is the more frequent outcome."""
