@@ -81,7 +81,7 @@ def test_nothing_follows_from_few_images_and_blind_codes_are_of_their_question(m
     tables = read_measures(out, run)
     assert "images. " in "\n".join(measure_lines(tables))
     assert "images. " not in "\n".join(measure_lines(tables, {("fake", "alignment")}))
-    twice = {name: pd.concat([t, t.assign(question="queries")], ignore_index=True) for name, t in tables.items()}
+    twice = {name: pd.concat([t, t.replace("alignment", "queries")], ignore_index=True) for name, t in tables.items()}
     codes = [line for line in measure_lines(twice) if "the shortest code" in line]
     assert len(codes) == 2 * len([line for line in measure_lines(tables) if "the shortest code" in line])
     assert all(line.count("the share of positives alone") == 1 for line in codes)
