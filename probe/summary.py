@@ -131,12 +131,13 @@ def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baseli
     ]
     others = [at_site[at_site["probe"] == other].iloc[0] for other in baselines]
     lines += [f"The {row['probe']} control at that site: {figure(row)}." for row in others]
+    differences = at_site[(at_site["probe"] == name) & at_site["condition"].isin(list(DIFFERENCES))]
     if not few:
-        lines.append(_reading(best, others, question))
-    for condition, (introduction, less) in DIFFERENCES.items():
-        for _, row in at_site[(at_site["probe"] == name) & (at_site["condition"] == condition)].iterrows():
-            verdict = "" if few else f", {less if _above(row, 0.0) else f'not clearly {less}: {_OWN[condition]}'}"
-            lines.append(f"{introduction}: {figure(row)}{verdict}.")
+        lines.append(_reading(best, others, differences, question))
+    for _, row in differences.iterrows():
+        introduction, more = DIFFERENCES[row["condition"]]
+        verdict = more if _above(row, 0.0) else f"not clearly {more}: {_OWN[row['condition']]}"
+        lines.append(f"{introduction}: {figure(row)}{'' if few else f', {verdict}'}.")
     return lines if few else lines + _corrected_lines(real)
 
 
@@ -163,12 +164,15 @@ def _best(main: pd.DataFrame, name: str, question: type[Question]) -> pd.Series:
     return real.loc[real["validation_loss"].idxmin()]
 
 
-def _reading(best: pd.Series, others: list[pd.Series], question: type[Question]) -> str:
+def _reading(best: pd.Series, others: list[pd.Series], differences: pd.DataFrame, question: type[Question]) -> str:
+    """What follows, beside the baselines and the differences from other controls."""
     if not _above(best, best["chance"]):
         return "Nothing can be concluded: the interval reaches chance."
-    reach = [row for row in others if not _above(best, np.nanmax([row["value"], row["high"]]))]
+    reach = [row["probe"] for row in others if not _above(best, np.nanmax([row["value"], row["high"]]))]
     if reach:
-        return f"Above chance, but not clearly above {reach[0]['probe']}: {question.instead}"
+        return f"Above chance, but not clearly above {reach[0]}: {question.instead}"
+    if not all(_above(row, 0.0) for _, row in differences.iterrows()):
+        return "Above chance, but not clearly above each of the controls below."
     against = f" and above {', '.join(row['probe'] for row in others)}" if others else ""
     return f"Above chance{against}: {question.shows}"
 

@@ -366,3 +366,18 @@ def test_resamples_are_enough_for_the_correction_or_the_page_says_that_they_are_
 def test_an_unknown_device_is_refused(planted):
     with pytest.raises(BadInput, match="device 'foo' is unknown; accepted: auto, cpu, cuda"):
         sweep(planted[0], device="foo")
+
+
+def test_what_a_control_reaches_too_is_not_said_to_follow(planted):
+    table = planted[1]
+    table = table[(table["probe"] == "linear") & table["condition"].isin(["alignment", "selectivity"])].copy()
+    split = {"seed": 0, "parts": {"test": {"images": 60, "phrases": 180}}, "seen_types": None}
+    asked = {"run": "fake", "question": "alignment", "left_out": 0, "notes": [], "controls": ["labels"]}
+    about = {"runs": [{"name": "fake"}], "asked": [asked | {"splits": [split]}]}
+    about |= {"settings": {"controls": ["labels"], "resamples": 200}}
+    nothing = pd.DataFrame(columns=JOINED_COLUMNS)
+    assert "Above chance: phrase and region can be matched at this site." in summarise(table, nothing, about)
+    table.loc[table["condition"] == "selectivity", "low"] = -0.1
+    words = summarise(table, nothing, about)
+    assert "Above chance, but not clearly above each of the controls below." in words
+    assert "can be matched" not in words

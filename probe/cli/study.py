@@ -20,7 +20,8 @@ ENGINES = ("local", "ray")
 
 def command(
     config: Annotated[
-        str, typer.Argument(help="YAML file of a study, or miniature, kilogram, kilogram-small, flickr30k, touchdown-sdr.")
+        str,
+        typer.Argument(help="YAML file of a study, or miniature, kilogram, kilogram-small, flickr30k, touchdown-sdr."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the study; the same command goes on with it.")],
     root: Root = None,
