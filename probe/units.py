@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
 _MEMORY = 2**29  # bytes of features trained together
+READ = ("phrase", "region", "tokens")  # the views that questions read
 OVER = tuple(DIFFERENCES.values())
 
 
@@ -110,10 +111,12 @@ class Asker:
                         yield from (Unit(run, name, sites, probe, seed, measure) for measure, probe in measures)
 
     def check(self) -> None:
-        """Raise BadInput where a split or a control of any question cannot be built, before any of them is asked."""
+        """Raise BadInput where a split, a control or a shard's rows of any question are missing, before it is asked."""
         for run in self.runs:
-            for name in self.settings.questions:
+            for name, sites in self.sites(run).items():
                 question = self.question(run, name)
+                for site, view in ((site, view) for site in sites for view in READ if view in site.views):
+                    self.runs[run].count(site.name, view)
                 for seed in self.settings.seeds:
                     question.check_split(question.split(seed), seed)
 
