@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from extract.hooks import Hooks
 from grounding.errors import BadInput
 from grounding.models.base import Site
 
@@ -25,7 +25,7 @@ class Sink(Protocol):
         ...
 
 
-class Capture:
+class Capture(Hooks):
     """Context manager: inside it, one forward pass of ``model`` feeds ``sink``.
 
     sites: whose states are read. attention: sites whose queries, keys and bias are read, so that weights can be
@@ -35,29 +35,24 @@ class Capture:
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[Site], sink: Sink, attention: Iterable[Site] = ()):
+        super().__init__()
         self.model = model
         self.sites = tuple(sites)
         self.sink = sink
         self.attention = tuple(attention)
-        self._handles: list[RemovableHandle] = []
         self._reached: dict[str, int] = {}
 
-    def __enter__(self) -> Capture:
+    def _attach(self) -> None:
         self._reached = {}
-        try:
-            for site in self.sites:
-                self._watch_states(site)
-            for site in self.attention:
-                self._watch_attention(site)
-        except BaseException:
-            self._remove()
-            raise
-        return self
+        for site in self.sites:
+            self._watch_states(site)
+        for site in self.attention:
+            self._watch_attention(site)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._remove()
+        super().__exit__(kind, error, trace)
         if kind is None:
             for what, times in self._reached.items():
                 if times != 1:
@@ -94,13 +89,6 @@ class Capture:
         self._add(taps.query, keep("query"))
         self._add(taps.key, keep("key"))
         self._add(taps.bias, last)
-
-    def _add(self, module: nn.Module, hook: Any) -> None:
-        self._handles.append(module.register_forward_hook(hook))
-
-    def _remove(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
 
 
 def _module(model: nn.Module, path: str, site: Site) -> nn.Module:

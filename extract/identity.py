@@ -56,6 +56,7 @@ def made_with(batch_size: int, compression: str, device: torch.device) -> dict[s
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "numpy": np.__version__,
+            "captum": metadata.version("captum"),
             "h5py": h5py.__version__,
             "hdf5": h5py.version.hdf5_version,
         },

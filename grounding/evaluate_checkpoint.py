@@ -22,6 +22,7 @@ from grounding.evaluation_files import (
     write_comparison,
     write_evaluation,
 )
+from grounding.examples import Example
 from grounding.folders import check_file, check_folder
 from grounding.metrics.heatmaps import Threshold, check_threshold, check_tuning_split
 from grounding.models.base import GroundingModel
@@ -84,12 +85,9 @@ def evaluate_checkpoint(
     about |= {"threshold": threshold, "tune_split": tune_split}
     check_evaluation_out(out, about)
     level = threshold if threshold is not None else stored_threshold(checkpoint.info)
-    level = _level(checkpoint.model, level, source, tune_split, limit, metrics, batch_size, device, skip_bad)
-    if level is None and checkpoint.model.predicts == "heatmap" and any(example.phrases for example in examples):
-        raise BadInput(
-            f"checkpoint {str(ckpt)!r} predicts heatmaps and comes without a threshold for them; accepted: --threshold "
-            "in [0, 1), or --tune-split, a split to choose it on"
-        )
+    if tune_split is not None:
+        level = _tuned(checkpoint.model, source, tune_split, limit, metrics, batch_size, device, skip_bad)
+    level = _level(str(ckpt), checkpoint.model, level, examples)
     writer = None if export is None else PredictionWriter(level)
     evaluation = evaluate(
         checkpoint.model,
@@ -236,21 +234,32 @@ def _check_thresholds(threshold: float | None, tune_split: str | None) -> None:
         check_tuning_split(tune_split)
 
 
-def _level(
+def _tuned(
     model: GroundingModel,
-    given: Threshold | float | None,
     source: Benchmark,
-    tune_split: str | None,
+    split: str,
     limit: int | None,
     metrics: str,
     batch_size: int,
     device: str,
     skip_bad: bool,
-) -> Threshold | float | None:
-    """The threshold given, or that of the best mean IoU on a split, as fine-tuning does it; None for ranked boxes."""
+) -> Threshold | None:
+    """The threshold of the best mean IoU on a split, as fine-tuning chooses it; None for ranked boxes."""
     if model.predicts != "heatmap":
         return None
-    if tune_split is None:
-        return given
-    examples = source.load(tune_split, limit, skip_bad)
+    examples = source.load(split, limit, skip_bad)
     return tune(model, examples, "iou", metrics, batch_size=batch_size, device=device, skip_bad=skip_bad)
+
+
+def _level(
+    ckpt: str, model: GroundingModel, known: Threshold | float | None, examples: Sequence[Example]
+) -> Threshold | float | None:
+    """The threshold that is known; None for ranked boxes. Raises BadInput where heatmaps are to be measured without."""
+    if model.predicts != "heatmap":
+        return None
+    if known is None and any(example.phrases for example in examples):
+        raise BadInput(
+            f"checkpoint {ckpt!r} predicts heatmaps and comes without a threshold for them; accepted: --threshold "
+            "in [0, 1), or --tune-split, a split to choose it on"
+        )
+    return known

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone
 
-from grounding.errors import BadInput
-from probe.questions import Part, Question
+from grounding.errors import BadInput, unknown_choice
+from probe.questions import QUESTIONS, Part, Question
+from probe.questions.pairs import PairQuestion
 from probe.selection import Chosen, choose_strength, fit_all
+from probe.settings import CONTROLS, DEFAULT_CONTROLS
 
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
@@ -44,6 +46,28 @@ class Fitted:
     test: Sequence[Part]
 
 
+def choose_controls(asked: Sequence[str] | str | None, questions: Sequence[str]) -> tuple[str, ...]:
+    """The controls of a sweep of some questions: those asked for by name; of "all", or of ``DEFAULT_CONTROLS`` for
+    None, those that one of the questions has.
+
+    Raises BadInput for a name that is unknown, or that none of the questions has.
+    """
+    having = [name for name in CONTROLS if any(name in QUESTIONS[question].controls for question in questions)]
+    if asked is None or asked == "all":
+        return tuple(name for name in having if asked == "all" or name in DEFAULT_CONTROLS)
+    if isinstance(asked, str):
+        raise unknown_choice("controls", asked, ["all", *CONTROLS])
+    for name in asked:
+        if name not in CONTROLS:
+            raise unknown_choice("control", name, CONTROLS)
+        if name not in having:
+            raise BadInput(
+                f"control {name!r} is not of the question{'s' if len(questions) > 1 else ''} {', '.join(questions)}; "
+                f"accepted: {', '.join(having) or 'none'}"
+            )
+    return tuple(asked)
+
+
 def controls_of(
     question: Question,
     controls: Sequence[str],
@@ -60,10 +84,9 @@ def controls_of(
     """
     widths = question.widths(sites[0])
     asked = [name for name in controls if name in question.controls]
-    if "labels" in asked and (target := question.control_target(seed)) is not None:
-        question.seen_types(split)  # raises where nothing could be memorised
-        yield Condition("control-labels", features, widths, target)
-    if "position-only" in asked:
+    if "labels" in asked and isinstance(question, PairQuestion):
+        yield Condition("control-labels", features, widths, question.control_target(seed))
+    if "position-only" in asked and isinstance(question, PairQuestion):
         places = [question.position_only(rows) for rows in features]
         yield Condition("position-only", places, (widths[0], places[0].region.shape[1]))
     if "random-model" in asked and twin is not None:

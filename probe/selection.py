@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import clone
 
 from grounding.errors import BadInput
-from probe.estimators import PairProbe, fit_together
+from probe.estimators import PairProbe, Task, VectorProbe, fit_grid, fit_together
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,14 @@ def choose_strength(
     """The best fit of each site along a path from the strongest penalty to the weakest.
 
     Each fit starts from the one before where the probe can (``warm_start``), and a site leaves the path when its
-    validation loss rises, so that weak penalties, which take longest, are paid for only where they help.
+    validation loss rises, so that weak penalties, which take longest, are paid for only where they help. Probes of
+    vectors are fitted with all strengths together, and chosen from along the same path.
     Raises BadInput for an empty list or strengths that are not positive.
     """
     if not len(strengths) or min(strengths) <= 0:
         raise BadInput(f"strengths {list(strengths)} cannot be used; accepted: one or more numbers above 0")
+    if isinstance(prototype, VectorProbe):
+        return _choose_in_grid(prototype, train, y, validation, y_validation, strengths)
     settings = {"warm_start": True} if "warm_start" in prototype.get_params() else {}
     probes = [clone(prototype).set_params(**settings) for _ in train]
     best: list[Chosen | None] = [None] * len(probes)
@@ -70,3 +73,28 @@ def choose_strength(
         if not active:
             break
     return [chosen for chosen in best if chosen is not None]
+
+
+def _choose_in_grid(
+    prototype: VectorProbe,
+    train: Sequence[np.ndarray],
+    y: np.ndarray,
+    validation: Sequence[np.ndarray],
+    y_validation: np.ndarray,
+    strengths: Sequence[float],
+) -> list[Chosen]:
+    """As ``choose_strength``, of probes of vectors ``[n, D]``."""
+    path = sorted(set(strengths), reverse=True)
+    used = np.arange(len(y) + len(y_validation)) < len(y)
+    task = Task(np.concatenate([y, y_validation]), used, held_out=~used)
+    rows = [np.concatenate(parts) for parts in zip(train, validation, strict=True)]
+    chosen = []
+    for (probes,), X in zip(fit_grid(prototype, rows, [task], path), validation, strict=True):
+        best = Chosen(probes[0], probes[0].log_loss(X, y_validation))
+        for probe in probes[1:]:
+            loss = probe.log_loss(X, y_validation)
+            if loss >= best.validation_loss:
+                break
+            best = Chosen(probe, loss)
+        chosen.append(best)
+    return chosen

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
+
+from probe.scores import RESAMPLES
 
 LEVEL = 0.05
 
@@ -23,6 +26,11 @@ def p_above(drawn: np.ndarray, reference: float = 0.0) -> float:
     if not len(defined) or np.isnan(reference):
         return float("nan")
     return float((1 + (defined <= reference).sum()) / (1 + len(defined)))
+
+
+def enough_resamples(tests: int) -> int:
+    """Resamples from which on the smallest p of ``p_above``, 1 / (1 + R), passes Holm's correction of so many tests."""
+    return max(RESAMPLES, math.ceil(tests / LEVEL))
 
 
 def with_holm(table: pd.DataFrame, columns: Sequence[str], family: Sequence[str]) -> pd.DataFrame:

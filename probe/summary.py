@@ -9,8 +9,9 @@ import pandas as pd
 
 from probe.questions import QUESTIONS, Question
 from probe.settings import BASELINES
-from probe.significance import LEVEL
+from probe.significance import LEVEL, enough_resamples
 from probe.summary_joined import joined_lines
+from probe.wording import figure
 
 # Of a difference: how its line begins, and what follows from one above 0.
 DIFFERENCES = {
@@ -48,12 +49,23 @@ def summarise(table: pd.DataFrame, joined: pd.DataFrame, description: dict[str, 
         of = f", run `{asked['run']}`" if several else ""
         lines += ["", f"## {asked['question']}{of}", ""]
         rows, beside = (t[(t["run"] == asked["run"]) & (t["question"] == asked["question"])] for t in (table, joined))
-        lines += _question_lines(rows, beside, asked)
+        lines += _question_lines(rows, beside, asked, description["settings"])
     lines += ["", "A probe shows what can be read off a site, not that the model uses it.", ""]
     return "\n".join(lines)
 
 
-def _question_lines(table: pd.DataFrame, joined: pd.DataFrame, asked: dict[str, Any]) -> list[str]:
+def few_images(description: dict[str, Any]) -> set[tuple[str, str]]:
+    """The (run, question) whose test images are too few to conclude anything."""
+    return {(asked["run"], asked["question"]) for asked in description["asked"] if _is_few(asked)}
+
+
+def _is_few(asked: dict[str, Any]) -> bool:
+    return asked["splits"][0]["parts"]["test"]["images"] < FEWEST_IMAGES
+
+
+def _question_lines(
+    table: pd.DataFrame, joined: pd.DataFrame, asked: dict[str, Any], settings: dict[str, Any]
+) -> list[str]:
     question, first = QUESTIONS[asked["question"]], asked["splits"][0]
     test = first["parts"]["test"]
     count = test.get("phrases", test.get("items"))
@@ -61,14 +73,15 @@ def _question_lines(table: pd.DataFrame, joined: pd.DataFrame, asked: dict[str, 
         f"Question: {question.words} {count} test {question.per}s in {test['images']} images. {asked['left_out']} "
         f"{question.per}s that cannot be asked about were left out."
     ]
-    lines += asked["notes"]
-    few = test["images"] < FEWEST_IMAGES
+    lines += [*asked["notes"], *_control_lines(asked["controls"], question, settings["controls"])]
+    few = _is_few(asked)
     if few:
         counts = f"{test['images']}; at least {FEWEST_IMAGES} are needed"
         lines += ["", f"Too few test images to conclude anything: {counts}."]
     main = table[table["score"] == question.scores[0]]
     of_seed = main[main["seed"] == first["seed"]]
     baselines = [name for name in of_seed["probe"].unique() if name in BASELINES]
+    lines += _resample_lines(of_seed["site"].nunique(), settings["resamples"])
     for name in (name for name in of_seed["probe"].unique() if name not in baselines):
         lines += ["", f"### {name}", "", *_probe_lines(of_seed, name, question, baselines, few)]
         lines += _spread_lines(main, name, question)
@@ -76,12 +89,36 @@ def _question_lines(table: pd.DataFrame, joined: pd.DataFrame, asked: dict[str, 
             joined[joined["seed"] == first["seed"]], name, _best(of_seed, name, question)["site"], few
         )
     if first["seen_types"] is not None:
-        lines += [
-            "",
-            f"Control labels could be memorised for the {first['seen_types']:.0%} of test phrases whose type occurs in "
-            "train; for the others the control is at chance by construction, which flatters selectivity.",
-        ]
+        lines += ["", _memorable(first["seen_types"])]
     return lines
+
+
+def _memorable(seen: float) -> str:
+    """How much of the test part the control labels could be memorised for."""
+    told = f"Control labels could be memorised for the {seen:.0%} of test phrases whose type occurs in train"
+    if seen == 1:
+        return f"{told}."
+    return f"{told}; for the others the control is at chance by construction, which flatters selectivity."
+
+
+def _control_lines(used: list[str], question: type[Question], asked: list[str]) -> list[str]:
+    """Which of the sweep's controls are not of the question, and that it stands alone where none is."""
+    lacked = [name for name in asked if name not in used]
+    lines = [f"Not of this question, and so not beside it: the control(s) {', '.join(lacked)}."] if lacked else []
+    if not used:
+        lines.append(f"No control stands beside its figures; it has: {', '.join(question.controls) or 'none'}.")
+    return lines
+
+
+def _resample_lines(sites: int, resamples: int) -> list[str]:
+    """That nothing can pass the correction, where p cannot be small enough for it."""
+    if sites / (1 + resamples) <= LEVEL:
+        return []
+    return [
+        "",
+        f"With {resamples:,} resamples p is at least {1 / (1 + resamples):.2g}, so that nothing can pass Holm's "
+        f"correction over {sites} sites: {enough_resamples(sites):,} resamples are enough.",
+    ]
 
 
 def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baselines: list[str], few: bool) -> list[str]:
@@ -89,17 +126,18 @@ def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baseli
     real, best = _real(main, name, question), _best(main, name, question)
     at_site = main[main["site"] == best["site"]]
     lines = [
-        f"Best site (by validation loss, of {len(real)}): `{best['site']}`. {question.figure} {_figure(best)}; "
+        f"Best site (by validation loss, of {len(real)}): `{best['site']}`. {question.figure} {figure(best)}; "
         f"chance {best['chance']:.3f}."
     ]
     others = [at_site[at_site["probe"] == other].iloc[0] for other in baselines]
-    lines += [f"The {row['probe']} control at that site: {_figure(row)}." for row in others]
+    lines += [f"The {row['probe']} control at that site: {figure(row)}." for row in others]
+    differences = at_site[(at_site["probe"] == name) & at_site["condition"].isin(list(DIFFERENCES))]
     if not few:
-        lines.append(_reading(best, others, question))
-    for condition, (introduction, less) in DIFFERENCES.items():
-        for _, row in at_site[(at_site["probe"] == name) & (at_site["condition"] == condition)].iterrows():
-            verdict = "" if few else f", {less if _above(row, 0.0) else f'not clearly {less}: {_OWN[condition]}'}"
-            lines.append(f"{introduction}: {_figure(row)}{verdict}.")
+        lines.append(_reading(best, others, differences, question))
+    for _, row in differences.iterrows():
+        introduction, more = DIFFERENCES[row["condition"]]
+        verdict = more if _above(row, 0.0) else f"not clearly {more}: {_OWN[row['condition']]}"
+        lines.append(f"{introduction}: {figure(row)}{'' if few else f', {verdict}'}.")
     return lines if few else lines + _corrected_lines(real)
 
 
@@ -126,12 +164,15 @@ def _best(main: pd.DataFrame, name: str, question: type[Question]) -> pd.Series:
     return real.loc[real["validation_loss"].idxmin()]
 
 
-def _reading(best: pd.Series, others: list[pd.Series], question: type[Question]) -> str:
+def _reading(best: pd.Series, others: list[pd.Series], differences: pd.DataFrame, question: type[Question]) -> str:
+    """What follows, beside the baselines and the differences from other controls."""
     if not _above(best, best["chance"]):
         return "Nothing can be concluded: the interval reaches chance."
-    reach = [row for row in others if not _above(best, np.nanmax([row["value"], row["high"]]))]
+    reach = [row["probe"] for row in others if not _above(best, np.nanmax([row["value"], row["high"]]))]
     if reach:
-        return f"Above chance, but not clearly above {reach[0]['probe']}: {question.instead}"
+        return f"Above chance, but not clearly above {reach[0]}: {question.instead}"
+    if not all(_above(row, 0.0) for _, row in differences.iterrows()):
+        return "Above chance, but not clearly above each of the controls below."
     against = f" and above {', '.join(row['probe'] for row in others)}" if others else ""
     return f"Above chance{against}: {question.shows}"
 
@@ -151,9 +192,3 @@ def _spread_lines(main: pd.DataFrame, name: str, question: type[Question]) -> li
 def _above(row: pd.Series, bound: float) -> bool:
     """Is the whole interval above a bound? False where there is no interval."""
     return bool(row["low"] > bound)
-
-
-def _figure(row: pd.Series) -> str:
-    if np.isnan(row["low"]):
-        return f"{row['value']:.3f} (no interval)"
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from probe.joined import OWN
+from probe.wording import figure
 
 
 def joined_lines(joined: pd.DataFrame, probe: str, site: str, few: bool) -> list[str]:
@@ -17,18 +18,18 @@ def joined_lines(joined: pd.DataFrame, probe: str, site: str, few: bool) -> list
     link = _one(rows[(rows["measure"] == "pearson") & (rows["site"] == site)])
     if link is not None:
         own = _one(joined[(joined["probe"] == OWN) & (joined["measure"] == "pearson")])
-        beside = "" if own is None else f" (with the model's own grounding: {_figure(own)})"
+        beside = "" if own is None else f" (with the model's own grounding: {figure(own)})"
         reading = "" if few else f" {_link(link)}"
         lines.append(
             f"Over {link['n']:.0f} test examples, the task score correlates with what the probe finds at that site by "
-            f"r = {_figure(link)}{beside}.{reading}"
+            f"r = {figure(link)}{beside}.{reading}"
         )
     gap = _one(rows[rows["measure"] == "expression_gap"])
     if gap is not None:
         reading = "" if few else f" {_gap(gap)}"
         lines.append(
             f"Expression gap (IoU of the probe at `{gap['site']}`, best on validation, minus the model's own): "
-            f"{_figure(gap)}.{reading}"
+            f"{figure(gap)}.{reading}"
         )
     return lines
 
@@ -54,9 +55,3 @@ def _gap(gap: pd.Series) -> str:
             "reads), and no sign that anything is missing inside."
         )
     return "Which of the two says more cannot be told: the interval holds 0."
-
-
-def _figure(row: pd.Series) -> str:
-    if pd.isna(row["low"]):
-        return f"{row['value']:.3f} (no interval)"
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

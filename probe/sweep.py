@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from grounding.devices import choose_device
 from grounding.errors import BadInput, unknown_choice
+from probe.conditions import choose_controls
 from probe.joined import join, with_own_answers
 from probe.measures.asked import measure_tables, measures_of
 from probe.questions import QUESTIONS
-from probe.settings import CONTROLS, DEFAULT_CONTROLS, PROBES, SweepSettings
-from probe.significance import with_holm
+from probe.questions.pairs import PairQuestion
+from probe.settings import PROBES, SweepSettings
+from probe.significance import enough_resamples, with_holm
 from probe.tables import check_out, write_tables
 from probe.unit_store import UnitStore
 from probe.units import Answered, Asker, Unit, probes_of
@@ -36,7 +39,7 @@ COLUMNS = [
 def sweep(
     runs: Run | Sequence[Run] | Mapping[str, Run],
     probes: Sequence[str] = PROBES,
-    controls: Sequence[str] | str = DEFAULT_CONTROLS,
+    controls: Sequence[str] | str | None = None,
     sites: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     out: Path | str | None = None,
@@ -50,12 +53,14 @@ def sweep(
     """Ask questions of every site of some runs, and what the controls say.
 
     runs: one, several (named after their folders), or by name. questions: names of ``probe.questions.QUESTIONS``.
-    probes, controls ("all", or () for none): a question takes those that it has. sites: names, ``stage.*``, or None for
-    all. out: folder for the tables (``probe.tables``); a sweep that was interrupted there goes on where it was.
-    progress: called with (units done, units in all). engine: answers units; this process if None. measures: of
-    ``probe.measures``, taken besides, each with tables of its own in ``out``. twins: of the runs, by their names, with
-    fresh weights, for the control random-model; if None, those of ``extract.twin.random_twin``, which are extracted
-    where they are not there. settings: further fields of SweepSettings.
+    probes: a question takes those that it has. controls: names, "all" that the questions have, () for none, or None for
+    those of ``DEFAULT_CONTROLS`` that they have; a question goes without one that it has not. sites: names,
+    ``stage.*``, or None for all. out: folder for the tables (``probe.tables``); a sweep that was interrupted there goes
+    on where it was. progress: called with (units done, units in all). engine: answers units; this process if None.
+    measures: of ``probe.measures``, taken besides, each with tables of its own in ``out``. twins: of the runs, by their
+    names, with fresh weights, for the control random-model; if None, those of ``extract.twin.random_twin``, which are
+    extracted where they are not there. settings: further fields of SweepSettings; device "auto" takes cuda where there
+    is one, and resamples are by default as many as Holm's correction over the sites needs (``enough_resamples``).
 
     Returns one row a (run, question, site, probe, condition, score, seed). Conditions: the question's name for the real
     one; "control-labels", the same probe and strength on random labels a phrase type; "position-only" and
@@ -66,42 +71,51 @@ def sweep(
     seed_spread: the standard deviation of value over seeds (NaN for one).
     Raises BadInput for whatever cannot be probed, and where ``out`` holds another sweep.
     """
-    controls = CONTROLS if controls == "all" else controls
-    if isinstance(controls, str):
-        raise unknown_choice("controls", controls, ["all", *CONTROLS])
-    for name in questions:
-        if name not in QUESTIONS:
-            raise unknown_choice("question", name, QUESTIONS)
+    named = name_runs(runs)
+    most = max(len(run.sites) for run in named.values())
     options = SweepSettings(
-        tuple(questions), tuple(probes), tuple(controls), None if sites is None else tuple(sites),
-        tuple(int(seed) for seed in seeds), tuple(measures), **settings,
+        tuple(questions), tuple(probes), _controls(controls, questions), None if sites is None else tuple(sites),
+        tuple(int(seed) for seed in seeds), tuple(measures),
+        **{"resamples": enough_resamples(most)} | settings | {"device": choose_device(settings.get("device", "cpu"))},
     )  # fmt: skip
     for name in options.questions:
         probes_of(name, options)
         measures_of(name, options)
     if options.measures and out is None:
         raise BadInput("measures are written as tables of their own; give out, the folder for them")
-    named = name_runs(runs)
     if out is not None:
         check_out(Path(out), named.values())
     asker = Asker(named, options, twins or {})
     units = list(asker.units())
+    asker.check()
     store = None if out is None else UnitStore(Path(out), _about(asker))
     if "random-model" in options.controls and twins is None:
         from extract.twin import random_twin  # imports the models, which nothing else here needs
 
         asker.twins = {name: random_twin(run, device=options.device) for name, run in asker.runs.items()}
     found = _answer_all(asker, units, store, engine or _here, progress)
-    scored = [unit for unit in units if not unit.measure]
-    table = tidy([row for unit in scored for row in found[unit].rows], asker)
+    table = tidy([row for unit in units if not unit.measure for row in found[unit].rows], asker)
     if out is not None:
-        items = pd.concat([found[unit].items for unit in scored], ignore_index=True)
-        items = with_own_answers(items, asker.runs)
-        joined = join(items, asker.own_measures(), options.resamples)
-        taken = [(unit.measure, found[unit].rows, found[unit].items) for unit in units if unit.measure]
-        measured = {name: _in_order(rows, asker) for name, rows in measure_tables(taken).items()}
-        write_tables(table, items, joined, measured, describe(asker), Path(out))
+        _write(table, found, asker, Path(out))
     return table
+
+
+def _controls(controls: Sequence[str] | str | None, questions: Sequence[str]) -> tuple[str, ...]:
+    """Those that the questions, whose names are checked first, are asked with."""
+    for name in questions:
+        if name not in QUESTIONS:
+            raise unknown_choice("question", name, QUESTIONS)
+    return choose_controls(controls, questions)
+
+
+def _write(table: pd.DataFrame, found: Mapping[Unit, Answered], asker: Asker, out: Path) -> None:
+    """The files of a sweep: its table, what was found of each item, probe and task joined, measures, words."""
+    items = pd.concat([answered.items for unit, answered in found.items() if not unit.measure], ignore_index=True)
+    items = with_own_answers(items, asker.runs)
+    joined = join(items, asker.own_measures(), asker.settings.resamples)
+    taken = [(unit.measure, answered.rows, answered.items) for unit, answered in found.items() if unit.measure]
+    measured = {name: _in_order(rows, asker) for name, rows in measure_tables(taken).items()}
+    write_tables(table, items, joined, measured, describe(asker), out)
 
 
 def name_runs(runs: Run | Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
@@ -148,11 +162,12 @@ def describe(asker: Asker) -> dict[str, Any]:
             splits, notes = [], question.notes(question.split(asker.settings.seeds[0]))
             for seed in asker.settings.seeds:
                 part = question.split(seed)
-                seen = question.seen_types(part) if "labels" in asker.settings.controls else None
+                seen = None
+                if isinstance(question, PairQuestion) and "labels" in asker.settings.controls:
+                    seen = question.seen_types(part)
                 splits.append({"seed": seed, "parts": question.sizes(part), "seen_types": seen})
-            asked.append(
-                {"run": run, "question": name, "left_out": question.left_out, "notes": notes, "splits": splits}
-            )
+            about = {"run": run, "question": name, "left_out": question.left_out, "notes": notes, "splits": splits}
+            asked.append(about | {"controls": [each for each in asker.settings.controls if each in question.controls]})
     return {
         "runs": [{"name": name, **_identity(run)} for name, run in asker.runs.items()],
         "settings": asdict(asker.settings),
@@ -178,7 +193,7 @@ def _answer_all(
             store.save(unit, answered)
         if progress is not None:
             progress(len(found), len(units))
-    return found
+    return {unit: found[unit] for unit in units}
 
 
 def _here(asker: Asker, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answered]]:

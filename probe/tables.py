@@ -14,7 +14,7 @@ from grounding.folders import check_folder
 from probe.measures.asked import DETAILS
 from probe.measures.words import measure_lines
 from probe.settings import MEASURES, SweepSettings
-from probe.summary import summarise
+from probe.summary import few_images, summarise
 
 if TYPE_CHECKING:
     from extract.reader import Run
@@ -40,7 +40,7 @@ def write_tables(
     joined.to_csv(out / JOINED, index=False)
     for name, measured in measures.items():
         measured.to_csv(out / f"{name}.csv", index=False)
-    words = summarise(table, joined, description) + "\n".join(measure_lines(measures))
+    words = summarise(table, joined, description) + "\n".join(measure_lines(measures, few_images(description)))
     (out / SUMMARY).write_text(words, encoding="utf-8")
 
 

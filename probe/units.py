@@ -17,6 +17,7 @@ from probe.measures import Measured
 from probe.measures.asked import IN_BITS, measures_of, take
 from probe.questions import QUESTIONS, Judgement, Question
 from probe.questions.base import matching_sites
+from probe.questions.pairs import PairQuestion
 from probe.selection import Chosen
 from probe.settings import BASELINES, SweepSettings
 from probe.significance import p_above
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
 _MEMORY = 2**29  # bytes of features trained together
+READ = ("phrase", "region", "tokens")  # the views that questions read
 OVER = tuple(DIFFERENCES.values())
 
 
@@ -108,6 +110,16 @@ class Asker:
                         measures = measures_of(name, settings)
                         yield from (Unit(run, name, sites, probe, seed, measure) for measure, probe in measures)
 
+    def check(self) -> None:
+        """Raise BadInput where a split, a control or a shard's rows of any question are missing, before it is asked."""
+        for run in self.runs:
+            for name, sites in self.sites(run).items():
+                question = self.question(run, name)
+                for site, view in ((site, view) for site in sites for view in READ if view in site.views):
+                    self.runs[run].count(site.name, view)
+                for seed in self.settings.seeds:
+                    question.check_split(question.split(seed), seed)
+
     def answer(self, unit: Unit) -> Answered:
         """Fit a unit's probe at each of its sites, and under its controls, and score it on test; or measure it."""
         question = self.question(unit.run, unit.question)
@@ -118,6 +130,7 @@ class Asker:
         real = Condition(question.name, features, question.widths(sites[0]))
         conditions = self._controls(question, unit, sites, features, split)
         if unit.measure:
+            assert isinstance(question, PairQuestion)  # no other has measures
             under = [real, *conditions] if unit.measure in IN_BITS else [real]
             found = take(unit.measure, question, under, sites, unit.probe, split, unit.seed)
             return _measured(found, unit)

@@ -84,3 +84,11 @@ def test_a_view_in_several_files_is_found_and_one_that_a_shard_lacks_is_named(ru
     record.write_text(json.dumps(values))
     with pytest.raises(BadInput, match=r"shard 1 of run '.*' lacks block.1/phrase; extract again"):
         Run.open(tmp_path / "x").read("block.1", "phrase")
+
+
+def test_a_run_in_use_goes_to_workers_whose_arrays_cannot_be_written_on(run):
+    run.read("block.1", "phrase", [0])  # of the first shard: where the others' rows are is not known yet
+    buffers: list[pickle.PickleBuffer] = []
+    sent = pickle.dumps(run, protocol=5, buffer_callback=buffers.append)
+    again = pickle.loads(sent, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    np.testing.assert_array_equal(again.read("block.1", "phrase"), run.read("block.1", "phrase"))

@@ -10,7 +10,7 @@ from test_probe_cli import run
 from grounding.benchmarks import BENCHMARKS, benchmark_class, benchmark_options
 from probe.cli.extract import SITES
 from probe.cli.options import OPTIONS, SPLITS, parse_list, progress_bar
-from probe.sweep import CONTROLS
+from probe.settings import CONTROLS
 
 
 def listed(text: str) -> dict[str, list[str]]:

@@ -125,10 +125,10 @@ def test_boxes_on_a_circle_are_found_by_the_mlp_and_not_by_the_linear_probe():
     run = make_run(300, n_phrases=1)
     angle = np.random.default_rng(0).uniform(-np.pi, np.pi, len(run.phrases))
     phrase, _ = noise(run, 4)
-    phrase[:, 0] = angle / 2
+    phrase[:, 0] = angle
     own = run.regions.index[run.regions["phrase"] >= 0]
     order = run.regions.loc[own, "phrase"].to_numpy()
-    x, y = (0.5 + 0.35 * f(2 * angle[order]) for f in (np.cos, np.sin))
+    x, y = (0.5 + 0.35 * f(angle[order]) for f in (np.cos, np.sin))
     run.regions.loc[own, ["x1", "y1", "x2", "y2"]] = np.stack([x - 0.15, y - 0.15, x + 0.15, y + 0.15], 1)
     run.add_tokens("block.0", phrase, random_tokens(run, 27), ("text", "image"))
     table = ask(run, "boxes", ("linear", "mlp"))

@@ -77,7 +77,9 @@ def test_studies_that_cannot_be(tmp_path, changes, message):
 
 
 def test_files_that_are_no_study(tmp_path):
-    with pytest.raises(BadInput, match="study 'nothing' is unknown; accepted: flickr30k, kilogram, kilogram-small, miniature"):
+    with pytest.raises(
+        BadInput, match="study 'nothing' is unknown; accepted: flickr30k, kilogram, kilogram-small, miniature"
+    ):
         read_study("nothing")
     (tmp_path / "a.yaml").write_text("models: [")
     with pytest.raises(BadInput, match="is not YAML"):

@@ -13,12 +13,14 @@ from probe.joined import COLUMNS as JOINED_COLUMNS
 from probe.questions import QUESTIONS
 from probe.questions.base import matching_sites
 from probe.settings import SweepSettings
+from probe.significance import enough_resamples
 from probe.summary import summarise
 from probe.sweep import COLUMNS, sweep
 from probe.tables import read_sweep
 
 torch.set_num_threads(1)
 FAST = {"resamples": 200}
+SETTINGS = {"controls": [], "resamples": 200}
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +189,9 @@ def test_files_hold_the_table_its_settings_and_words(planted):
 def test_nothing_is_concluded_from_few_images(planted, images, few):
     parts = {"test": {"images": images, "phrases": 27}}
     split = {"seed": 0, "parts": parts, "seen_types": None}
-    asked = {"run": "fake", "question": "alignment", "left_out": 0, "notes": [], "splits": [split]}
+    asked = {"run": "fake", "question": "alignment", "left_out": 0, "notes": [], "controls": [], "splits": [split]}
     nothing = pd.DataFrame(columns=JOINED_COLUMNS)
-    words = summarise(planted[1], nothing, {"runs": [{"name": "fake"}], "asked": [asked]})
+    words = summarise(planted[1], nothing, {"runs": [{"name": "fake"}], "asked": [asked], "settings": SETTINGS})
     assert ("Too few test images to conclude anything: 9; at least 10 are needed." in words) == few
     assert all((said in words) == (not few) for said in ("can be matched", "the same probe memorises", "told from"))
     assert words.count("Selectivity (minus control labels): ") == 2
@@ -328,3 +330,54 @@ def test_control_without_a_type_in_common_is_refused():
     run.phrases["type"] = [f"only-{i}" for i in range(len(run.phrases))]
     with pytest.raises(BadInput, match="no phrase type of the test part occurs in train"):
         sweep(run, controls=("labels",))
+
+
+def test_a_question_goes_without_controls_that_it_lacks_and_says_so(tmp_path):
+    run = make_run(60)
+    run.add("block.0", *noise(run))
+    asked = {"probes": ["linear"], "questions": ("alignment", "boxes"), **FAST}
+    table = sweep(run, controls=["labels"], out=tmp_path, **asked)
+    assert set(table[table["question"] == "boxes"]["condition"]) == {"boxes"}
+    words = (tmp_path / "summary.md").read_text()
+    assert words.count("Not of this question, and so not beside it: the control(s) labels.") == 1
+    assert "No control stands beside its figures; it has: random-model." in words
+    with pytest.raises(BadInput, match="control 'labels' is not of the question boxes; accepted: random-model"):
+        sweep(run, controls=["labels"], questions=("boxes",))
+    with pytest.raises(BadInput, match="control 'majority' is not of the questions boxes, aligner-head; accepted: r"):
+        sweep(run, controls=["majority"], questions=("boxes", "aligner-head"))
+    with pytest.raises(BadInput, match="control 'random-model' is not of the question aligner-head; accepted: none"):
+        sweep(run, controls=["random-model"], questions=("aligner-head",))
+    assert set(sweep(run, questions=("boxes",), probes=["linear"], **FAST)["condition"]) == {"boxes"}
+
+
+def test_resamples_are_enough_for_the_correction_or_the_page_says_that_they_are_not(planted):
+    assert enough_resamples(50) == 1000
+    assert enough_resamples(61) * 0.05 >= 61
+    nothing = pd.DataFrame(columns=JOINED_COLUMNS)
+    split = {"seed": 0, "parts": {"test": {"images": 60, "phrases": 180}}, "seen_types": None}
+    asked = {"run": "fake", "question": "alignment", "left_out": 0, "notes": [], "controls": ["labels"]}
+    about = {"runs": [{"name": "fake"}], "asked": [asked | {"splits": [split]}]}
+    missing = "With 38 resamples p is at least 0.026, so that nothing can pass Holm's correction over 2 sites: 1,000"
+    for resamples, said in ((38, True), (39, False)):
+        words = summarise(planted[1], nothing, about | {"settings": {"controls": ["labels"], "resamples": resamples}})
+        assert (missing in words) == said
+
+
+def test_an_unknown_device_is_refused(planted):
+    with pytest.raises(BadInput, match="device 'foo' is unknown; accepted: auto, cpu, cuda"):
+        sweep(planted[0], device="foo")
+
+
+def test_what_a_control_reaches_too_is_not_said_to_follow(planted):
+    table = planted[1]
+    table = table[(table["probe"] == "linear") & table["condition"].isin(["alignment", "selectivity"])].copy()
+    split = {"seed": 0, "parts": {"test": {"images": 60, "phrases": 180}}, "seen_types": None}
+    asked = {"run": "fake", "question": "alignment", "left_out": 0, "notes": [], "controls": ["labels"]}
+    about = {"runs": [{"name": "fake"}], "asked": [asked | {"splits": [split]}]}
+    about |= {"settings": {"controls": ["labels"], "resamples": 200}}
+    nothing = pd.DataFrame(columns=JOINED_COLUMNS)
+    assert "Above chance: phrase and region can be matched at this site." in summarise(table, nothing, about)
+    table.loc[table["condition"] == "selectivity", "low"] = -0.1
+    words = summarise(table, nothing, about)
+    assert "Above chance, but not clearly above each of the controls below." in words
+    assert "can be matched" not in words

@@ -10,6 +10,7 @@ from fake_run import make_run, noise, plant_alignment, twin_of
 
 from grounding.errors import BadInput
 from probe.measures.asked import ABOUT
+from probe.measures.words import measure_lines
 from probe.settings import MEASURES
 from probe.sweep import sweep
 from probe.tables import read_measures
@@ -73,6 +74,17 @@ def test_words_name_the_site_and_its_figures(measured):
     assert "bits a phrase at `block.1`, the site of the lowest validation loss" in words
     assert "alignment, linear, at `block.1`: " in words
     assert "The lowest validation loss is at " in words
+
+
+def test_nothing_follows_from_few_images_and_blind_codes_are_of_their_question(measured):
+    run, out, _, _ = measured
+    tables = read_measures(out, run)
+    assert "images. " in "\n".join(measure_lines(tables))
+    assert "images. " not in "\n".join(measure_lines(tables, {("fake", "alignment")}))
+    twice = {name: pd.concat([t, t.replace("alignment", "queries")], ignore_index=True) for name, t in tables.items()}
+    codes = [line for line in measure_lines(twice) if "the shortest code" in line]
+    assert len(codes) == 2 * len([line for line in measure_lines(tables) if "the shortest code" in line])
+    assert all(line.count("the share of positives alone") == 1 for line in codes)
 
 
 @pytest.mark.parametrize("name", FIGURES)

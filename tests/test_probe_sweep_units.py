@@ -162,3 +162,26 @@ def test_units_on_ray_give_the_tables_of_one_process(tmp_path, cluster):
     stored.path = tmp_path / "gone"
     with pytest.raises(BadInput, match=r"gone' is not there on"):
         RayEngine(num_workers=1)(Asker({"gone": stored}, SweepSettings()), list(UNITS)).__next__()
+
+
+def test_what_cannot_be_split_or_controlled_is_told_before_anything_is_asked(tmp_path):
+    run = make_run(40)
+    run.add("block.0", *noise(run))
+    run.examples["task_correct"] = run.examples.index == 0  # some part is without a success
+    with pytest.raises(BadInput, match=r"question 'outcome': one outcome only in the .* part; extract more examples"):
+        sweep(run, ["linear"], questions=("alignment", "outcome"), out=tmp_path / "outcome")
+    run.phrases["type"] = [f"type {row}" for row in range(len(run.phrases))]
+    with pytest.raises(BadInput, match="control labels cannot be built: no phrase type of the test part occurs in tr"):
+        sweep(run, ["linear"], questions=("boxes", "alignment"), out=tmp_path / "labels")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_site_that_some_shards_lack_is_told_before_any_is_asked(run, tmp_path, monkeypatch):
+    def count(self, site, view):
+        if site == "block.1":
+            raise BadInput(f"shard 1 of run 'fake' lacks {site}/{view}; extract again to mend it")
+
+    monkeypatch.setattr(type(run), "count", count)
+    with pytest.raises(BadInput, match=r"shard 1 of run 'fake' lacks block\.1/phrase; extract again to mend it"):
+        sweep(run, out=tmp_path / "out", **FAST)
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from fake_run import make_run
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier
@@ -273,3 +274,23 @@ def test_bad_input_is_named():
             MLPClassifierProbe(**{name: value}).fit(X, y)
     with pytest.raises(BadInput, match="rows of one width"):
         decide_together([LogisticProbe().fit(X, y), LogisticProbe().fit(X[:, :5], y)], X)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.01])
+def test_log_loss_of_a_regression_is_that_of_a_normal_density_round_it(strength):
+    X, _ = _vectors()
+    y = X @ np.random.default_rng(1).standard_normal((12, 3)) + np.random.default_rng(2).standard_normal((900, 3))
+    found = RidgeProbe(strength=strength).fit(X[:600], y[:600])
+    scaler = StandardScaler().fit(X[:600].astype(np.float64))
+    reference = Ridge(alpha=strength * 600).fit(scaler.transform(X[:600]), y[:600])
+    spread = ((reference.predict(scaler.transform(X[:600])) - y[:600]) ** 2).mean() ** 0.5
+    density = norm(reference.predict(scaler.transform(X[600:])), spread).logpdf(y[600:]).sum(1)
+    assert found.log_loss(X[600:], y[600:]) == pytest.approx(-density.mean(), rel=1e-4)
+    assert found.variance_ == pytest.approx(spread**2, rel=1e-4)
+    np.testing.assert_allclose(found.target_mean_, y[:600].mean(0), atol=1e-5)
+    perceptron = MLPRegressorProbe(hidden=(8,), max_epochs=3).fit(X[:600], y[:600])
+    assert perceptron.target_mean_ == pytest.approx(found.target_mean_)
+    squares = ((perceptron.predict(X[600:]) - y[600:]) ** 2).sum(1) / perceptron.variance_ / 2
+    assert perceptron.log_loss(X[600:], y[600:]) == pytest.approx(
+        squares.mean() + 1.5 * np.log(2 * np.pi * perceptron.variance_)
+    )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from extract.hooks import Hooks
 from extract.plan import Plan
 from extract.relevance.kinds import (
     CARRIED,
@@ -60,35 +59,25 @@ class Attended:
         return split @ self.seen["value"].float().transpose(-1, -2)
 
 
-class Tape:
+class Tape(Hooks):
     """Context manager: one pass of ``model`` inside it leaves what attention modules and sites gave, with the graph.
 
     paths: of attention modules with taps. sites: whose raw outputs are kept. The fused kernel stays in use.
     """
 
     def __init__(self, model: nn.Module, paths: Sequence[str], sites: Sequence[Site] = ()):
+        super().__init__()
         self.model, self.paths, self.sites = model, tuple(paths), tuple(sites)
         self.attended = {path: Attended() for path in paths}
         self.outputs: dict[str, Any] = {}
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Tape:
-        try:
-            for path in self.paths:
-                taps = self.model.get_submodule(path).taps
-                for name in ("query", "key", "value", "bias", "output"):
-                    self._keep(getattr(taps, name), self.attended[path].seen, name, name == "output")
-            for site in self.sites:
-                self._keep(self.model.get_submodule(site.module_path), self.outputs, site.name, True)
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._remove()
+    def _attach(self) -> None:
+        for path in self.paths:
+            taps = self.model.get_submodule(path).taps
+            for name in ("query", "key", "value", "bias", "output"):
+                self._keep(getattr(taps, name), self.attended[path].seen, name, name == "output")
+        for site in self.sites:
+            self._keep(self.model.get_submodule(site.module_path), self.outputs, site.name, True)
 
     def _keep(self, module: Any, store: dict[str, Any], name: str, differentiated: bool) -> None:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -96,11 +85,7 @@ class Tape:
                 raw(output).requires_grad_()  # of a model whose weights are frozen
             store[name] = output
 
-        self._handles.append(module.register_forward_hook(hook))
-
-    def _remove(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._add(module, hook)
 
 
 def raw(output: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probe.cli.options import AsJson, Device, Seed, choose_device, progress_bar
+from grounding.devices import choose_device
+from probe.cli.options import AsJson, Device, Seed, progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypedDict
 
 import typer
 
+from grounding.devices import choose_device
 from grounding.errors import BadInput, unknown_choice
-from probe.cli.options import choose_device
 
 ENGINES = ("local", "processes", "ray")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grounding.devices import choose_device
 from probe.cli.options import (
     AsJson,
     BatchSize,
@@ -21,7 +22,6 @@ from probe.cli.options import (
     SkipBad,
     Split,
     Tokenizer,
-    choose_device,
     loading,
     parse_pairs,
     progress_bar,

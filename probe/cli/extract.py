@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grounding.devices import choose_device
 from grounding.errors import BadInput
 from probe.cli.engines import (
     Address,
@@ -34,7 +35,6 @@ from probe.cli.options import (
     SkipBad,
     Split,
     Tokenizer,
-    choose_device,
     loading,
     parse_list,
     parse_pairs,

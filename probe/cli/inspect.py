@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grounding.devices import choose_device
 from probe.cli.options import (
     AsJson,
     ChosenWeights,
     Device,
     ModelSizes,
     Tokenizer,
-    choose_device,
     loading,
     show_table,
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from grounding.devices import choose_device
 from probe.cli.options import (
     AsJson,
     BatchSize,
@@ -22,7 +23,6 @@ from probe.cli.options import (
     Seed,
     Split,
     Tokenizer,
-    choose_device,
     loading,
     parse_list,
     parse_pairs,

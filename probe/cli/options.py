@@ -84,21 +84,6 @@ def parse_list(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")]
 
 
-def choose_device(name: str) -> str:
-    """``auto`` becomes cuda where there is one. Raises BadInput for a device that is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise BadInput(f"device {name!r} is unknown; accepted: auto, cpu, cuda, cuda:N") from None
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        raise BadInput(f"device {name!r} is not available here; accepted: auto, cpu")
-    return name
-
-
 @contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[..., None]]:
     """A progress bar on standard error, where that is a terminal.

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from grounding.devices import choose_device
 from grounding.errors import BadInput, unknown_choice
 from probe.cli.engines import Address, ShardIndex
-from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, choose_device, parse_pairs, progress_bar, show
+from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, parse_pairs, progress_bar, show
 
 NAME = "study"
 EPILOG = "Example: probe study miniature --out runs/study --minutes 45   (again, until nothing is left)"
@@ -19,7 +20,8 @@ ENGINES = ("local", "ray")
 
 def command(
     config: Annotated[
-        str, typer.Argument(help="YAML file of a study, or miniature, kilogram, kilogram-small, flickr30k, touchdown-sdr.")
+        str,
+        typer.Argument(help="YAML file of a study, or miniature, kilogram, kilogram-small, flickr30k, touchdown-sdr."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the study; the same command goes on with it.")],
     root: Root = None,

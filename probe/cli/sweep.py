@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from grounding.devices import choose_device
 from probe.cli.engines import Address
-from probe.cli.options import AsJson, choose_device, parse_list, progress_bar, show
+from probe.cli.options import AsJson, parse_list, progress_bar, show
 
 NAME = "sweep"
 EPILOG = (
@@ -37,7 +38,7 @@ Control = Annotated[
     typer.Option(
         help="labels, position-only, random-model (extracts a twin of the run with fresh weights), concatenation, "
         "phrase-only, region-only, majority, all or none; repeat for several (default labels, position-only, "
-        "concatenation and region-only)."
+        "concatenation and region-only). The questions of pairs have all of them, boxes and outcome random-model."
     ),
 ]
 Measure = Annotated[
@@ -78,7 +79,6 @@ def command(
 ) -> None:
     """Layer by layer: what can probes read there? Questions, controls, intervals, one tidy table."""
     from extract import reader
-    from probe.settings import DEFAULT_CONTROLS
     from probe.sweep import sweep
     from probe.tables import SUMMARY
 
@@ -88,7 +88,7 @@ def command(
     said = _config(run) | {name: value for name, value in given.items() if value is not None}
     runs = [Path(path) for path in said.pop("runs")]
     target = _target(out, said.pop("out", None), runs)
-    said["controls"] = _controls(said.get("controls", DEFAULT_CONTROLS))
+    said["controls"] = _controls(said.get("controls"))
     said["device"] = choose_device(said.get("device", "auto"))
     chosen = _engine(engine, address, num_workers, cpus_per_worker)
     with progress_bar("probing", as_json) as progress:
@@ -140,12 +140,8 @@ def _engine(name: str, address: str | None, num_workers: int | None, cpus_per_wo
     return RayEngine(**options)  # type: ignore[arg-type]
 
 
-def _controls(names: Sequence[str]) -> list[str]:
-    """The controls asked for: their names, or ``all``, or ``none``. Raises BadInput for another name."""
-    from grounding.errors import unknown_choice
-    from probe.sweep import CONTROLS
-
-    for name in names:
-        if name not in (*CONTROLS, "all", "none"):
-            raise unknown_choice("control", name, (*CONTROLS, "all", "none"))
-    return list(CONTROLS) if "all" in names else [name for name in names if name != "none"]
+def _controls(names: Sequence[str] | None) -> Sequence[str] | str | None:
+    """As ``probe.sweep.sweep`` takes them: names, ``all``, or none of them where ``none`` is said."""
+    if names is None or "all" in names:
+        return None if names is None else "all"
+    return [name for name in names if name != "none"]

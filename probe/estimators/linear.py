@@ -66,7 +66,7 @@ class RidgeProbe(VectorRegressor, _Linear):
         self.device = device
 
     def _learn(self, probes: Sequence[Self], grid: Grid) -> None:
-        centre = torch.einsum("tn,tnm->tm", grid.weight, grid.target)
+        centre = self._centre(probes, grid)
         away = grid.target - centre[:, None]
         spread = torch.einsum("tn,tnm->t", grid.weight, away**2)
         # Tasks that train on the same rows share what is made of those alone.
@@ -87,6 +87,11 @@ class RidgeProbe(VectorRegressor, _Linear):
                     coef, intercept = weights.mT.float().cpu().numpy(), centre[task].cpu().numpy()
                     probe.coef_, probe.intercept_ = (coef[0], intercept[0]) if self._single else (coef, intercept)
                     probe.loss_, probe.n_iter_ = float(spread[task] - (moment * weights).sum()) / 2, 1
+
+    @property
+    def variance_(self) -> float:
+        """Mean square of the residuals in training."""
+        return (2 * self.loss_ - self.strength * float((self.coef_**2).sum())) / len(self.target_mean_)
 
 
 def decide_together(probes: Sequence[LogisticProbe], X: ArrayOrRows) -> list[np.ndarray]:

@@ -11,8 +11,9 @@ import torch
 from grounding.errors import BadInput
 from probe.estimators.base import Batch, PairProbe
 from probe.estimators.chunks import Chunks
-from probe.estimators.perceptron import AdamW, Perceptrons, Rows, train
+from probe.estimators.perceptron import Perceptrons, Rows
 from probe.estimators.spectral import cross_moment_axes
+from probe.estimators.training import Schedule, train
 from probe.features import PairFeatures
 
 _CHUNK = 16_384  # pairs scored at once
@@ -81,14 +82,13 @@ class MLPProbe(PairProbe):
         if self.aligned:
             left, _, right = cross_moment_axes(Chunks(batch))
             axes = left, right
-        rows = Rows.of(batch, axes)
-        validation = None if held_out is None else Rows.of(held_out, axes)
+        rows = Rows.of(batch, axes, self.batch_blocks)
+        validation = None if held_out is None else Rows.of(held_out, axes, self.batch_blocks)
         generator = torch.Generator().manual_seed(self.seed)
         network = Perceptrons(self.hidden, rows, generator)
         decay = torch.tensor([p.strength for p in probes], dtype=torch.float32, device=batch.target.device)
-        optimiser = AdamW(network, self.learning_rate, decay)
-        schedule = {name: getattr(self, name) for name in ("batch_blocks", "max_epochs", "patience")}
-        kept = train(network, optimiser, rows, validation, generator, **schedule)
+        schedule = Schedule(self.learning_rate, self.max_epochs, self.patience)
+        kept = train(network, rows, validation, decay, schedule, generator)
         for job, probe in enumerate(probes):
             probe.coefs_ = [weights[job].cpu().numpy() for weights in kept.weights]
             probe.intercepts_ = [bias[job, 0].cpu().numpy() for bias in kept.biases]

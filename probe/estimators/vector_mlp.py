@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grounding.errors import BadInput
-from probe.estimators.network import Examples, Network, Schedule, train
+from probe.estimators.network import Network, Vectors
+from probe.estimators.training import Schedule, train
 from probe.estimators.vectors import Grid, VectorClassifier, VectorProbe, VectorRegressor
 
 _PARAMETERS = {"cpu": 2**20, "cuda": 2**27}  # trained at once: on a processor, what its cache holds with their moments
@@ -80,18 +81,20 @@ class _MLP(VectorProbe):
 
     def _train(self, probes: np.ndarray, grid: Grid, sites: slice, task: int, sizes: Sequence[int]) -> None:
         """Train ``probes`` ``[G, S]`` of one task at some sites."""
-        schedule = Schedule(self.learning_rate, self.batch_size, self.max_epochs, self.patience)
+        schedule = Schedule(self.learning_rate, self.max_epochs, self.patience)
         standardisation = grid.mean[sites, task], grid.scale[sites, task]
         blocks = grid.sites[sites]
 
-        def examples(rows: Tensor) -> Examples:
-            return Examples(blocks, rows.nonzero()[:, 0].cpu().numpy(), grid.target[task], *standardisation)
+        def examples(rows: Tensor) -> Vectors:
+            numbers = rows.nonzero()[:, 0].cpu().numpy()
+            return Vectors(blocks, numbers, grid.target[task], *standardisation, self.batch_size)
 
         held_out = None if grid.held_out is None else examples(grid.held_out[task])
         generator = torch.Generator().manual_seed(probes[0, 0].seed)
-        network = Network(sizes, (len(blocks), len(grid.strength)), generator, grid.mean.device)
+        network = Network(sizes, probes.shape, self._loss, generator, grid.mean.device)
         rows = examples(grid.weight[task] > 0)
-        kept = train(network, self._loss, rows, held_out, grid.strength, schedule, generator)
+        decay = grid.strength.expand(probes.shape)
+        kept = train(network, rows, held_out, decay, schedule, generator)
         for cell, probe in np.ndenumerate(probes):
             probe.coefs_ = [weights[cell].mT.cpu().numpy() for weights in kept.weights]
             probe.intercepts_ = [bias[cell][:, 0].cpu().numpy() for bias in kept.biases]
@@ -123,6 +126,15 @@ class MLPClassifierProbe(VectorClassifier, _MLP):
 
 class MLPRegressorProbe(VectorRegressor, _MLP):
     """A multilayer perceptron with half the squared error, summed over the columns of y. Parameters: see ``_MLP``."""
+
+    @property
+    def variance_(self) -> float:
+        """Mean square of the residuals, over the rows that ``loss_`` is of."""
+        return 2 * self.loss_ / len(self.target_mean_)
+
+    def _learn(self, probes: Sequence[Self], grid: Grid) -> None:
+        self._centre(probes, grid)
+        super()._learn(probes, grid)
 
     def _columns(self, grid: Grid) -> int:
         return grid.target.shape[2]

@@ -19,6 +19,8 @@ from grounding.errors import BadInput
 from probe.estimators.blocks import ArrayOrRows, Blocks, moments, row_chunks
 from probe.stored import StoredRows
 
+_LEAST_VARIANCE = 1e-6  # of residuals, where a density would be endless
+
 
 @dataclass(frozen=True)
 class Task:
@@ -155,12 +157,28 @@ class VectorClassifier(ClassifierMixin, VectorProbe):
 
 
 class VectorRegressor(RegressorMixin, VectorProbe):
-    """A probe of one number or several, y ``[n]`` or ``[n, m]``."""
+    """A probe of one number or several, y ``[n]`` or ``[n, m]``.
+
+    Learned besides: ``target_mean_`` ``[m]``, of y in training; ``variance_``, the mean square of the residuals there
+    (of the rows held out, where the epoch was chosen on some).
+    """
+
+    @property
+    @abstractmethod
+    def variance_(self) -> float:
+        """Mean square of the residuals."""
 
     def predict(self, X: ArrayOrRows) -> np.ndarray:
         """Float64, of the shape of y in training."""
         found = self._outputs(X)
         return found[:, 0] if self._single else found
+
+    def log_loss(self, X: ArrayOrRows, y: np.ndarray) -> float:
+        """Mean over rows of the negative log density of y ``[n, m]`` (nats), normal round what is predicted with
+        ``variance_``."""
+        squares = ((self._outputs(X) - np.asarray(y).reshape(len(y), -1)) ** 2).sum(1).mean()
+        variance = max(self.variance_, _LEAST_VARIANCE)
+        return float(squares / variance / 2 + len(self.target_mean_) / 2 * np.log(2 * np.pi * variance))
 
     def _validation(self) -> dict[str, Any]:
         return {"multi_output": True, "y_numeric": True}
@@ -169,6 +187,13 @@ class VectorRegressor(RegressorMixin, VectorProbe):
         for probe in probes:
             probe._single = np.ndim(tasks[0].y) == 1
         return np.stack([np.asarray(task.y, dtype=np.float32).reshape(rows.shape[1], -1) for task in tasks])
+
+    def _centre(self, probes: Sequence[Self], grid: Grid) -> Tensor:
+        """Means of y in training ``[T, m]``, which are set on the probes too."""
+        centre = torch.einsum("tn,tnm->tm", grid.weight, grid.target)
+        for (_, task, _), probe in zip(grid.cells(), probes, strict=True):
+            probe.target_mean_ = centre[task].cpu().numpy()
+        return centre
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -13,6 +13,7 @@ import pandas as pd
 from extract.reader import Run
 from grounding.benchmarks import Benchmark, open_benchmark
 from grounding.checkpoint import Checkpoint, Loading, load_checkpoint
+from grounding.devices import choose_device
 from grounding.errors import BadInput
 from grounding.evaluate_checkpoint import stored_threshold
 from grounding.examples import Example
@@ -84,12 +85,8 @@ def intervene(
     Raises BadInput, before anything is written, for whatever is unknown, missing or does not fit together.
     """
     check_folder(out)
-    check_choices("method", [method], METHODS)
-    for name, number in (("draws", draws), ("batch_size", batch_size)):
-        if number < 1:
-            raise BadInput(f"{name} {number} is too small; accepted: 1 or more")
-    _check_options(method, run=run, concepts=concepts, pairs=pairs, groups=groups)
-    check_choices("eraser", [eraser], ERASERS)
+    _check_options(method, eraser, draws, batch_size, run=run, concepts=concepts, pairs=pairs, groups=groups)
+    device = choose_device(device)
     opened_run = None if run is None else Run.open(run)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
@@ -106,12 +103,17 @@ def intervene(
     return found
 
 
-def _check_options(method: str, **given: Any) -> None:
+def _check_options(method: str, eraser: str, draws: int, batch_size: int, **given: Any) -> None:
     """Raise BadInput for an option of another method, an unknown choice, or an erasure without a run."""
+    check_choices("method", [method], METHODS)
+    for name, number in (("draws", draws), ("batch_size", batch_size)):
+        if number < 1:
+            raise BadInput(f"{name} {number} is too small; accepted: 1 or more")
     for name, value in given.items():
         if value is not None and name not in OPTIONS[method]:
             owner = next(one for one, names in OPTIONS.items() if name in names)
             raise BadInput(f"{name} {value!r} with method {method!r}; accepted: with method {owner!r}")
+    check_choices("eraser", [eraser], ERASERS)
     check_choices("concept", given["concepts"] or (), CONCEPTS)
     check_choices("group", given["groups"] or (), TARGETS)
     if method == "erase" and given["run"] is None:

@@ -27,11 +27,15 @@ def summarise(table: pd.DataFrame, checks: pd.DataFrame, description: Mapping[st
         + (f", {left_out} left out because erasers were fitted on their images" if left_out else "")
         + ". Brackets: 95 % intervals over images.",
     ]
-    if table["n_images"].min() < FEWEST_IMAGES:
+    if _is_few(table):
         counts = f"{table['n_images'].min()}; at least {FEWEST_IMAGES} are needed"
         lines += ["", f"Too few images to conclude anything: {counts}."]
     tell = {"erase": _erasure, "patch": _patching, "knockout": _knockout}[description["method"]]
     return "\n".join([*lines, "", *tell(table, checks, description), ""])
+
+
+def _is_few(table: pd.DataFrame) -> bool:
+    return bool(table["n_images"].min() < FEWEST_IMAGES)
 
 
 def _erasure(table: pd.DataFrame, checks: pd.DataFrame, description: Mapping[str, Any]) -> list[str]:
@@ -90,14 +94,16 @@ def _patching(table: pd.DataFrame, checks: pd.DataFrame, description: Mapping[st
     return [
         *lines,
         "",
-        f"{len(table)} intervals are not corrected for their number. States that restore the answer carry what the "
-        "change decides; that others do not may also mean that the same is carried twice.",
+        f"{table['low'].notna().sum()} intervals are not corrected for their number. States that restore the answer "
+        "carry what the change decides; that others do not may also mean that the same is carried twice.",
     ]
 
 
 def _effects(table: pd.DataFrame) -> list[str]:
-    """The table of effects, and for each target what exceeds the control."""
+    """The table of effects, and for each target what exceeds the control, unless images are few."""
     lines = _effect_table(table)
+    if _is_few(table):
+        return [*lines, ""]
     for target, rows in table.groupby("target", sort=False):
         lines += ["", f"## {target}", ""]
         lines += [_specific(own, str(score)) for score, own in rows.groupby("score", sort=False)]

@@ -11,7 +11,8 @@ import pandas as pd
 from grounding.errors import BadInput
 from probe.conditions import Condition, prototype_under
 from probe.measures import MEASURES, Measured
-from probe.questions import QUESTIONS, Question
+from probe.questions import QUESTIONS
+from probe.questions.pairs import PairQuestion
 from probe.settings import SweepSettings
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def measures_of(question: str, settings: SweepSettings) -> list[tuple[str, str]]
 
 def take(
     measure: str,
-    question: Question,
+    question: PairQuestion,
     conditions: Sequence[Condition],
     sites: Sequence[SiteInfo],
     probe: str,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import pandas as pd
+
+from probe.wording import figure
 
 _CASE = ["run", "question", "probe"]
 
 
-def measure_lines(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Markdown lines about the tables of the measures, of the first seed; none without any."""
+def measure_lines(tables: Mapping[str, pd.DataFrame], few: Collection[tuple[str, str]] = ()) -> list[str]:
+    """Markdown lines about the tables of the measures, of the first seed; none without any.
+
+    few: (run, question) of too few test images for anything to follow.
+    """
     lines = []
     for name, title, said in (
         ("description-length", "Description length", _code),
@@ -21,38 +26,39 @@ def measure_lines(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         if name in tables:
             table = tables[name]
             first = table[table["seed"] == table["seed"].iloc[0]]
-            lines += ["", f"### {title}", "", *said(first)]
+            lines += ["", f"### {title}", "", *said(first, few)]
     return ["", "## Measures", *lines, ""] if lines else []
 
 
-def _code(table: pd.DataFrame) -> Iterator[str]:
+def _code(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[str]:
     blind = table[table["probe"] == "majority"]
     for case, rows in _cases(table[table["probe"] != "majority"]):
         best = _real(rows).sort_values("bits").iloc[0]
         at_site = rows[(rows["site"] == best["site"]) & (rows["condition"] != best["condition"])]
         others = [(row["condition"], row["value"]) for _, row in at_site.iterrows()]
-        there = blind[(blind["run"] == best["run"]) & (blind["site"] == best["site"])]
+        there = blind[(blind[["run", "question", "site"]] == best[["run", "question", "site"]]).all(axis=1)]
         others += [("the share of positives alone", row["value"]) for _, row in there.iterrows()]
         told = "; ".join(f"{name} {value:.2f}" for name, value in others)
         yield (
             f"{case}: the shortest code is at `{best['site']}`, {best['bits']:,.0f} bits for {best['n_labels']:,} "
-            f"labels, compression {_figure(best)}" + (f" ({told})." if told else ".")
+            f"labels, compression {figure(best, 2)}" + (f" ({told})." if told else ".")
         )
 
 
-def _information(table: pd.DataFrame) -> Iterator[str]:
+def _information(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[str]:
     for case, rows in _cases(table):
         best = _lowest_loss(_real(rows))
-        reading = "" if best["low"] > 0 else "; no more than without the input, as far as the test images tell"
+        certain = best["low"] > 0 or _key(rows) in few
+        reading = "" if certain else "; no more than without the input, as far as the test images tell"
         at_site = rows[(rows["site"] == best["site"]) & (rows["condition"] != best["condition"])]
         told = "".join(f"; {row['condition']} {row['value']:.2f}" for _, row in at_site.iterrows())
         yield (
-            f"{case}: {_figure(best)} of {best['entropy_without']:.2f} bits a phrase at `{best['site']}`, the site of "
-            f"the lowest validation loss{told}{reading}."
+            f"{case}: {figure(best, 2)} of {best['entropy_without']:.2f} bits a phrase at `{best['site']}`, the site "
+            f"of the lowest validation loss{told}{reading}."
         )
 
 
-def _curve(table: pd.DataFrame) -> Iterator[str]:
+def _curve(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[str]:
     for case, rows in _cases(table):
         last = rows[rows["images"] == rows["images"].max()]
         site = _lowest_loss(last)["site"]
@@ -60,11 +66,11 @@ def _curve(table: pd.DataFrame) -> Iterator[str]:
         told = ", ".join(f"{row['value']:.3f} from {row['images']}" for _, row in line.iterrows())
         steps = [row for _, row in line.iterrows()]
         flat = len(steps) > 1 and steps[-2]["high"] >= steps[-1]["value"]
-        reading = "The last step is within the interval before it." if flat else "It still rises: more images may help."
-        yield f"{case}, at `{site}`: {told} train images. {reading}"
+        reading = " The last step is within the interval before it." if flat else " It still rises: more may help."
+        yield f"{case}, at `{site}`: {told} train images." + ("" if _key(last) in few else reading)
 
 
-def _frontier(table: pd.DataFrame) -> Iterator[str]:
+def _frontier(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[str]:
     for case, rows in _cases(table):
         best = _lowest_loss(rows)
         line = rows[rows["site"] == best["site"]].sort_values("complexity")
@@ -82,13 +88,13 @@ def _cases(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"{question}, {probe}" + (f", run `{run}`" if several else ""), rows
 
 
+def _key(rows: pd.DataFrame) -> tuple[str, str]:
+    return rows["run"].iloc[0], rows["question"].iloc[0]
+
+
 def _real(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["condition"] == rows["question"]]
 
 
 def _lowest_loss(rows: pd.DataFrame) -> pd.Series:
     return rows.loc[rows["validation_loss"].idxmin()]
-
-
-def _figure(row: pd.Series) -> str:
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"

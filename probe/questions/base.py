@@ -18,7 +18,6 @@ from probe.splits import PARTS, split_examples
 
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
-    from probe.measures import LabelledSites
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,9 @@ class Question(ABC):
 
     Raises BadInput, when made, for a run that does not hold what the question needs, saying what makes it.
 
-    name, words: on the command line, and in a sentence. probes, controls, measures: those of SweepSettings that it has.
+    name, words: on the command line, and in a sentence. probes, controls, measures: those of SweepSettings that it has;
+    of the controls any question can have ``random-model``, those of pairs (``probe.questions.pairs``) have them all,
+    and measures.
     scores: names of its figures, the main one first. per: what an item of its table is. figure, shows, instead: for the
     page of words, a main figure's introduction, what follows from one above chance and controls, and what may be so
     where it is not above the controls.
@@ -123,24 +124,6 @@ class Question(ABC):
         other.run = run
         return other
 
-    def labelled(
-        self, names: Sequence[str], features: Sequence[Any], split: np.ndarray, target: np.ndarray | None = None
-    ) -> LabelledSites:
-        """What measures read: the sites of those names with real answers or others; for questions with measures."""
-        raise NotImplementedError
-
-    def position_only(self, features: Any) -> Any:
-        """Features without the states of what is to be found, only its place; for questions with this control."""
-        raise NotImplementedError
-
-    def control_target(self, seed: int) -> np.ndarray | None:
-        """Random answers a phrase type, of the shape of ``target``; None for a question without this control."""
-        return None
-
-    def seen_types(self, part: np.ndarray) -> float | None:
-        """Share of test phrases whose type occurs in train: only those answers of a control can be memorised."""
-        return None
-
     def split(self, seed: int) -> np.ndarray:
         """Part of each item: ``[n]`` strings of ``probe.splits.PARTS``. Raises BadInput as ``split_examples`` does."""
         examples = np.unique(self.example)
@@ -148,6 +131,9 @@ class Question(ABC):
         settings = self.settings
         parts[examples] = split_examples(self.run.examples.iloc[examples], settings.group, settings.folds, seed)
         return parts[self.example]
+
+    def check_split(self, part: np.ndarray, seed: int) -> None:  # noqa: B027 (most can be asked with any split)
+        """Raise BadInput where the split of a seed cannot be learned from or judged, or not with the controls asked."""
 
     def parts(self, features: Any, part: np.ndarray, control: np.ndarray | None = None) -> tuple[Part, Part, Part]:
         """Train, validation and test of a site's features, with the real answers or those of a control."""

@@ -12,7 +12,7 @@ from torchvision.ops import box_convert
 
 from grounding.metrics.boxes import hits, merged_boxes, ranked_ious
 from grounding.metrics.intervals import Statistic
-from probe.estimators.rows import PerceptronBoxProbe, RidgeBoxProbe
+from probe.estimators import MLPRegressorProbe, RidgeProbe
 from probe.features import read_rows, require_finite, sites_with
 from probe.questions.base import Judgement, Part, Question, Score
 from probe.questions.truth import annotated_phrases, phrase_boxes, single_images
@@ -21,8 +21,8 @@ from probe.settings import PROBES, SweepSettings
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
-_WEAK = (1e-3, 1e-4)
-_MLP_STRENGTHS = (1e-2, 1e-3, 1e-4)  # the squares of numbers in 0..1 are small
+# Weaker penalties than pairs need: the squares of numbers in 0..1 are small.
+_WEAK = {"linear": (1e-3, 1e-4), "mlp": (0.3, 0.1)}
 
 
 class Boxes(Question):
@@ -65,9 +65,14 @@ class Boxes(Question):
 
     def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[Any, tuple[float, ...]]:
         """linear: ridge; mlp: a perceptron."""
+        device = self.settings.device
         if name == "linear":
-            return RidgeBoxProbe(), (*self.settings.linear_strengths, *_WEAK)
-        return PerceptronBoxProbe(seed=seed), _MLP_STRENGTHS
+            return RidgeProbe(device=device), (*self.settings.linear_strengths, *_WEAK[name])
+        batch = min(200, max(16, len(self.phrase) // 50))  # some thirty steps an epoch, of few phrases too
+        perceptron = MLPRegressorProbe(
+            (64,), learning_rate=3e-3, batch_size=batch, max_epochs=100, patience=10, seed=seed, device=device
+        )
+        return perceptron, (*self.settings.mlp_strengths, *_WEAK[name])
 
     def judge(self, probe: Any, validation: Part, test: Part) -> tuple[Judgement, Judgement]:
         """IoU of the predicted box with the union of the phrase's boxes; recall (IoU of at least 0.5)."""
@@ -76,7 +81,7 @@ class Boxes(Question):
     def _judged(self, probe: Any, part: Part) -> Judgement:
         truth = self.truth[part.chosen]
         iou = _ious(probe.predict(part.features), truth)
-        blind = _ious(np.broadcast_to(probe.mean_, part.target.shape), truth)
+        blind = _ious(np.broadcast_to(probe.target_mean_, part.target.shape), truth)
         found, guessed = ({"iou": v, "recall": hits(torch.from_numpy(v)).double().numpy()} for v in (iou, blind))
         image = self.image(part.chosen)
         scores = {name: Score(Statistic.mean(found[name], image), float(guessed[name].mean())) for name in self.scores}

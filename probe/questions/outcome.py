@@ -9,7 +9,7 @@ import pandas as pd
 
 from grounding.errors import BadInput
 from grounding.metrics.intervals import Statistic
-from probe.estimators.rows import LogisticRowProbe
+from probe.estimators import LogisticProbe
 from probe.features import read_rows, require_finite, sites_with
 from probe.questions.base import Judgement, Part, Question, Score
 from probe.scores import ScoredPairs, as_statistic
@@ -71,24 +71,21 @@ class Outcome(Question):
         require_finite(rows, site.name)
         return rows
 
-    def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[LogisticRowProbe, tuple[float, ...]]:
+    def probe(self, name: str, widths: tuple[int, ...], seed: int) -> tuple[LogisticProbe, tuple[float, ...]]:
         """linear: logistic regression; a few hundred examples may need stronger penalties than their pairs do."""
-        return LogisticRowProbe(), (*_STRONG, *self.settings.linear_strengths)
+        return LogisticProbe(device=self.settings.device), (*_STRONG, *self.settings.linear_strengths)
 
-    def parts(
-        self, features: np.ndarray, part: np.ndarray, control: np.ndarray | None = None
-    ) -> tuple[Part, Part, Part]:
-        """As ``Question``. Raises BadInput where a part holds one outcome only."""
+    def check_split(self, part: np.ndarray, seed: int) -> None:
+        """Each part must hold both outcomes."""
         for name in np.unique(part):
             if len(np.unique(self.target[part == name])) < 2:
                 raise BadInput(f"question 'outcome': one outcome only in the {name} part; extract more examples")
-        return super().parts(features, part, control)
 
-    def judge(self, probe: LogisticRowProbe, validation: Part, test: Part) -> tuple[Judgement, Judgement]:
+    def judge(self, probe: LogisticProbe, validation: Part, test: Part) -> tuple[Judgement, Judgement]:
         """Area under the ROC curve; accuracy, whose blind guess is the more frequent outcome."""
         return self._judged(probe, validation), self._judged(probe, test)
 
-    def _judged(self, probe: LogisticRowProbe, part: Part) -> Judgement:
+    def _judged(self, probe: LogisticProbe, part: Part) -> Judgement:
         odds, image, example = (
             probe.decision_function(part.features),
             self.image(part.chosen),

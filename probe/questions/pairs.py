@@ -99,7 +99,7 @@ class PairQuestion(Question):
         split: np.ndarray,
         target: np.ndarray | None = None,
     ) -> LabelledSites:
-        """Pairs, phrase by phrase."""
+        """What measures read: the sites of those names, with the real labels or others."""
         everything = np.ones(len(self.pairs), dtype=bool)
         label = self.target if target is None else target
         return LabelledSites(names, features, label, self.pairs.phrase, self.image(everything), split)
@@ -112,8 +112,17 @@ class PairQuestion(Question):
         """Labels by phrase type and place: ``probe.controls.control_labels``."""
         return control_labels(self.pairs, self._types(), self.places, seed)
 
+    def check_split(self, part: np.ndarray, seed: int) -> None:
+        """Control labels, where they are asked for, must be there and to be memorised."""
+        if "labels" in self.settings.controls:
+            self.seen_types(part)
+            self.control_target(seed)
+
     def seen_types(self, part: np.ndarray) -> float:
-        """See ``Question``. Raises BadInput where no type is in both parts."""
+        """Share of test phrases whose type occurs in train: only those labels of the control can be memorised.
+
+        Raises BadInput where there are none.
+        """
         seen = seen_types(self.pairs, self._types(), part == "train", part == "test")
         if seen == 0:
             raise BadInput(
