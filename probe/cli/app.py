@@ -15,6 +15,7 @@ from probe.cli import (
     inspect,
     intervene,
     push,
+    report,
     study,
     sweep,
     visualize,
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for module in (
-    demo, finetune, evaluate, extract, sweep, heads, intervene, visualize, study, inspect, convert, push
+    demo, finetune, evaluate, extract, sweep, heads, intervene, visualize, report, study, inspect, convert, push
 ):  # fmt: skip
     app.command(module.NAME, epilog=module.EPILOG)(module.command)
 app.add_typer(data.app)
