@@ -87,7 +87,7 @@ function pageLinks(page, pages, turn) {
 /** One example in the gallery. */
 function card(app, example, params) {
   const { index } = app, { table } = index, run = runNumber(index, params.of), outcome = index.outcomes[run];
-  const correct = outcome.correct[example], grounding = outcome.grounding[example];
+  const correct = outcome.correct[example];
   const state = correct === null ? null : correct ? "right" : "wrong";
   const target = thumbnail(app, table.thumb[example], correct === null ? "image" : "target");
   const answer = outcome.answer[example] && thumbnail(app, outcome.answer[example], "the model’s answer", "mistaken");
@@ -95,10 +95,18 @@ function card(app, example, params) {
     h("span", { class: "thumbs" }, target, answer),
     h("span", { class: "card-text", dir: "auto" }, colouredCaption(index, table.caption[example], table.spans[example])),
     h("span", { class: "card-facts" },
-      state && h("span", { class: `tag ${state}` }, state === "right" ? "✓ right" : "✗ wrong"),
-      grounding !== null && h("span", { class: "grounding", title: index.runs[run].measure, style: { "--level": `${100 * grounding}%` } },
-        h("span", { class: "unseen" }, index.runs[run].measure), ` ${number(grounding)}`),
-      h("span", { class: "card-id" }, h("bdi", null, table.id[example])))));
+      index.runs.map((about, place) => result(about, index.outcomes[place], example, index.runs.length > 1)),
+      h("span", { class: "card-id", title: table.id[example] }, h("bdi", null, table.id[example])))));
+}
+
+/** Task and grounding of an example in one run. named: whether the run's name is needed. */
+function result(run, { correct, grounding }, example, named) {
+  const right = correct[example], level = grounding[example], state = right ? "right" : "wrong";
+  return h("span", { class: "result" },
+    right !== null && h("span", { class: `tag ${state}` }, right ? "✓ right" : "✗ wrong"),
+    level !== null && h("span", { class: "grounding", title: run.measure, style: { "--level": `${100 * level}%` } },
+      h("span", { class: "unseen" }, run.measure), ` ${number(level)}`),
+    named && h("bdi", { class: "of" }, run.name));
 }
 
 function thumbnail(app, thumb, words, kind = "") {

@@ -63,13 +63,13 @@ function runSection(app, run) {
 }
 
 function summarySection(app, words) {
-  return h("details", { class: "words" }, h("summary", null, words.title), summary(words.blocks, 3),
+  return h("details", { class: "words", open: true }, h("summary", null, words.title), summary(words.blocks, 3),
     words.figures.length > 0 && h("div", { class: "figures" }, words.figures.map((figure) => chart(app, figure))));
 }
 
 /** A figure on white paper, with its words. */
 function chart(app, { src, title, caption, alternative, width, height }) {
-  return h("figure", { class: "chart" },
+  return h("figure", { class: width > 1.45 * height && width > 760 ? "chart wide" : "chart" },
     h("figcaption", null, h("h3", null, title), caption && h("p", null, caption)),
     h("div", { class: "paper" }, picture(app, `figures/${src}`, { alt: alternative, width, height, loading: "lazy" })));
 }

@@ -59,9 +59,13 @@ def choose(
          for unit, rank in _ranks(subject, list(sizes[number])).items()),
         key=lambda entry: entry[:2],
     )
-    room, kept = budget - fixed, [set() for _ in subjects]  # type: list[set[Unit]]
+    room = budget - fixed
+    kept: list[set[Unit]] = [set() for _ in subjects]
+    full: set[tuple[int, str]] = set()  # views of which one unit had no room: none that is worth less comes instead
     for _, number, unit in ranked:
-        if sizes[number][unit] <= room:
+        if sizes[number][unit] > room:
+            full.add((number, unit.view))
+        elif (number, unit.view) not in full:
             room -= sizes[number][unit]
             kept[number].add(unit)
     needed = fixed + sum(sum(each.values()) for each in sizes)

@@ -21,15 +21,11 @@ _WEBP = {"format": "WEBP", "quality": 65, "method": 2}
 
 
 class ImageFolder:
-    """Images that are written as WebP files into a folder.
-
-    bytes: written so far. missing: of how many images nothing could be shown.
-    """
+    """Images that are written as WebP files into a folder. bytes: written so far."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.bytes = 0
-        self.missing = 0
         self._known: dict[str, dict[str, Any]] = {}
 
     def add(self, example: Example | None, count: int) -> list[dict[str, Any]]:
@@ -38,7 +34,6 @@ class ImageFolder:
         One that cannot be shown has ``missing`` instead, which says why.
         """
         if example is None:
-            self.missing += count
             return [{"missing": "the benchmark's images were not given"}] * count
         sources = [*example.images[:count], *[None] * (count - len(example.images))]
         return [self._add(source) for source in sources]
@@ -52,7 +47,6 @@ class ImageFolder:
                 raise BadInput("the benchmark has no such image")
             record = self._write(_pixels(source))
         except BadInput as error:
-            self.missing += 1
             record = {"missing": str(error)}
         if key is not None:
             self._known[key] = record

@@ -74,7 +74,7 @@ def write_report(
         writer.write(budget_mb, words, title or _title(subjects), progress)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     left_out = {s.name: c.left_out for s, c in zip(subjects, writer.choices, strict=True) if c.left_out}
-    return Written(Path(out) / "index.html", len(rows[0]), size, writer.images.missing, left_out)
+    return Written(Path(out) / "index.html", len(rows[0]), size, writer.missing, left_out)
 
 
 def check_out(out: Path) -> None:
@@ -117,6 +117,7 @@ class _Writer:
         self.groundings = [grounding_column(subject) for subject in subjects]
         self.table = Table(len(subjects))
         self.choices: list[Choice] = []
+        self.missing = 0  # images that cannot be shown
 
     @property
     def count(self) -> int:
@@ -151,7 +152,7 @@ class _Writer:
                 self.subjects, self.series, self.choices, charts, told, strict=True
             )
         ]
-        index = {"title": title, "runs": runs, "words": shared, "chunk": MOST_EXAMPLES, "missing": self.images.missing}
+        index = {"title": title, "runs": runs, "words": shared, "chunk": MOST_EXAMPLES, "missing": self.missing}
         write_chunk(self.folder / "data", "index", index | look() | self.table.record())
         about = {"made_by": f"phrase-grounding-probe {version('phrase-grounding-probe')}", "runs": []}
         about["runs"] = [{"name": s.name, "identity_hash": s.run.manifest.get("identity_hash")} for s in self.subjects]
@@ -179,6 +180,7 @@ class _Writer:
             record = self._record(place)
             groundings = [column[rows[place]] for column, rows in zip(self.groundings, self.rows, strict=True)]
             self.table.add(record, groundings)
+            self.missing += sum("missing" in image for image in record["images"])
             records.append(record)
         write_chunk(self.folder / "data", f"examples-{begin // MOST_EXAMPLES}", records)
 
