@@ -50,6 +50,7 @@ async function mount(element, source, { router, whole = false, onselect = () => 
   }
   const still = router.listen(show);
   await show();
+  requestAnimationFrame(() => setTimeout(() => performance.mark("probe-report-shown"))); // for those who time it
   return {
     go: app.go,
     end() {

@@ -10,7 +10,7 @@ const ABSENT = {
 
 /** The kind that a map parameter belongs to. */
 function kindOf(map) {
-  return map.startsWith("relevance.") ? "relevance" : map;
+  return map.split(".")[0];
 }
 
 /** The layers that there is something to see at, in the run's order. */
@@ -39,12 +39,13 @@ function headName(head, heads) {
 
 /** Controls for some runs: {element, state, layerBy(step), headBy(step), nextKind()}; onchange is called with the state. */
 function controlsOf(app, runs, params, onchange) {
-  const maps = (name) => runs.flatMap((run) => run.views.map((view) => view.view)).filter((view) => kindOf(view) === name);
+  const views = [...new Set(runs.flatMap((run) => run.views.map((view) => view.view)))];
+  const maps = (kind) => views.filter((view) => kindOf(view) === kind);
   const there = {
     boxes: ["boxes"],
     model: maps("model"),
     attention: maps("attention"),
-    relevance: [...new Set(maps("relevance"))],
+    relevance: maps("relevance"),
     probe: runs.some((run) => run.series.length) ? ["probe"] : [],
   };
   const held = Object.values(there).flat();
@@ -72,10 +73,10 @@ function controlsOf(app, runs, params, onchange) {
       type: "button", "data-key": kind, "aria-pressed": String(kindOf(state.map) === kind), disabled: !there[kind].length,
       title: there[kind].length ? null : ABSENT[kind], onclick: () => set({ map: there[kind][0] }),
     }, words));
-    const methods = there.relevance.map((view) => [view, runs.map((run) => viewOf(run, view)).find(Boolean).name]);
+    const methods = there[kindOf(state.map)].map((view) => [view, runs.map((run) => viewOf(run, view)).find(Boolean)?.name]);
     refill(element,
       h("div", { class: "segments" }, kinds),
-      kindOf(state.map) === "relevance" && field("Method", choice(methods, state.map, (map) => set({ map }), { "data-key": "method" })),
+      methods.length > 1 && field("Method", choice(methods, state.map, (map) => set({ map }), { "data-key": "method" })),
       layers().length > 1 && slider("layer", "Layer", layers(), layers().indexOf(state.site), state.site, (place) => set({ site: layers()[place] })),
       heads().length > 1 && slider("head", "Head", heads(), heads().indexOf(state.head), headName(state.head, heads()), (place) => set({ head: heads()[place] })),
     );
@@ -83,7 +84,7 @@ function controlsOf(app, runs, params, onchange) {
   }
   function slider(key, label, values, place, words, move) {
     const input = h("input", {
-      type: "range", min: 0, max: values.length - 1, step: 1, "data-key": key, "aria-valuetext": words,
+      type: "range", min: 0, max: values.length - 1, step: 1, "data-key": key, "aria-label": label, "aria-valuetext": words,
       oninput: () => move(Number(input.value)),
     });
     input.value = place;

@@ -6,10 +6,10 @@ function verdict(record, run) {
   if (answer === null) return "No task is answered here: only the phrases are looked at.";
   if (Array.isArray(record.target)) {
     const away = Math.hypot(answer[0] - record.target[0], answer[1] - record.target[1]);
-    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); score ${number(score)}.`;
+    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); score ${scored(score)}.`;
   }
-  if (correct) return `Task right: it chose ${candidate(answer)}, the target; score ${number(score)}.`;
-  return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; score ${number(score)}.`;
+  if (correct) return `Task right: it chose ${candidate(answer)}, the target; score ${scored(score)}.`;
+  return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; score ${scored(score)}.`;
 }
 
 /** Where the model puts a phrase and what its probes know, in sentences. */
@@ -108,7 +108,7 @@ function probeLayers(run, found, layer, onlayer) {
 
 function probeCell(series, value, site, current) {
   const known = value !== null && value !== undefined;
-  const words = !known ? "not asked" : series.measure === "iou" ? `IoU ${number(value)}` : value >= 0.5 ? "found" : "not found";
+  const words = !known ? "not asked" : series.measure === "iou" ? `IoU ${number(value)}` : value >= 0.5 ? "found" : value > 0 ? `not found (${number(value)})` : "not found";
   return h("td", {
     class: `cell${current ? " current" : ""}${known ? "" : " unknown"}`, title: `${series.probe} at ${site}: ${words}`,
     style: known ? { "--level": `${Math.round(100 * value)}%` } : null,

@@ -9,7 +9,7 @@ function overviewPage(app) {
     h("p", null, link(app, { page: "gallery", params: {} }, { class: "button primary" }, "Look at the examples")),
     outcomes(app),
     index.runs.length > 1 && changes(app),
-    index.words.map((words) => summarySection(app, words)),
+    index.words.map((words) => summarySection(app, words, true)),
     index.runs.map((run) => runSection(app, run)));
 }
 
@@ -57,13 +57,13 @@ function runSection(app, run) {
   return h("section", { class: "run" }, h("h2", { dir: "auto" }, run.name),
     h("dl", { class: "about" }, facts.map(([name, value]) => [h("dt", null, name), h("dd", null, value)])),
     run.figures.length > 0 && h("div", { class: "figures" }, run.figures.map((figure) => chart(app, figure))),
-    run.words.map((words) => summarySection(app, words)),
+    run.words.map((words, place) => summarySection(app, words, place === 0)),
     (run.notes.length > 0 || run.leftOut.length > 0) && h("details", { open: true }, h("summary", null, "What is not here"),
       h("ul", null, [...run.notes, ...run.leftOut.map((line) => `Left out: ${line}`)].map((note) => h("li", null, note)))));
 }
 
-function summarySection(app, words) {
-  return h("details", { class: "words", open: true }, h("summary", null, words.title), summary(words.blocks, 3),
+function summarySection(app, words, open) {
+  return h("details", { class: "words", open }, h("summary", null, words.title), summary(words.blocks, 3),
     words.figures.length > 0 && h("div", { class: "figures" }, words.figures.map((figure) => chart(app, figure))));
 }
 

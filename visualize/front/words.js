@@ -13,6 +13,12 @@ function number(value, digits = 2) {
   return value.toFixed(digits).replace("-", "−");
 }
 
+/** A score of any size as text. */
+function scored(value) {
+  if (value === null || value === undefined) return "–";
+  return (Math.abs(value) >= 0.01 || value === 0 ? value.toFixed(2) : value.toPrecision(2)).replace("-", "−");
+}
+
 /** "1 phrase", "3 phrases". */
 function counted(count, noun) {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;

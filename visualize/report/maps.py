@@ -66,7 +66,7 @@ def view_name(view: str) -> str:
     "Grad-CAM (of the task's score)"
     """
     name = view.removesuffix("-task")
-    return NAMES[name] + (" (of the task's score)" if name != view else "")
+    return NAMES.get(name, name.replace("-", " ")) + (" (of the task's score)" if name != view else "")
 
 
 def units_of(run: Run) -> list[Unit]:
