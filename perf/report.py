@@ -1,7 +1,7 @@
 """Speed, size and memory of the report: ``python perf/report.py RUN [--count 1000] [--show 5000]``.
 
-RUN is a finished extraction of the miniature with attention, of at least ``--count`` examples. Each report is written in
-a process of its own, whose processor time and most resident memory are printed; a quarter of the examples beside it
+RUN is a finished extraction of the miniature with attention, of at least ``--count`` examples. Each report is written
+in a process of its own, whose processor time and most resident memory are printed; a quarter of the examples beside it
 shows what grows. Then a report of ``--show`` examples, the run's repeated under other ids, is opened in headless
 Chromium (``--chromium``): the first view and each filter are timed in the page itself, by ``performance.now``.
 """
@@ -30,7 +30,13 @@ from extract.reader import Run
 from visualize.report import Subject, write_report
 
 AIMS = {"seconds": 60, "megabytes": 30, "view": 1000, "filter": 100}
-FILTERS = ("quadrant=wrong_not_grounded", "q=triangle", "grounding=0.2..0.4", "phrases=3..4&sort=-score", "sort=grounding")
+FILTERS = (
+    "quadrant=wrong_not_grounded",
+    "q=triangle",
+    "grounding=0.2..0.4",
+    "phrases=3..4&sort=-score",
+    "sort=grounding",
+)
 
 
 def main() -> None:
@@ -84,9 +90,10 @@ def _sized(run: Run, examples: dict, count: int) -> tuple:
     """The first ``count`` examples of a run; past its end, the same again under other ids."""
     held = len(run.examples)
     rows = np.arange(count) % held
-    ids = [f"{name}/{turn}" if turn else name for name, turn in zip(run.examples["id"][rows], np.arange(count) // held)]
+    names = run.examples["id"][rows]
+    ids = [f"{name}/{turn}" if turn else name for name, turn in zip(names, np.arange(count) // held, strict=True)]
     table = run.examples.iloc[rows].assign(id=ids).reset_index(drop=True)
-    known = {new: replace(examples[old], id=new) for new, old in zip(ids, run.examples["id"][rows], strict=True)}
+    known = {new: replace(examples[old], id=new) for new, old in zip(ids, names, strict=True)}
     owner = run.phrases["example"].to_numpy()
     of_example = pd.Series(np.arange(len(owner))).groupby(owner).apply(list)
     phrase_rows = np.concatenate([of_example.get(row, []) for row in rows]).astype(int)
@@ -104,7 +111,9 @@ def _sized(run: Run, examples: dict, count: int) -> tuple:
 class _Repeated(SimpleNamespace):
     """A run whose tables name rows of another again: its maps are those of the other."""
 
-    def __init__(self, run: Run, examples: pd.DataFrame, phrases: pd.DataFrame, regions: pd.DataFrame, rows: np.ndarray):
+    def __init__(
+        self, run: Run, examples: pd.DataFrame, phrases: pd.DataFrame, regions: pd.DataFrame, rows: np.ndarray
+    ):
         lengths = np.diff(run.cell_offsets)[rows]
         super().__init__(
             run=run, examples=examples, phrases=phrases, regions=regions, rows=rows, sites=run.sites, path=run.path,

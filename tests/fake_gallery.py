@@ -145,7 +145,8 @@ def make_run(examples: list[Example], heatmaps: bool = False, attention: bool = 
             if heatmaps:
                 run.heatmaps[row] = _heatmap(example, phrase, good, rng)
     run.examples, run.phrases, run.regions = (pd.DataFrame(rows[name]) for name in ("examples", "phrases", "regions"))
-    run.phrases["heatmap_rows"] = [run.heatmaps[row].shape[1] if row in run.heatmaps else 0 for row in run.phrases.index]
+    rows_of = {row: heatmap.shape[1] for row, heatmap in run.heatmaps.items()}
+    run.phrases["heatmap_rows"] = [rows_of.get(row, 0) for row in run.phrases.index]
     return run
 
 

@@ -20,7 +20,8 @@ def chunk(report: Path, name: str):
     """What a chunk of a report holds."""
     text = (report / "data" / f"{name}.js").read_text(encoding="ascii")
     found = re.fullmatch(r'probeReport\.chunk\("([^"]+)",(.*)\);\n', text, flags=re.DOTALL)
-    assert found is not None and found[1] == name
+    assert found is not None
+    assert found[1] == name
     return json.loads(found[2])
 
 

@@ -22,14 +22,17 @@ def probe(monkeypatch, capsys, *words) -> tuple[int, str, str]:
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     code, _, err = probe(monkeypatch, capsys, "report", tmp_path, "--out", tmp_path / "out")
-    assert code == 2 and err.count("\n") == 1 and str(tmp_path) in err
+    assert code == 2
+    assert err.count("\n") == 1
+    assert str(tmp_path) in err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_something_else_is_refused_before_the_run_is_opened(tmp_path, monkeypatch, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     code, _, err = probe(monkeypatch, capsys, "report", tmp_path / "no-run", "--out", tmp_path)
-    assert code == 2 and "holds other files" in err
+    assert code == 2
+    assert "holds other files" in err
 
 
 @pytest.mark.slow
@@ -47,17 +50,25 @@ def test_a_run_becomes_a_report(tmp_path, monkeypatch, capsys):
     code, text, err = probe(monkeypatch, capsys, "report", *runs, "--out", out, "--evaluation", evaluation, "--json")
     assert code == 0, err
     result = json.loads(text)
-    assert result["examples"] == 12 and result["left_out"] == {} and result["missing_images"] == 0
+    assert result["examples"] == 12
+    assert result["left_out"] == {}
+    assert result["missing_images"] == 0
     index = chunk(out, "index")
     assert [run["name"] for run in index["runs"]] == ["one", "two"]
-    assert {series["probe"] for series in index["runs"][1]["series"]} >= {"linear"} and not index["runs"][0]["series"]
-    assert index["words"][0]["figures"] and index["runs"][1]["words"]
+    assert {series["probe"] for series in index["runs"][1]["series"]} >= {"linear"}
+    assert not index["runs"][0]["series"]
+    assert index["words"][0]["figures"]
+    assert index["runs"][1]["words"]
     views = {view["view"]: view for view in index["runs"][1]["views"]}
     assert ["decoder.2", 0] in views["attention"]["units"]
     code, text, _ = probe(monkeypatch, capsys, "report", *runs, "--out", out, "--budget-mb", 0.2)
-    assert code == 0 and "left out: attention: all of it" in text and "--budget-mb" in text
+    assert code == 0
+    assert "left out: attention: all of it" in text
+    assert "--budget-mb" in text
     assert chunk(out, "index")["runs"][0]["views"] == []
     code, _, err = probe(monkeypatch, capsys, "report", *runs, "--out", out, "--budget-mb", -1)
-    assert code == 2 and "budget-mb -1" in err
+    assert code == 2
+    assert "budget-mb -1" in err
     code, _, err = probe(monkeypatch, capsys, "report", runs[0], "--out", out, "--evaluation", tmp_path)
-    assert code == 2 and "evaluation" in err
+    assert code == 2
+    assert "evaluation" in err

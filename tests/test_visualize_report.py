@@ -37,7 +37,8 @@ def unpack(text: str, dtype=np.uint8) -> np.ndarray:
 
 def test_a_caption_cannot_end_its_script():
     text = to_script_json({"caption": EVIL})
-    assert "<" not in text and text.isascii()
+    assert "<" not in text
+    assert text.isascii()
     assert json.loads(text)["caption"] == EVIL
 
 
@@ -50,9 +51,12 @@ def test_the_page_allows_its_own_script_and_nothing_else():
     html = render_page(EVIL)
     script, style = (re.search(f"<{tag}>(.*?)</{tag}>", html, flags=re.DOTALL)[1] for tag in ("script", "style"))
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1]
-    assert content_hash(script) in policy and content_hash(style) in policy
-    assert "default-src 'none'" in policy and "unsafe" not in policy
-    assert html.count("<script") == 1 and "hacked=1</script>" not in html
+    assert content_hash(script) in policy
+    assert content_hash(style) in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert html.count("<script") == 1
+    assert "hacked=1</script>" not in html
 
 
 def test_the_index_says_what_the_runs_say(report):
@@ -64,7 +68,8 @@ def test_the_index_says_what_the_runs_say(report):
         table = subject.outcomes.table
         assert outcome["correct"] == table["correct"].tolist()
         np.testing.assert_allclose(outcome["grounding"], table["grounding"], atol=1e-4)
-    assert written.examples == 6 and written.missing_images == 0
+    assert written.examples == 6
+    assert written.missing_images == 0
     assert written.bytes == sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert index["runs"][1]["words"][0]["blocks"] == [
         {"kind": "heading", "level": 1, "text": "Found"},
@@ -77,7 +82,8 @@ def test_an_example_has_its_phrases_of_every_run(report):
     folder, _, subjects, examples = report
     record = chunk(folder, "examples-0")[2]
     example = examples[2]
-    assert record["caption"] == example.caption and record["target"] == example.target_index
+    assert record["caption"] == example.caption
+    assert record["target"] == example.target_index
     assert [phrase["id"] for phrase in record["phrases"]] == [phrase.id for phrase in example.phrases]
     np.testing.assert_allclose(record["phrases"][0]["boxes"][0], example.phrases[0].regions[0].box, atol=1e-4)
     rows = subjects[1].run.phrases.query("example == 2")
@@ -129,7 +135,9 @@ def test_a_budget_keeps_what_is_worth_most():
     assert not everything.left_out
     assert sum(len(held.units) for held in everything.held) == len(units_of(run)) == 1 + 3 * (1 + HEADS)
     (nothing,) = choose([subject], rows, 4, budget=1000, fixed=2000)
-    assert not nothing.held and len(nothing.left_out) == 2 and "--budget-mb" in nothing.left_out[0]
+    assert not nothing.held
+    assert len(nothing.left_out) == 2
+    assert "--budget-mb" in nothing.left_out[0]
     kept = {}
     for budget in np.linspace(2e3, 1.2e5, 60):  # as it grows: means over heads, then the best head, then the others
         (choice,) = choose([subject], rows, 4, budget=budget, fixed=0)
@@ -142,7 +150,8 @@ def test_a_budget_keeps_what_is_worth_most():
 
 
 def test_the_default_budget_is_thirty_megabytes_a_thousand():
-    assert default_budget(1000) == 30e6 and default_budget(3) == 5e6
+    assert default_budget(1000) == 30e6
+    assert default_budget(3) == 5e6
 
 
 def test_runs_of_other_examples_are_refused(tmp_path):
@@ -180,14 +189,15 @@ def test_a_phrase_that_one_run_leaves_out_is_none_there(tmp_path):
 
 
 def test_missing_images_have_a_reason(tmp_path):
-    one, _, examples = two_runs(2)
+    one, _, _examples = two_runs(2)
     broken = make_example(1)
     object.__setattr__(broken, "images", (tmp_path / "gone.png", *broken.images[1:]))
     written = write_report([Subject(one, "a")], tmp_path / "out", {broken.id: broken})
     records = chunk(tmp_path / "out", "examples-0")
     assert written.missing_images == 7
     assert {tuple(image) for image in records[0]["images"]} == {("missing",)}
-    assert "gone.png" in records[1]["images"][0]["missing"] and "src" in records[1]["images"][1]
+    assert "gone.png" in records[1]["images"][0]["missing"]
+    assert "src" in records[1]["images"][1]
     assert chunk(tmp_path / "out", "index")["table"]["thumb"][0] is None
 
 
@@ -201,8 +211,10 @@ def test_runs_that_hold_little_are_reported_with_notes(tmp_path):
     run.examples["task_score"] = np.nan
     write_report([Subject(run, "a")], tmp_path / "out", by_id([example]))
     index, record = chunk(tmp_path / "out", "index"), chunk(tmp_path / "out", "examples-0")[0]
-    assert index["runs"][0]["views"] == [] and len(index["runs"][0]["notes"]) == 4
-    assert record["runs"][0]["answer"] is None and record["runs"][0]["correct"] is None
+    assert index["runs"][0]["views"] == []
+    assert len(index["runs"][0]["notes"]) == 4
+    assert record["runs"][0]["answer"] is None
+    assert record["runs"][0]["correct"] is None
     assert record["runs"][0]["phrases"][0]["predicted"] is None
 
 

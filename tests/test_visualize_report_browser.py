@@ -103,15 +103,19 @@ def test_filters_sort_and_stay_in_the_address(two, look):
     outcomes = subjects[0].outcomes
     seen = look(folder)
     seen.go("/gallery")
-    assert len(seen.ids()) == 48 and seen.page.get_by_role("status").inner_text() == "60 of 60 examples; 1 to 48 here"
+    assert len(seen.ids()) == 48
+    assert seen.page.get_by_role("status").inner_text() == "60 of 60 examples; 1 to 48 here"
     seen.page.get_by_label("Task and grounding").select_option("wrong_grounded")
     expected = outcomes.table["id"][outcomes.matching(False, True)].tolist()
-    assert sorted(seen.ids()) == sorted(expected) and 0 < len(expected) < 30
+    assert sorted(seen.ids()) == sorted(expected)
+    assert 0 < len(expected) < 30
     seen.page.get_by_label("Order").select_option("-grounding")
     grounding = outcomes.table.set_index("id")["grounding"]
     assert seen.ids() == grounding[expected].sort_values(ascending=False, kind="stable").index.tolist()
     seen.page.get_by_label("Grounding (mean IoU), from").fill("0.6")
-    assert seen.ids() == [name for name in grounding[expected].sort_values(ascending=False).index if grounding[name] >= 0.6]
+    assert seen.ids() == [
+        name for name in grounding[expected].sort_values(ascending=False).index if grounding[name] >= 0.6
+    ]
     assert seen.params() == {"quadrant": "wrong_grounded", "sort": "-grounding", "grounding": "0.6.."}
     before = seen.ids()
     seen.page.reload()
@@ -150,7 +154,8 @@ def test_keys_lead_through_the_report(two, look):
     page.keyboard.press("k")
     page.keyboard.press("j")
     focused = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert focused == "solid" and page.evaluate("document.activeElement.className").startswith("card")
+    assert focused == "solid"
+    assert page.evaluate("document.activeElement.className").startswith("card")
     page.keyboard.press("Enter")
     page.wait_for_selector(".example h1")
     assert page.locator("h1").inner_text() == "fake/001"
@@ -158,7 +163,8 @@ def test_keys_lead_through_the_report(two, look):
     page.wait_for_function("document.querySelector('h1').textContent === 'fake/002'")
     page.keyboard.press("2")
     page.keyboard.press("m")
-    assert seen.params()["phrase"] == "2" and seen.params()["map"] == "attention"
+    assert seen.params()["phrase"] == "2"
+    assert seen.params()["map"] == "attention"
     page.keyboard.press("[")
     page.keyboard.press(".")
     assert (seen.params()["site"], seen.params()["head"]) == (SITES[1], "0")
@@ -168,7 +174,8 @@ def test_keys_lead_through_the_report(two, look):
     assert page.get_by_role("dialog").is_visible()
     page.keyboard.press("j")
     page.keyboard.press("Escape")
-    assert not page.get_by_role("dialog").is_visible() and page.locator("h1").inner_text() == "fake/002"
+    assert not page.get_by_role("dialog").is_visible()
+    assert page.locator("h1").inner_text() == "fake/002"
     page.keyboard.press("/")
     page.go_back()
     page.wait_for_function("document.querySelector('h1').textContent === 'fake/001'")
@@ -236,7 +243,9 @@ def test_outlines_and_maps_lie_on_their_image_without_distortion(two, look):
         seen.drawn()
         phrase = record["phrases"][0]
         panel = seen.page.locator(".side").first.locator(".panel").nth(phrase["image"])
-        image, line = (panel.locator(what).first.bounding_box() for what in ("img", '.outline.true[data-phrase="0"] .line'))
+        image, line = (
+            panel.locator(what).first.bounding_box() for what in ("img", '.outline.true[data-phrase="0"] .line')
+        )
         assert image["width"] == pytest.approx(image["height"], abs=0.1)  # these scenes are square
         x1, y1, x2, y2 = phrase["boxes"][0]
         found = [(line["x"] - image["x"]) / image["width"], (line["y"] - image["y"]) / image["height"]]
@@ -251,11 +260,15 @@ def test_pointing_at_a_phrase_shows_what_is_its_own(two, look):
     seen.go("/example/fake%2F003")
     seen.drawn()
     page, side = seen.page, seen.page.locator(".side").nth(1)
-    assert side.locator(".outline.faded").count() == 0 and side.locator("canvas:visible").count() == 0
+    assert side.locator(".outline.faded").count() == 0
+    assert side.locator("canvas:visible").count() == 0
     page.locator(".caption .phrase").nth(1).hover()
     page.wait_for_selector(".side canvas:visible")
-    faded = side.locator(".outline").evaluate_all("all => all.map(o => [o.dataset.phrase, o.classList.contains('faded')])")
-    assert faded and all((phrase != "1") == pale for phrase, pale in faded)
+    faded = side.locator(".outline").evaluate_all(
+        "all => all.map(o => [o.dataset.phrase, o.classList.contains('faded')])"
+    )
+    assert faded
+    assert all((phrase != "1") == pale for phrase, pale in faded)
     assert "active" in page.locator(".caption .phrase").nth(1).get_attribute("class")
     page.mouse.move(5, 400)
     page.wait_for_function("!document.querySelector('.outline.faded')")
@@ -273,7 +286,9 @@ def test_two_checkpoints_stand_side_by_side_under_the_same_controls(two, look):
     seen.page.get_by_label("Layer", exact=True).fill("0")
     seen.page.get_by_label("Head", exact=True).fill("3")
     assert (seen.params()["site"], seen.params()["head"]) == (SITES[0], "2")
-    seen.page.wait_for_function("[...document.querySelectorAll('.map-words')].every(w => w.textContent.includes('head 2'))")
+    seen.page.wait_for_function(
+        "[...document.querySelectorAll('.map-words')].every(w => w.textContent.includes('head 2'))"
+    )
     row = int(subjects[0].run.phrases.query("example == 2").index[0])
     for number, subject in enumerate(subjects):
         for image, expected in enumerate(painted(subject.run.attentions[row][2], 6, 64)):
@@ -292,7 +307,10 @@ def test_why_it_failed_is_told(two, look):
     seen.go(f"/example/{example['id'].replace('/', '%2F')}?a=1&b=none&phrase=1")
     seen.drawn()
     facts = seen.page.locator(".facts").inner_text()
-    assert f"the target is candidate {example['target_index'] + 1}, it chose candidate {example['answer_index'] + 1}" in facts
+    assert (
+        f"the target is candidate {example['target_index'] + 1}, it chose candidate {example['answer_index'] + 1}"
+        in facts
+    )
     assert f"{phrase['iou']:.2f}" in facts
     inside = "inside" if phrase["pointing"] else "outside"
     assert f"strongest point is {inside} the true region" in facts
@@ -359,7 +377,8 @@ def test_what_captions_ids_and_names_hold_is_text(tmp_path, look):
     seen.page.wait_for_selector(".example .caption")
     seen.page.wait_for_timeout(300)
     assert seen.page.evaluate("window.hacked === undefined")
-    assert seen.page.locator("script").count() == 1 and seen.page.locator("main img[src=x]").count() == 0
+    assert seen.page.locator("script").count() == 1
+    assert seen.page.locator("main img[src=x]").count() == 0
 
 
 def test_the_policy_stops_markup_that_found_its_way_in(two, look):
@@ -369,13 +388,15 @@ def test_the_policy_stops_markup_that_found_its_way_in(two, look):
     refused = seen.page.evaluate("""() => [
       () => { document.querySelector('main').innerHTML = '<img src=x onerror="window.hacked=1">'; },
       () => { document.createElement('button').setAttribute('onclick', 'window.hacked=2'); },
-      () => { document.head.append(Object.assign(document.createElement('script'), { textContent: 'window.hacked=3' })); },
-      () => { document.head.append(Object.assign(document.createElement('script'), { src: 'data/index.js' })); },
+      () => { document.createElement('script').textContent = 'window.hacked=3'; },
+      () => { document.createElement('script').src = 'data/index.js'; },
     ].map((attempt) => { try { attempt(); } catch { return true; } return false; })""")
     assert refused == [True] * 4
     fetched = seen.page.evaluate("fetch('index.html').then(() => 'read', () => 'refused')")
-    assert fetched == "refused" and seen.page.evaluate("window.hacked === undefined")
-    assert seen.complaints and all("Content Security Policy" in text or "Trusted" in text for text in seen.complaints)
+    assert fetched == "refused"
+    assert seen.page.evaluate("window.hacked === undefined")
+    assert seen.complaints
+    assert all("Content Security Policy" in text or "Trusted" in text for text in seen.complaints)
     seen.complaints.clear()
 
 
@@ -459,7 +480,7 @@ async ([code, look]) => {
 def test_the_same_front_end_runs_as_a_module_driven_from_both_sides(two, look):
     import base64
 
-    folder, subjects = two
+    folder, _subjects = two
     seen = look(folder, 900)
     page = seen.page
     page.goto("about:blank")

@@ -44,9 +44,7 @@ def command(
     subjects = read_subjects(runs)
     words = [read_evaluation(folder) for folder in evaluation or ()]
     with progress_bar("writing", as_json) as progress:
-        written = write_report(
-            subjects, out, examples_of(subjects[0].run, root), budget_mb, words, title, progress
-        )
+        written = write_report(subjects, out, examples_of(subjects[0].run, root), budget_mb, words, title, progress)
     result = {
         "page": str(written.page), "examples": written.examples, "bytes": written.bytes,
         "missing_images": written.missing_images, "left_out": written.left_out,

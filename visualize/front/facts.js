@@ -58,7 +58,7 @@ function factsOf(app, record, run, marks, onlayer) {
     h("p", { class: `verdict ${state}` }, verdict(record, run)),
     record.phrases.length > 0 && h("div", { class: "scroll phrases", tabindex: "0", role: "group", "aria-label": "Phrases and how well they are grounded" },
       h("table", null,
-        h("thead", null, h("tr", null, ["Phrase", "IoU", "Points at it", "Image"].map((cell) => h("th", { scope: "col" }, cell)))),
+        h("thead", null, h("tr", null, ["Phrase", "IoU", "Points at it", record.images.length > 1 && "Image"].filter(Boolean).map((cell) => h("th", { scope: "col" }, cell)))),
         h("tbody", null, rows))),
     record.phrases.length === 0 && h("p", { class: "note" }, "This example has no phrases."),
     words, layers);
@@ -86,7 +86,7 @@ function factRow(app, record, run, place, marks) {
     record.phrases.length > app.index.phraseColours.length && h("sup", null, place + 1));
   const level = found && found.iou !== null ? { "--level": `${100 * found.iou}%` } : null;
   return h("tr", null, h("th", { scope: "row" }, button),
-    h("td", { class: level ? "level" : null, style: level }, found ? number(found.iou) : "left out"), h("td", null, points), h("td", null, where));
+    h("td", { class: level ? "level" : null, style: level }, found ? number(found.iou) : "left out"), h("td", null, points), record.images.length > 1 && h("td", null, where));
 }
 
 /** What probes find of a phrase, a cell a layer; a click goes to that layer. */

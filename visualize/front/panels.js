@@ -5,7 +5,7 @@ function panelsOf(app, record, run) {
   const single = record.images.length === 1;
   const panels = record.images.map((image, number) => panelOf(app, record, run, image, number));
   const columns = [3, 5, 4, 2].find((each) => record.images.length % each === 0) || 4;
-  const wide = single && record.images[0].width > 2.4 * record.images[0].height;
+  const wide = single && record.images[0].width > 4 * record.images[0].height;
   const element = h("div", { class: `panels${single ? " single" : ""}${wide ? " wide" : ""}`, style: { "--columns": columns } },
     panels.map((panel) => panel.element));
   /** Show the map (null: none) and outlines of a phrase (null: of all); words: what the map is of. */

@@ -49,14 +49,16 @@ def choose(
     """Which maps of each run go in.
 
     rows: of each run, example rows of a sample. examples: how many the report has. budget: bytes in all. fixed: bytes
-    that images, records and pages take. First come the model's own maps, then means over heads of attention, maps of one
-    layer, and single heads: those that ``probe heads`` scored best first, without it the last layers first.
+    that images, records and pages take. First come the model's own maps, then means over heads, maps without heads, and
+    single heads: those that ``probe heads`` scored best first, without it the last layers first.
     """
     sizes = [_sizes(subject, sample, examples) for subject, sample in zip(subjects, rows, strict=True)]
     ranked = sorted(
-        ((rank, number, unit)
-         for number, subject in enumerate(subjects)
-         for unit, rank in _ranks(subject, list(sizes[number])).items()),
+        (
+            (rank, number, unit)
+            for number, subject in enumerate(subjects)
+            for unit, rank in _ranks(subject, list(sizes[number])).items()
+        ),
         key=lambda entry: entry[:2],
     )
     room = budget - fixed

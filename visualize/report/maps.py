@@ -46,8 +46,8 @@ class Unit:
 class Maps:
     """Maps of P phrases for U units.
 
-    cells: uint8 ``[U, cells of all phrases]``. peaks: float32 ``[U, P]``, the value that 255 stands for. grids: rows and
-    columns of each phrase's maps, int64 ``[P, 2]``.
+    cells: uint8 ``[U, cells of all phrases]``. peaks: float32 ``[U, P]``, the value that 255 stands for. grids: rows
+    and columns of each phrase's maps, int64 ``[P, 2]``.
     """
 
     cells: np.ndarray
@@ -70,7 +70,7 @@ def view_name(view: str) -> str:
 
 
 def units_of(run: Run) -> list[Unit]:
-    """Every unit that the run has maps for: the model's own, then views in order, sites in the run's, mean and heads."""
+    """Every unit that the run has maps for: the model's own, then views, their sites in order, mean and heads."""
     units = []
     if (run.phrases["heatmap_rows"] > 0).any():
         units.append(Unit(MODEL, MODEL))

@@ -118,9 +118,7 @@ def _until(tokens: Iterator[Token], end: str) -> list[Token]:
 
 def _text(token: Token) -> str:
     """The words of an inline token, markup left out; raw HTML stays as it was typed."""
-    return "".join(
-        " " if child.type in ("softbreak", "hardbreak") else child.content for child in token.children or ()
-    )
+    return "".join(" " if child.type in ("softbreak", "hardbreak") else child.content for child in token.children or ())
 
 
 def _charts(subject: Subject) -> Iterator[Chart]:

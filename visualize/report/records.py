@@ -120,9 +120,7 @@ def _found(subject: Subject, row: int, series: Sequence[Series]) -> dict[str, An
     index = int(table["predicted_image_index"][row]) if "predicted_image_index" in table else -1
     predicted = {"image": index, "box": box} if index >= 0 and None not in box else None
     probes = {
-        number: [rounded(value, 3) for value in one.found[row]]
-        for number, one in enumerate(series)
-        if row in one.found
+        number: [rounded(value, 3) for value in one.found[row]] for number, one in enumerate(series) if row in one.found
     }
     return {
         "iou": rounded(table["iou"][row]),

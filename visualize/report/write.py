@@ -24,7 +24,7 @@ from visualize.report.maps import read_maps
 from visualize.report.overview import write_charts, write_words
 from visualize.report.pack import to_script_json, write_chunk
 from visualize.report.page import render_page
-from visualize.report.records import Series, example_record, series_of
+from visualize.report.records import example_record, series_of
 from visualize.report.subject import Subject, Words, match_runs
 from visualize.style import PHRASE_COLOURS, contrast, heat_colours
 
@@ -62,8 +62,8 @@ def write_report(
     and polygons; one that is absent, or whose image cannot be read, is shown with a note. budget_mb: size of the report
     in megabytes, which chooses the maps that go in; default 30 for 1,000 examples. words: summaries of all runs (an
     evaluation). progress: called with (examples done, examples in all).
-    Raises BadInput, before anything is written, for no runs, runs of different examples, a budget that is not above 0, and
-    an ``out`` that holds something else.
+    Raises BadInput, before anything is written, for no runs, runs of different examples, a budget that is not above 0,
+    and an ``out`` that holds something else.
     """
     check_out(Path(out))
     if budget_mb is not None and not budget_mb > 0:
