@@ -2,8 +2,9 @@
 
 RUN is a finished extraction of the miniature with attention, of at least ``--count`` examples. Each report is written
 in a process of its own, whose processor time and most resident memory are printed; a quarter of the examples beside it
-shows what grows. Then a report of ``--show`` examples, the run's repeated under other ids, is opened in headless
-Chromium (``--chromium``): the first view and each filter are timed in the page itself, by ``performance.now``.
+shows what grows. Then a report of ``--show`` examples, the run's repeated under other ids with images of the size that
+the model sees, is opened in headless Chromium (``--chromium``): the first view and each filter are timed in the page
+itself, by ``performance.now``. A count of 0 leaves out that part.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pandas as pd
 
 from extract.from_checkpoint import examples_of
 from extract.reader import Run
+from grounding.images import read_image
 from visualize.report import Subject, write_report
 
 AIMS = {"seconds": 60, "megabytes": 30, "view": 1000, "filter": 100}
@@ -44,16 +46,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--show", type=int, default=5000, help="examples of the report that is opened; 0 for none")
+    parser.add_argument("--show", type=int, default=5000, help="examples of the report that is opened")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--repeat", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
-        _write(options.run, options.count, options.write)
+        _write(options.run, options.count, options.write, options.repeat)
         return
     with tempfile.TemporaryDirectory() as folder:
-        print("| examples | processor | clock | MB | MB a 1,000 (aim 30) | most resident |\n|---|---|---|---|---|---|")
-        for count in (options.count // 4, options.count):
+        if options.count:
+            print(
+                "| examples | processor | clock | MB | MB a 1,000 (aim 30) | most resident |\n|---|---|---|---|---|---|"
+            )
+        for count in (options.count // 4, options.count) if options.count else ():
             found = _in_process(options.run, count, Path(folder) / str(count))
             print(
                 f"| {count} | {found['processor']:.1f} s | {found['clock']:.1f} s | {found['bytes'] / 1e6:.1f} | "
@@ -61,19 +67,21 @@ def main() -> None:
                 flush=True,
             )
         if options.show:
-            _in_process(options.run, options.show, Path(folder) / "show")
+            _in_process(options.run, options.show, Path(folder) / "show", "--repeat")
             _browse(Path(folder) / "show", options.chromium, options.show)
 
 
-def _in_process(run: Path, count: int, out: Path) -> dict:
-    command = [sys.executable, __file__, str(run), "--count", str(count), "--write", str(out)]
+def _in_process(run: Path, count: int, out: Path, *more: str) -> dict:
+    command = [sys.executable, __file__, str(run), "--count", str(count), "--write", str(out), *more]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _write(path: Path, count: int, out: Path) -> None:
+def _write(path: Path, count: int, out: Path, repeat: bool) -> None:
     """Write a report of ``count`` examples, and print what it took; imports and opening the benchmark do not count."""
     run = Run.open(path)
     examples = examples_of(run)
+    if repeat:
+        examples = {name: replace(e, images=tuple(map(read_image, e.images))) for name, e in examples.items()}
     run, examples = _sized(run, examples, count)
     clock, processor = time.perf_counter(), time.process_time()
     written = write_report([Subject(run, path.name)], out, examples)
