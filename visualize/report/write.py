@@ -154,7 +154,7 @@ class _Writer:
         ]
         index = {"title": title, "runs": runs, "words": shared, "chunk": MOST_EXAMPLES, "missing": self.missing}
         write_chunk(self.folder / "data", "index", index | look() | self.table.record())
-        about = {"made_by": f"phrase-grounding-probe {version('phrase-grounding-probe')}", "runs": []}
+        about: dict[str, Any] = {"made_by": f"phrase-grounding-probe {version('phrase-grounding-probe')}", "runs": []}
         about["runs"] = [{"name": s.name, "identity_hash": s.run.manifest.get("identity_hash")} for s in self.subjects]
         (self.folder / DESCRIPTION).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
