@@ -42,7 +42,8 @@ async function mount(element, source, { router, whole = false, onselect = () => 
     if (route.page === "example") onselect([route.id]);
     for (const tab of element.querySelectorAll("[data-page]")) {
       const here = tab.dataset.page === (route.page === "example" ? "gallery" : route.page);
-      tab.toggleAttribute("aria-current", here);
+      if (here) tab.setAttribute("aria-current", "page");
+      else tab.removeAttribute("aria-current");
     }
     if (whole) document.title = `${route.id || (route.page === "gallery" ? "Examples" : app.index.title)} – grounding report`;
     if (!first) (main.querySelector(`[data-key="${CSS.escape(key || "-")}"]`) || main.querySelector("h1"))?.focus({ preventScroll: Boolean(key) });

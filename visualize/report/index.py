@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from visualize.report.maps import view_name
 from visualize.report.records import rounded
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from visualize.report.budget import Held
+    from visualize.report.records import Series
     from visualize.report.subject import Subject
 
 
@@ -56,10 +59,10 @@ def _thumbnail(image: Mapping[str, Any]) -> list[Any] | None:
     return [image["thumb"], image["width"], image["height"]] if "src" in image else None
 
 
-def run_record(subject: Subject, series: Sequence[Any], held: Sequence[Any], left_out: Sequence[str]) -> dict[str, Any]:
+def run_record(
+    subject: Subject, series: Sequence[Series], held: Sequence[Held], left_out: Sequence[str]
+) -> dict[str, Any]:
     """What the pages say of a run as a whole."""
-    from visualize.report.maps import view_name
-
     run, outcomes = subject.run, subject.outcomes
     source, identity = run.manifest.get("source") or {}, run.manifest.get("identity") or {}
     views = [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Words:
-    """A summary that was written elsewhere, as Markdown, with the charts that lie beside it (PNG or SVG)."""
+    """A summary that was written elsewhere, as Markdown, with the charts that lie beside it (PNG)."""
 
     title: str
     markdown: str
