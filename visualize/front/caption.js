@@ -2,7 +2,7 @@
 
 /** A phrase's colour, the same in caption, boxes and figures. */
 function phraseColour(index, number) {
-  return index.phraseColours[number % index.phraseColours.length].colour;
+  return index.phraseColours[number % index.phraseColours.length];
 }
 
 /** A caption cut where phrases begin and end: [{text, phrases}], the innermost phrase first. spans: [phrase, begin, end]. */

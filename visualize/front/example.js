@@ -45,10 +45,9 @@ class ExampleView {
 
   page() {
     const { app, record } = this;
-    const spans = spansOf(record);
-    const caption = h("p", { class: "caption", dir: "auto" }, colouredCaption(app.index, record.caption, spans, (part, style) =>
+    const caption = h("p", { class: "caption", dir: "auto" }, colouredCaption(app.index, record.caption, spansOf(record), (part, style) =>
       h("span", { class: "phrase", style, tabindex: "0", role: "button", "data-phrases": part.phrases.join(" "), ...this.marks(part.phrases[0]) },
-        part.text, this.numberAfter(part, spans))));
+        part.text, this.numberAfter(part))));
     this.caption = caption;
     return h("div", { class: "page example" },
       this.steps(),
@@ -60,7 +59,7 @@ class ExampleView {
       legend(app, record, this.runs));
   }
 
-  numberAfter(part, spans) {
+  numberAfter(part) {
     const many = this.record.phrases.length > this.app.index.phraseColours.length;
     return many && part.phrases[0] !== undefined ? h("sup", null, part.phrases[0] + 1) : null;
   }

@@ -6,6 +6,7 @@ function overviewPage(app) {
   return h("div", { class: "page overview" },
     h("h1", { tabindex: "-1", dir: "auto" }, index.title),
     h("p", { class: "lead" }, lead(index)),
+    index.missing > 0 && h("p", { class: "note" }, `${counted(index.missing, "image")} cannot be shown; the places say why.`),
     h("p", null, link(app, { page: "gallery", params: {} }, { class: "button primary" }, "Look at the examples")),
     outcomes(app),
     index.runs.length > 1 && changes(app),

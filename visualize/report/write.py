@@ -26,7 +26,7 @@ from visualize.report.pack import to_script_json, write_chunk
 from visualize.report.page import render_page
 from visualize.report.records import example_record, series_of
 from visualize.report.subject import Subject, Words, match_runs
-from visualize.style import PHRASE_COLOURS, contrast, heat_colours
+from visualize.style import PHRASE_COLOURS, heat_colours
 
 if TYPE_CHECKING:
     from visualize.report.budget import Held
@@ -92,9 +92,11 @@ def _in_place(out: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)
+        before = folder.with_name(f"{folder.name}.before")
         if out.is_dir():
-            shutil.rmtree(out)
+            out.rename(before)
         folder.rename(out)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -135,8 +137,6 @@ class _Writer:
         charts = [write_charts(s, number, self.folder / "figures") for number, s in enumerate(self.subjects)]
         told = [write_words(s.words, number, self.folder / "figures") for number, s in enumerate(self.subjects)]
         shared = write_words(words, len(self.subjects), self.folder / "figures")
-        page = render_page(title)
-        (self.folder / "index.html").write_text(page, encoding="utf-8")
         budget = default_budget(self.count) if budget_mb is None else budget_mb * 1e6
         self.choices = self._choose(budget)
         for begin in range(0, self.count, MOST_EXAMPLES):
@@ -146,6 +146,16 @@ class _Writer:
         for number, choice in enumerate(self.choices):
             for held in choice.held:
                 self._write_maps(number, held)
+        self._write_index(title, charts, told, shared)
+
+    def _write_index(
+        self,
+        title: str,
+        charts: Sequence[list[dict[str, Any]]],
+        told: Sequence[list[dict[str, Any]]],
+        shared: list[dict[str, Any]],
+    ) -> None:
+        """The index, the page, and what the report is of. charts, told: of each run. shared: summaries of all runs."""
         runs = [
             run_record(subject, series, choice.held, choice.left_out) | {"figures": figures, "words": summaries}
             for subject, series, choice, figures, summaries in zip(
@@ -154,8 +164,11 @@ class _Writer:
         ]
         index = {"title": title, "runs": runs, "words": shared, "chunk": MOST_EXAMPLES, "missing": self.missing}
         write_chunk(self.folder / "data", "index", index | look() | self.table.record())
-        about: dict[str, Any] = {"made_by": f"phrase-grounding-probe {version('phrase-grounding-probe')}", "runs": []}
-        about["runs"] = [{"name": s.name, "identity_hash": s.run.manifest.get("identity_hash")} for s in self.subjects]
+        (self.folder / "index.html").write_text(render_page(title), encoding="utf-8")
+        about = {
+            "made_by": f"phrase-grounding-probe {version('phrase-grounding-probe')}",
+            "runs": [{"name": s.name, "identity_hash": s.run.manifest.get("identity_hash")} for s in self.subjects],
+        }
         (self.folder / DESCRIPTION).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     def _choose(self, budget: float) -> list[Choice]:
@@ -200,5 +213,4 @@ class _Writer:
 def look() -> dict[str, Any]:
     """Colours of the pages: those of the figures."""
     heat = (np.asarray(heat_colours()(np.arange(256)))[:, :3] * 255).round().astype(int).tolist()
-    phrases = [{"colour": colour, "ink": contrast(colour)} for colour in PHRASE_COLOURS]
-    return {"heat": heat, "phraseColours": phrases}
+    return {"heat": heat, "phraseColours": list(PHRASE_COLOURS)}
