@@ -138,8 +138,13 @@ def test_a_budget_keeps_what_is_worth_most():
     assert not nothing.held
     assert len(nothing.left_out) == 2
     assert "--budget-mb" in nothing.left_out[0]
+    (most,) = choose([subject], rows, 4, budget=50e6, fixed=50e6)
+    assert most.left_out
+    told = float(re.search(r"--budget-mb (\d+)", most.left_out[0])[1])
+    (again,) = choose([subject], rows, 4, budget=told * 1e6, fixed=50e6)
+    assert not again.left_out
     kept = {}
-    for budget in np.linspace(1e3, 4.5e4, 90):  # as it grows: means over heads, then the best head, then the others
+    for budget in np.linspace(1e3, 4.5e4, 60):  # as it grows: means over heads, then the best head, then the others
         (choice,) = choose([subject], rows, 4, budget=budget, fixed=0)
         for held in choice.held:
             for unit in held.units:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PER_THOUSAND = 30e6  # bytes for 1,000 examples, unless another budget is given
 LEAST = 5e6  # bytes of the smallest default
+MARGIN = 0.04  # of a budget, for what a sample does not tell
 BASE64 = 4 / 3
 CHUNK_BYTES = 400_000  # of maps that are loaded at once: a moment's work for a browser
 MOST_EXAMPLES = 64  # examples a chunk
@@ -61,7 +62,7 @@ def choose(
         ),
         key=lambda entry: entry[:2],
     )
-    room = budget - fixed
+    room = budget * (1 - MARGIN) - fixed
     kept: list[set[Unit]] = [set() for _ in subjects]
     full: set[tuple[int, str]] = set()  # views of which one unit had no room: none that is worth less comes instead
     for _, number, unit in ranked:
@@ -70,7 +71,7 @@ def choose(
         elif (number, unit.view) not in full:
             room -= sizes[number][unit]
             kept[number].add(unit)
-    needed = fixed + sum(sum(each.values()) for each in sizes)
+    needed = (fixed + sum(sum(each.values()) for each in sizes)) / (1 - MARGIN)
     return [_chosen(size, keep, examples, budget, needed) for size, keep in zip(sizes, kept, strict=True)]
 
 
@@ -144,4 +145,7 @@ def _told(missing: Sequence[Unit]) -> str:
     by_site: dict[str, list[str]] = {}
     for unit in missing:
         by_site.setdefault(unit.site, []).append("mean" if unit.head is None else str(unit.head))
-    return "; ".join(f"{site} head {', '.join(heads)}" for site, heads in by_site.items())
+    alike: dict[str, list[str]] = {}
+    for site, heads in by_site.items():
+        alike.setdefault(", ".join(heads), []).append(site)
+    return "; ".join(f"head {heads} of {', '.join(sites)}" for heads, sites in alike.items())

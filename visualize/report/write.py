@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "report.json"
 SAMPLE = 8  # examples whose sizes tell those of all
-MARGIN = 0.04  # of the budget, for what the sample does not tell
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ class _Writer:
         drawn = sum(file.stat().st_size for file in (self.folder / "figures").iterdir())
         fixed = drawn + (records + self.images.bytes) * self.count / len(sample) + 100_000
         rows = [rows[sample] for rows in self.rows]
-        return choose(self.subjects, rows, self.count, budget * (1 - MARGIN), fixed)
+        return choose(self.subjects, rows, self.count, budget, fixed)
 
     def _record(self, place: int) -> dict[str, Any]:
         own = [int(rows[place]) for rows in self.rows]
