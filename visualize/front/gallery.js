@@ -46,10 +46,9 @@ function galleryPage(app, route) {
 }
 
 function filterFields(app, params, set) {
-  const { index } = app, run = runNumber(index, params.of);
-  const counts = (test) => index.table.id.reduce((sum, _, example) => sum + (test(example) ? 1 : 0), 0);
-  const quadrants = Object.entries(QUADRANTS).map(([key, words]) => [key, `${capital(words)} (${counts((i) => quadrantOf(index, run, i) === key)})`]);
-  const types = index.types.map((type, number) => [type, `${type || "no type"} (${counts((i) => index.table.types[i].includes(number))})`]);
+  const { index } = app, run = runNumber(index, params.of), tally = tallied(index, run);
+  const quadrants = Object.entries(QUADRANTS).map(([key, words]) => [key, `${capital(words)} (${tally[key] || 0})`]);
+  const types = index.types.map((type, number) => [type, `${type || "no type"} (${tally[number] || 0})`]);
   types.sort((one, other) => one[0].localeCompare(other[0]));
   const two = index.runs.length > 1, names = index.runs.map((each, number) => [String(number), each.name]);
   const search = h("input", { type: "search", name: "q", placeholder: "caption, id", autocomplete: "off", dir: "auto", oninput: () => set({ q: search.value }) });
@@ -65,6 +64,17 @@ function filterFields(app, params, set) {
     rangeField(`Grounding (${index.runs[run].measure})`, "grounding", params, set, "any"),
     field("Order", choice(Object.entries(SORTS).filter(([key]) => two || !key.includes("change")), params.sort || "", (sort) => set({ sort }))),
   ];
+}
+
+/** How many examples there are of each quadrant in a run, and of each phrase type (by its number). */
+function tallied(index, run) {
+  const tally = {};
+  const count = (key) => (tally[key] = (tally[key] || 0) + 1);
+  index.table.types.forEach((types, example) => {
+    count(quadrantOf(index, run, example));
+    new Set(types).forEach(count);
+  });
+  return tally;
 }
 
 /** Two numbers, either of which may stay empty. */
