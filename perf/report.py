@@ -3,8 +3,8 @@
 RUN is a finished extraction of the miniature with attention, of at least ``--count`` examples. Each report is written
 in a process of its own, whose processor time and most resident memory are printed; a quarter of the examples beside it
 shows what grows. Then the larger report is opened in headless Chromium (``--chromium``), its index repeated under other
-ids to ``--show`` examples: the first view and filters are timed in the page itself, by ``performance.now``, and beside it
-by the processor time of the page's main thread, which other programs do not lengthen.
+ids to ``--show`` examples: the first view and filters are timed in the page itself, by ``performance.now``, and beside
+it by the processor time of the page's main thread, which other programs lengthen less.
 """
 
 from __future__ import annotations
