@@ -23,8 +23,8 @@ def test_filters_sort_and_stay_in_the_address(two, look):
     outcomes = subjects[0].outcomes
     seen = look(folder)
     seen.go("/gallery")
-    assert len(seen.ids()) == 48
-    assert seen.page.get_by_role("status").inner_text() == "60 of 60 examples; 1 to 48 here"
+    assert len(seen.ids()) == 30
+    assert seen.page.get_by_role("status").inner_text() == "60 of 60 examples; 1 to 30 here"
     seen.page.get_by_label("Task and grounding").select_option("wrong_grounded")
     expected = outcomes.table["id"][outcomes.matching(False, True)].tolist()
     assert sorted(seen.ids()) == sorted(expected)
@@ -44,7 +44,7 @@ def test_filters_sort_and_stay_in_the_address(two, look):
     seen.page.get_by_role("button", name="Clear filters").click()
     seen.page.get_by_label("Search").press_sequentially("RED CIRCLE")
     runs = subjects[0].run.examples
-    assert sorted(seen.ids()) == sorted(runs["id"][runs["caption"].str.contains("red circle")])[:48]
+    assert sorted(seen.ids()) == sorted(runs["id"][runs["caption"].str.contains("red circle")])[:30]
 
 
 def test_types_phrases_runs_and_changes_are_filtered(two, look):

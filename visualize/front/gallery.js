@@ -1,6 +1,6 @@
 // The gallery: examples as cards, chosen by filters that stand in the address.
 
-const PAGE = 48; // cards at once
+const PAGE = 30; // cards at once
 
 /** The gallery page. */
 function galleryPage(app, route) {
