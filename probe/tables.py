@@ -69,6 +69,17 @@ def read_settings(folder: Path, run: Run) -> SweepSettings:
     return SweepSettings(**{**held, "device": "cpu"})
 
 
+def read_items(folder: Path, run: Run) -> pd.DataFrame | None:
+    """What the probes of a sweep found of each phrase of ``run``; None for a sweep that has no such table.
+
+    Raises BadInput as ``read_sweep`` does.
+    """
+    if not (folder / ITEMS).is_file():
+        return None
+    columns = ["run", "question", "probe", "site", "seed", "phrase", "correct", "iou"]
+    return _of_run(pd.read_parquet(folder / ITEMS, columns=columns), folder, run)
+
+
 def read_measures(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
     """The rows of ``run`` in each table of a sweep's measures, by file name; none where there is no sweep.
 

@@ -36,3 +36,31 @@ def cluster():
         yield
         ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium of the system; skips where there is none."""
+    from report_browser import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def look(browser):
+    """Opens reports in a page; at the end nothing has left it and no error was logged."""
+    from report_browser import looking
+
+    with looking(browser) as look_at:
+        yield look_at
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of a report of two runs of 60 examples, and what it is of."""
+    from report_pages import write_two
+
+    folder = tmp_path_factory.mktemp("browser") / "two"
+    _, subjects, _ = write_two(folder, 60)
+    return folder, subjects

@@ -63,6 +63,25 @@ class FakeRun:
         """Planted heatmap, if there is one."""
         return self.heatmaps.get(phrase_row)
 
+    path = Path("fake")
+
+    @property
+    def cell_offsets(self) -> np.ndarray:
+        """First cell of each phrase, and the end of the last."""
+        lengths = [self.attentions[row][0].size if self.attentions else 0 for row in range(len(self.phrases))]
+        return np.concatenate([[0], np.cumsum(lengths)])
+
+    def count(self, site: str, view: str) -> int:
+        """Cells of all phrases."""
+        return int(self.cell_offsets[-1])
+
+    def read(self, site: str, view: str, rows) -> np.ndarray:
+        """Planted attention, cell by cell, ``[n, heads]``."""
+        return np.concatenate([maps.reshape(len(maps), -1).T for _, maps in sorted(self.attentions.items())])[rows]
+
+    def release(self) -> None:
+        """There is nothing to give back."""
+
 
 def scene(rng: np.random.Generator, side: int = SIDE, count: int = 4) -> tuple[np.ndarray, list[tuple[str, tuple]]]:
     """A picture of coloured shapes, and (words, relative box) of each."""
@@ -142,6 +161,8 @@ def make_run(examples: list[Example], heatmaps: bool = False, attention: bool = 
             if heatmaps:
                 run.heatmaps[row] = _heatmap(example, phrase, good, rng)
     run.examples, run.phrases, run.regions = (pd.DataFrame(rows[name]) for name in ("examples", "phrases", "regions"))
+    rows_of = {row: heatmap.shape[1] for row, heatmap in run.heatmaps.items()}
+    run.phrases["heatmap_rows"] = [rows_of.get(row, 0) for row in run.phrases.index]
     return run
 
 

@@ -42,7 +42,8 @@ def test_the_wheel_holds_only_our_packages_and_their_data(installed: Path) -> No
     for name in FINE_TUNED:
         weights = installed / "grounding" / "bundled" / name / "model.safetensors"
         assert 0 < weights.stat().st_size <= 8_000_000
-    assert (installed / "visualize" / "templates" / "index.html").is_file()
+    for name in ("templates/index.html", "templates/report.html", "front/app.js", "front/base.css"):
+        assert (installed / "visualize" / name).is_file()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from probe.cli import (
     inspect,
     intervene,
     push,
+    report,
     study,
     sweep,
     visualize,
@@ -30,7 +31,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for module in (
-    demo, finetune, evaluate, extract, sweep, heads, intervene, visualize, export, study, inspect, convert, push
+    demo, finetune, evaluate, extract, sweep, heads, intervene, visualize, report, export, study, inspect, convert,
+    push,
 ):  # fmt: skip
     app.command(module.NAME, epilog=module.EPILOG)(module.command)
 app.add_typer(data.app)

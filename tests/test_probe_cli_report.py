@@ -1,0 +1,74 @@
+"""``probe report``: from the folder of a run to pages, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from report_pages import chunk
+
+from extract.from_checkpoint import extract_checkpoint
+from probe.cli import main
+
+
+def probe(monkeypatch, capsys, *words) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["probe", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_what_is_no_run_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    code, _, err = probe(monkeypatch, capsys, "report", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert str(tmp_path) in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_refused_before_the_run_is_opened(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = probe(monkeypatch, capsys, "report", tmp_path / "no-run", "--out", tmp_path)
+    assert code == 2
+    assert "holds other files" in err
+
+
+@pytest.mark.slow
+def test_a_run_becomes_a_report(tmp_path, monkeypatch, capsys):
+    for name, model in (("one", "mdetr-task"), ("two", "mdetr-grounded")):
+        extract_checkpoint(
+            model, "mini-game", "dev", tmp_path / name, limit=12, views=["phrase", "region", "attention"]
+        )
+    assert probe(monkeypatch, capsys, "sweep", tmp_path / "two", "--probe", "linear")[0] == 0
+    evaluation = tmp_path / "evaluation"
+    words = ("--ckpt", "mdetr-grounded", "--benchmark", "mini-game", "--split", "dev", "--limit", 12)
+    assert probe(monkeypatch, capsys, "evaluate", *words, "--out", evaluation)[0] == 0
+    out = tmp_path / "out"
+    runs = (tmp_path / "one", tmp_path / "two")
+    code, text, err = probe(monkeypatch, capsys, "report", *runs, "--out", out, "--evaluation", evaluation, "--json")
+    assert code == 0, err
+    result = json.loads(text)
+    assert result["examples"] == 12
+    assert result["left_out"] == {}
+    assert result["missing_images"] == 0
+    index = chunk(out, "index")
+    assert [run["name"] for run in index["runs"]] == ["one", "two"]
+    assert {series["probe"] for series in index["runs"][1]["series"]} >= {"linear"}
+    assert not index["runs"][0]["series"]
+    assert index["words"][0]["figures"]
+    assert index["runs"][1]["words"]
+    views = {view["view"]: view for view in index["runs"][1]["views"]}
+    assert ["decoder.2", 0] in views["attention"]["units"]
+    code, text, _ = probe(monkeypatch, capsys, "report", *runs, "--out", out, "--budget-mb", 0.2)
+    assert code == 0
+    assert "left out: attention: all of it" in text
+    assert "--budget-mb" in text
+    assert chunk(out, "index")["runs"][0]["views"] == []
+    code, _, err = probe(monkeypatch, capsys, "report", *runs, "--out", out, "--budget-mb", -1)
+    assert code == 2
+    assert "budget-mb -1" in err
+    code, _, err = probe(monkeypatch, capsys, "report", runs[0], "--out", out, "--evaluation", tmp_path)
+    assert code == 2
+    assert "evaluation" in err

@@ -1,0 +1,236 @@
+// One example: its caption, what each run made of it, and what lies over the images.
+
+/** The page of one example. */
+async function examplePage(app, route) {
+  const { index } = app, place = index.places.get(route.id);
+  if (place === undefined) return notFound(app, `There is no example called “${route.id}” in this report.`);
+  const record = (await app.load(`examples-${Math.floor(place / index.chunk)}`))[place % index.chunk];
+  const first = runNumber(index, route.params.of ?? route.params.a);
+  const other = index.runs.length < 2 || route.params.b === "none" ? null : secondRun(index, route.params.b, first);
+  return new ExampleView(app, route, record, place, other === null ? [first] : [first, other]).element;
+}
+
+function secondRun(index, text, first) {
+  const number = text === undefined ? NaN : Number(text);
+  return index.runs[number] && number !== first ? number : index.runs.findIndex((_, place) => place !== first);
+}
+
+function notFound(app, words) {
+  return h("div", { class: "page" }, h("h1", { tabindex: "-1" }, "Not found"), h("p", null, words),
+    link(app, { page: "gallery", params: {} }, { class: "button" }, "All examples"));
+}
+
+/** What is shown of one example, and what happens on it. */
+class ExampleView {
+  constructor(app, route, record, place, runs) {
+    Object.assign(this, { app, route, record, place, runs });
+    this.pinned = this.phraseNumber(route.params.phrase);
+    this.pointed = null;
+    this.drawn = 0;
+    this.controls = controlsOf(app, runs.map((run) => app.index.runs[run]), route.params, () => this.changed());
+    this.sides = runs.map((run) => this.side(run));
+    this.element = this.page();
+    app.keys = (event) => this.key(event);
+    this.update();
+  }
+
+  phraseNumber(text) {
+    const number = text === undefined ? -1 : Number(text) - 1;
+    return this.record.phrases[number] ? number : null;
+  }
+
+  get active() {
+    return this.pointed ?? this.pinned;
+  }
+
+  page() {
+    const { app, record } = this;
+    const caption = h("p", { class: "caption", dir: "auto" }, colouredCaption(app.index, record.caption, spansOf(record), (part, style) =>
+      h("span", { class: "phrase", style, tabindex: "0", role: "button", "data-phrases": part.phrases.join(" "), ...this.marks(part.phrases[0]) },
+        part.text, this.numberAfter(part))));
+    this.caption = caption;
+    return h("div", { class: "page example" },
+      this.steps(),
+      h("h1", { tabindex: "-1", dir: "auto" }, record.id),
+      caption,
+      app.index.runs.length > 1 && this.runChoices(),
+      this.controls.element,
+      h("div", { class: `sides of-${this.sides.length}` }, this.sides.map((side) => side.element)),
+      legend(app, record, this.runs));
+  }
+
+  numberAfter(part) {
+    const many = this.record.phrases.length > this.app.index.phraseColours.length;
+    return many && part.phrases[0] !== undefined ? h("sup", null, part.phrases[0] + 1) : null;
+  }
+
+  /** Listeners of anything that stands for a phrase. */
+  marks(phrase) {
+    const point = (to) => () => {
+      this.pointed = to;
+      this.update();
+    };
+    const pin = () => this.pin(this.pinned === phrase ? null : phrase);
+    return {
+      onmouseenter: point(phrase), onmouseleave: point(null), onfocus: point(phrase), onblur: point(null), onclick: pin,
+      "aria-pressed": "false", "data-pins": String(phrase),
+      onkeydown: (event) => {
+        if ((event.key === "Enter" || event.key === " ") && event.target.tagName !== "BUTTON") {
+          event.preventDefault();
+          pin();
+        }
+      },
+    };
+  }
+
+  pin(phrase) {
+    this.pinned = phrase;
+    if (phrase === null) this.pointed = null;
+    this.changed();
+  }
+
+  side(run) {
+    const { app, record } = this, about = app.index.runs[run];
+    const panels = panelsOf(app, record, run), words = h("p", { class: "map-words", "aria-live": "polite" });
+    const facts = factsOf(app, record, run, (phrase) => this.marks(phrase), (site) => this.toLayer(site));
+    const element = h("section", { class: "side", "aria-label": about.name },
+      this.runs.length > 1 && h("h2", { dir: "auto" }, about.name), h("div", { class: "seen" }, panels.element, words), facts.element);
+    return { run, about, panels, words, facts, element };
+  }
+
+  toLayer(site) {
+    if (layersOf(this.app.index.runs[this.runs[0]], this.controls.state.map).includes(site)) this.controls.setLayer(site);
+  }
+
+  runChoices() {
+    const { app, runs } = this, names = app.index.runs.map((run, number) => [String(number), run.name]);
+    const to = (change) => app.go({ ...this.route, params: { ...this.route.params, of: undefined, ...change } });
+    const others = names.filter(([number]) => Number(number) !== runs[0]);
+    return h("div", { class: "run-choices" },
+      field("Checkpoint", choice(names, String(runs[0]), (a) => to({ a, b: runs.length > 1 && String(runs[1]) === a ? String(runs[0]) : this.route.params.b }), { "data-key": "a" })),
+      field("Beside it", choice([...others, ["none", "nothing"]], runs.length > 1 ? String(runs[1]) : "none", (b) => to({ a: String(runs[0]), b }), { "data-key": "b" })));
+  }
+
+  steps() {
+    const { app } = this, params = chosenBy(this.route.params), list = chosen(app.index, params), at = list.indexOf(this.place);
+    const step = (by, words, key) => {
+      const next = at < 0 ? undefined : list[at + by];
+      if (next === undefined) return h("span", { class: "button disabled", "aria-disabled": "true" }, words);
+      return link(app, this.routeTo(next), { class: "button", rel: key, "data-key": key }, words);
+    };
+    this.neighbour = (by) => (at < 0 || list[at + by] === undefined ? null : this.routeTo(list[at + by]));
+    const where = at < 0 ? "not in the chosen examples" : `${at + 1} of ${counted(list.length, "example")}`;
+    return h("nav", { class: "steps", "aria-label": "Examples" },
+      link(app, { page: "gallery", params }, { class: "button" }, "All examples"), h("span", { class: "where" }, where),
+      step(-1, "← Previous", "prev"), step(1, "Next →", "next"));
+  }
+
+  /** The same view of another example. */
+  routeTo(place) {
+    const { phrase, ...params } = this.route.params;
+    return { page: "example", id: this.app.index.table.id[place], params };
+  }
+
+  /** Something was chosen: it goes into the address, and is drawn. */
+  changed() {
+    const { map, site, head } = this.controls.state;
+    const params = { ...this.route.params, map, site, head: head ?? undefined, phrase: this.pinned === null ? undefined : this.pinned + 1 };
+    this.route = { ...this.route, params };
+    this.app.note(this.route);
+    for (const [by, key] of [[-1, "prev"], [1, "next"]]) {
+      const to = this.neighbour(by);
+      if (to) this.element.querySelector(`[data-key="${key}"]`)?.setAttribute("href", `#${formatRoute(this.routeTo(this.app.index.places.get(to.id)))}`);
+    }
+    this.update();
+  }
+
+  async update() {
+    const turn = ++this.drawn, phrase = this.active;
+    for (const mark of this.element.querySelectorAll("[data-pins]")) {
+      mark.setAttribute("aria-pressed", String(Number(mark.dataset.pins) === this.pinned));
+    }
+    for (const mark of this.caption.querySelectorAll("[data-phrases]")) {
+      mark.classList.toggle("active", phrase !== null && mark.dataset.phrases.split(" ").includes(String(phrase)));
+    }
+    this.caption.classList.toggle("pointing", phrase !== null);
+    for (const side of this.sides) side.facts.show(phrase, this.layerOf(side));
+    const maps = await Promise.all(this.sides.map((side) => this.mapOf(side, phrase)));
+    if (turn !== this.drawn) return; // another phrase or layer was chosen meanwhile
+    this.sides.forEach((side, number) => {
+      side.panels.show(phrase, maps[number].map, maps[number].words);
+      refill(side.words, maps[number].words);
+    });
+    this.element.dataset.drawn = String(turn);
+  }
+
+  layerOf(side) {
+    const { map, site, layers } = this.controls.state;
+    return site === undefined ? undefined : sameLayer(side.about, map, site, layers);
+  }
+
+  /** The map of a phrase for one side, and what it is in words. */
+  async mapOf(side, phrase) {
+    const { map, head } = this.controls.state, view = viewOf(side.about, map);
+    const found = phrase === null ? null : this.record.runs[side.run].phrases[phrase];
+    if (map === "boxes") return { map: null, words: null };
+    if (map === "probe") return { map: null, words: this.probeWords(side, found) };
+    if (!view) return { map: null, words: `${capital(KINDS[kindOf(map)].toLowerCase())}: ${side.about.name} has none.` };
+    const site = this.layerOf(side), heads = headsOf(side.about, map, site), own = heads.includes(head) ? head : heads[0];
+    const name = map === "model" ? "the model’s own heatmap" : `${view.name} at ${site}${heads.length > 1 || own !== null ? `, ${headName(own, heads)}` : ""}`;
+    if (phrase === null) return { map: null, words: `${capital(name)}: choose a phrase to see its map.` };
+    if (!found) return { map: null, words: "This run leaves the phrase out." };
+    const unit = view.units.findIndex(([at, of]) => at === site && of === own);
+    const drawn = phraseMap(await mapsOf(this.app, side.run, view, this.place), unit, found.map);
+    if (!drawn || !drawn.peak) return { map: null, words: `${capital(name)}: zero everywhere for this phrase.` };
+    return { map: drawn, words: this.mapWords(name, drawn, phrase) };
+  }
+
+  mapWords(name, map, phrase) {
+    const images = this.record.images.length, peak = peakOf(map, images), own = this.record.phrases[phrase];
+    const at = images > 1 ? ` in ${candidate(peak.image)}${peak.image === own.image ? "" : ", not the phrase’s"}` : "";
+    const inside = own.boxes.some(([x1, y1, x2, y2]) => peak.image === own.image && x1 <= peak.x && peak.x <= x2 && y1 <= peak.y && peak.y <= y2);
+    const region = own.boxes.length ? `, ${inside ? "inside" : "outside"} the true region` : "";
+    return `${capital(name)} of “${own.text}”: strongest${at}${region} (${peak.value.toPrecision(2)}, ${number(peak.ratio, peak.ratio < 10 ? 1 : 0)} times the mean).`;
+  }
+
+  probeWords(side, found) {
+    if (!side.about.series.length) return `${side.about.name} has no sweep.`;
+    if (!found) return "Choose a phrase to see at which layers a probe finds it.";
+    const site = this.layerOf(side);
+    const told = side.about.series.flatMap((series, place) => {
+      const value = found.probes[place]?.[series.sites.indexOf(site)];
+      if (value === undefined || value === null) return [];
+      return [`${series.probe} ${series.measure === "iou" ? `IoU ${number(value)}` : value >= 0.5 ? "finds it" : "does not find it"}`];
+    });
+    return told.length ? `Probes at ${site}: ${told.join("; ")}.` : `No probe was asked about it at ${site}: it was in the part that probes learn from.`;
+  }
+
+  key(event) {
+    const go = (by) => {
+      const to = this.neighbour(by);
+      if (to) this.app.go(to);
+      return true;
+    };
+    const phrases = this.record.phrases.length;
+    const turn = (by) => phrases && (this.pin(this.pinned === null ? (by > 0 ? 0 : phrases - 1) : (this.pinned + by + phrases) % phrases), true);
+    const acts = {
+      j: () => go(1), ArrowRight: () => go(1), k: () => go(-1), ArrowLeft: () => go(-1),
+      ArrowDown: () => turn(1), ArrowUp: () => turn(-1), Escape: () => (this.pin(null), true),
+      "]": () => (this.controls.layerBy(1), true), "[": () => (this.controls.layerBy(-1), true),
+      ".": () => (this.controls.headBy(1), true), ",": () => (this.controls.headBy(-1), true),
+      m: () => (this.controls.nextKind(), true),
+    };
+    if (/^[1-9]$/.test(event.key) && Number(event.key) <= phrases) return this.pin(Number(event.key) - 1), true;
+    return acts[event.key]?.();
+  }
+}
+
+/** What lines, marks and colours mean. */
+function legend(app, record, runs) {
+  const heated = runs.some((run) => app.index.runs[run].heatmaps), point = Array.isArray(record.target);
+  const entry = (kind, words) => h("li", null, h("span", { class: `sample ${kind}`, "aria-hidden": "true" }), words);
+  return h("ul", { class: "legend", "aria-label": "Legend" },
+    entry("solid", "true region"), entry("dashed", heated ? "box round the model’s peak" : "the model’s box"),
+    point && entry("ring", "target"), point && entry("cross", "the model’s answer"),
+    entry("heat", "map: from its mean to its largest value"));
+}

@@ -1,0 +1,116 @@
+// Why did it fail? What is known of an example and its phrases, in words and in a table.
+
+/** How the task ended, in a sentence. */
+function verdict(record, run) {
+  const { answer, correct, score } = record.runs[run];
+  if (answer === null) return "No task is answered here: only the phrases are looked at.";
+  if (Array.isArray(record.target)) {
+    const away = Math.hypot(answer[0] - record.target[0], answer[1] - record.target[1]);
+    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); score ${scored(score)}.`;
+  }
+  if (correct) return `Task right: it chose ${candidate(answer)}, the target; score ${scored(score)}.`;
+  return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; score ${scored(score)}.`;
+}
+
+/** Where the model puts a phrase and what its probes know, in sentences. */
+function explained(app, record, run, place) {
+  const phrase = record.phrases[place], found = record.runs[run].phrases[place];
+  if (!found) return ["This run leaves the phrase out: its words lie beyond the model’s token limit."];
+  const sentences = [...placed(record, phrase, found), ...probed(app.index.runs[run], found)];
+  return sentences.length ? sentences : ["Nothing is known of where the model puts it."];
+}
+
+function placed(record, phrase, found) {
+  const sentences = [], many = record.images.length > 1, { predicted, pointing, iou } = found;
+  if (predicted && many) {
+    const there = predicted.image === phrase.image;
+    sentences.push(there
+      ? `The model puts it in the right image (${candidate(predicted.image)}).`
+      : `The model puts it in ${candidate(predicted.image)}; it is in ${candidate(phrase.image)}.`);
+  }
+  if (pointing !== null) sentences.push(`Its strongest point is ${pointing > 0 ? "inside" : "outside"} the true region.`);
+  if (iou !== null) sentences.push(`Overlap with the truth (IoU) ${number(iou)}${iou >= 0.5 ? "" : ", below 0.5"}.`);
+  return sentences;
+}
+
+function probed(run, found) {
+  return run.series.flatMap((series, place) => {
+    const values = found.probes[place];
+    if (!values || CONTROLS.includes(series.probe)) return [];
+    const known = values.filter((value) => value !== null), right = known.filter((value) => value >= 0.5).length;
+    const last = right && right < known.length ? `, last at ${series.sites[values.findLastIndex((value) => value >= 0.5)]}` : "";
+    const told = `The ${series.probe} probe (${series.question}) finds it at ${right} of ${known.length} layers${last}`;
+    if (right > known.length / 2 && found.iou !== null && found.iou < 0.5) return [`${told}: it can be read inside, though the model does not show it.`];
+    return [`${told}.`];
+  });
+}
+
+const CONTROLS = ["concatenation", "phrase-only", "region-only", "majority"];
+
+/** The facts of one run's answer: {element, show(phrase, layer)}. onphrase: as for marks of the caption. */
+function factsOf(app, record, run, marks, onlayer) {
+  const found = record.runs[run], about = app.index.runs[run];
+  const state = found.correct === null ? "" : found.correct ? "right" : "wrong";
+  const rows = record.phrases.map((phrase, place) => factRow(app, record, run, place, marks));
+  const words = h("div", { class: "why", "aria-live": "polite" });
+  const layers = h("div", { class: "layers" });
+  const element = h("section", { class: "facts", "aria-label": `Facts of ${about.name}` },
+    h("p", { class: `verdict ${state}` }, verdict(record, run)),
+    record.phrases.length > 0 && h("div", { class: "scroll phrases", tabindex: "0", role: "group", "aria-label": "Phrases and how well they are grounded" },
+      h("table", null,
+        h("thead", null, h("tr", null, ["Phrase", "IoU", "Points at it", record.images.length > 1 && "Image"].filter(Boolean).map((cell) => h("th", { scope: "col" }, cell)))),
+        h("tbody", null, rows))),
+    record.phrases.length === 0 && h("p", { class: "note" }, "This example has no phrases."),
+    words, layers);
+  function show(phrase, layer) {
+    rows.forEach((row, place) => row.classList.toggle("active", place === phrase));
+    if (phrase === null) {
+      refill(words, record.phrases.length > 0 && h("p", { class: "note" }, "Choose a phrase, by pointing at it, with the tab key or by its number, to see why."));
+      refill(layers);
+      return;
+    }
+    refill(words, h("p", { class: "chosen" }, h("bdi", null, `“${record.phrases[phrase].text}”`)),
+      h("ul", null, explained(app, record, run, phrase).map((sentence) => h("li", null, sentence))));
+    refill(layers, probeLayers(about, found.phrases[phrase], layer, onlayer));
+  }
+  return { element, show };
+}
+
+function factRow(app, record, run, place, marks) {
+  const phrase = record.phrases[place], found = record.runs[run].phrases[place];
+  const image = found?.predicted ? found.predicted.image : null, there = image === phrase.image;
+  const points = !found || found.pointing === null ? "–" : found.pointing > 0 ? "✓ yes" : "✗ no";
+  const where = image === null ? "–" : `${there ? "✓" : "✗"} ${image + 1}`;
+  const button = h("button", { type: "button", class: "phrase-name", dir: "auto", ...marks(place) },
+    h("span", { class: "swatch", style: { "--phrase": phraseColour(app.index, place) }, "aria-hidden": "true" }), phrase.text,
+    record.phrases.length > app.index.phraseColours.length && h("sup", null, place + 1));
+  const level = found && found.iou !== null ? { "--level": `${100 * found.iou}%` } : null;
+  return h("tr", null, h("th", { scope: "row" }, button),
+    h("td", { class: level ? "level" : null, style: level }, found ? number(found.iou) : "left out"), h("td", null, points), record.images.length > 1 && h("td", null, where));
+}
+
+/** What probes find of a phrase, a cell a layer; a click goes to that layer. */
+function probeLayers(run, found, layer, onlayer) {
+  if (!run.series.length) return null;
+  const asked = run.series.map((series, place) => [series, found?.probes[place]]).filter(([, values]) => values);
+  if (!asked.length) return h("p", { class: "note" }, "No probe was asked about this phrase: it was in the part that probes learn from.");
+  const sites = layersOf(run, "probe");
+  const rows = asked.map(([series, values]) => h("tr", { class: CONTROLS.includes(series.probe) ? "control" : null },
+    h("th", { scope: "row" }, run.series.some((other) => other.question !== series.question) ? `${series.probe}, ${series.question}` : series.probe),
+    sites.map((site) => probeCell(series, values[series.sites.indexOf(site)], site, site === layer))));
+  const numbers = sites.map((site, place) => h("th", { scope: "col", class: site === layer ? "current" : null },
+    h("button", { type: "button", title: site, "aria-label": `Layer ${site}`, onclick: () => onlayer(site) }, place)));
+  return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Probes by layer" },
+    h("table", { class: "probe-layers" },
+      h("caption", null, `Does a probe find it? By layer: 0 is ${sites[0]}, ${sites.length - 1} is ${sites[sites.length - 1]}`),
+      h("thead", null, h("tr", null, h("td", null), numbers)), h("tbody", null, rows)));
+}
+
+function probeCell(series, value, site, current) {
+  const known = value !== null && value !== undefined;
+  const words = !known ? "not asked" : series.measure === "iou" ? `IoU ${number(value)}` : value >= 0.5 ? "found" : value > 0 ? `not found (${number(value)})` : "not found";
+  return h("td", {
+    class: `cell${current ? " current" : ""}${known ? "" : " unknown"}`, title: `${series.probe} at ${site}: ${words}`,
+    style: known ? { "--level": `${Math.round(100 * value)}%` } : null,
+  }, h("span", { class: "unseen" }, words));
+}

@@ -1,0 +1,56 @@
+// The report as an anywidget. The model answers {load: NAME} with {name: NAME, chunk} and {file: PATH} with {name: PATH}
+// and the file as its only buffer, or either with {name, error}. Its traits: route (text), selected (ids).
+
+function modelSource(model) {
+  const waiting = new Map();
+  model.on("msg:custom", ({ name, chunk, error }, buffers) => {
+    const [resolve, reject] = waiting.get(name) || [];
+    waiting.delete(name);
+    if (error) reject?.(new Error(error));
+    else resolve?.(chunk === undefined ? URL.createObjectURL(new Blob([buffers[0]], { type: mediaType(name) })) : chunk);
+  });
+  const files = new Map();
+  const ask = (kind, name) =>
+    new Promise((resolve, reject) => {
+      waiting.set(name, [resolve, reject]);
+      model.send({ [kind]: name });
+    });
+  function file(path) {
+    if (!files.has(path)) files.set(path, ask("file", path));
+    return files.get(path);
+  }
+  return { load: (name) => ask("load", name), file };
+}
+
+function mediaType(name) {
+  return { svg: "image/svg+xml", png: "image/png", webp: "image/webp" }[name.split(".").pop()];
+}
+
+function traitRouter(model) {
+  let writing = false; // a change that comes from here is shown already
+  return {
+    read: () => model.get("route") || "",
+    write(text) {
+      writing = true;
+      model.set("route", text);
+      writing = false;
+      model.save_changes();
+    },
+    listen(callback) {
+      const changed = () => writing || callback();
+      model.on("change:route", changed);
+      return () => model.off("change:route", changed);
+    },
+  };
+}
+
+function render({ model, el }) {
+  const onselect = (ids) => {
+    model.set("selected", ids);
+    model.save_changes();
+  };
+  const shown = mount(el, modelSource(model), { router: traitRouter(model), onselect });
+  return () => shown.then(({ end }) => end());
+}
+
+export default { render };

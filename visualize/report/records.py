@@ -1,0 +1,159 @@
+"""Plain records of examples, as the pages read them: numbers rounded, what is unknown is None."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grounding.examples import Example
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from visualize.report.subject import Subject
+
+DIGITS = 4  # of relative coordinates and scores
+PREDICTED = tuple(f"predicted_{corner}" for corner in ("x1", "y1", "x2", "y2"))
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one probe found of phrases, layer by layer.
+
+    measure: ``correct`` (share of right choices, 0 to 1) or ``iou``. found: phrase row -> value at each of ``sites``
+    (NaN where it was not asked).
+    """
+
+    question: str
+    probe: str
+    measure: str
+    sites: tuple[str, ...]
+    found: Mapping[int, np.ndarray]
+
+    def record(self) -> dict[str, Any]:
+        """The series without its values."""
+        return {"question": self.question, "probe": self.probe, "measure": self.measure, "sites": list(self.sites)}
+
+
+def series_of(items: pd.DataFrame | None) -> list[Series]:
+    """The series of a sweep's items, of its first seed; questions about examples are left out."""
+    if items is None or items.empty:
+        return []
+    items = items[(items["phrase"] >= 0) & (items["seed"] == items["seed"].min())]
+    made = []
+    for (question, probe), mine in items.groupby(["question", "probe"], sort=False):
+        measure = "iou" if mine["iou"].notna().any() else "correct"
+        sites = list(dict.fromkeys(mine["site"]))
+        wide = mine.pivot_table(index="phrase", columns="site", values=measure, sort=False)[sites]
+        found = dict(zip(wide.index.to_numpy(), wide.to_numpy(np.float32), strict=True))
+        made.append(Series(str(question), str(probe), measure, tuple(sites), found))
+    return made
+
+
+def example_record(
+    subjects: Sequence[Subject],
+    rows: Sequence[int],
+    series: Sequence[Sequence[Series]],
+    example: Example | None,
+    images: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """One example with what every run has of it.
+
+    rows: its row in each run. series: of each run. example: for polygons. images: records of ``ImageFolder``.
+    Phrases are those of all runs by id, in the order in which they come; a run that lacks one has None for it.
+    """
+    first = subjects[0].columns["examples"]
+    known = {phrase.id: phrase for phrase in example.phrases} if example is not None else {}
+    phrases: dict[str, dict[str, Any]] = {}
+    own: list[dict[str, dict[str, Any]]] = []
+    for subject, row, mine in zip(subjects, rows, series, strict=True):
+        found = {}
+        for number, phrase_row in enumerate(subject.phrase_rows([row])[0]):
+            name = str(subject.columns["phrases"]["id"][phrase_row])
+            if name not in phrases:
+                polygons = [p for region in known[name].regions for p in region.polygons] if name in known else []
+                phrases[name] = _phrase(subject, int(phrase_row)) | {"polygons": [_points(p) for p in polygons]}
+            found[name] = _found(subject, int(phrase_row), mine) | {"map": number}
+        own.append(found)
+    outcomes = [_outcome(subject, row) for subject, row in zip(subjects, rows, strict=True)]
+    return {
+        "id": str(first["id"][rows[0]]),
+        "caption": str(first["caption"][rows[0]]),
+        "images": list(images),
+        "target": _target(first, rows[0]),
+        "phrases": list(phrases.values()),
+        "runs": [
+            outcome | {"phrases": [found.get(name) for name in phrases]}
+            for outcome, found in zip(outcomes, own, strict=True)
+        ],
+    }
+
+
+def rounded(value: Any, digits: int = DIGITS) -> float | None:
+    """A number for a page; None for NaN and infinities."""
+    number = float(value)
+    return round(number, digits) if np.isfinite(number) else None
+
+
+def _phrase(subject: Subject, row: int) -> dict[str, Any]:
+    table, regions = subject.columns["phrases"], subject.columns["regions"]
+    own = subject.region_rows(row)
+    boxes = np.stack([regions[corner][own] for corner in ("x1", "y1", "x2", "y2")], 1)
+    return {
+        "id": str(table["id"][row]),
+        "text": str(table["text"][row]),
+        "type": str(table["type"][row]),
+        "spans": json.loads(table["spans"][row]),
+        "image": int(table["image_index"][row]),
+        "boxes": _points(boxes),
+    }
+
+
+def _found(subject: Subject, row: int, series: Sequence[Series]) -> dict[str, Any]:
+    """Where a run puts a phrase, and what its probes find. ``probes``: number of the series -> values."""
+    table = subject.columns["phrases"]
+    box = [rounded(table[name][row]) for name in PREDICTED] if PREDICTED[0] in table else [None]
+    index = int(table["predicted_image_index"][row]) if "predicted_image_index" in table else -1
+    predicted = {"image": index, "box": box} if index >= 0 and None not in box else None
+    probes = {
+        number: [rounded(value, 3) for value in one.found[row]] for number, one in enumerate(series) if row in one.found
+    }
+    return {
+        "iou": rounded(table["iou"][row]),
+        "pointing": rounded(table["pointing"][row]),
+        "predicted": predicted,
+        "probes": probes,
+    }
+
+
+def _outcome(subject: Subject, row: int) -> dict[str, Any]:
+    """The task's answer (None without one, and where there is no choice), its score, whether it is right."""
+    table = subject.columns["examples"]
+    answer: Any
+    if table["task"][row] == "game":
+        answer = int(table["answer_index"][row])
+        answer = None if answer < 0 or table["n_images"][row] < 2 else answer
+    else:
+        answer = [rounded(table[name][row]) for name in ("answer_x", "answer_y")]
+        answer = None if None in answer else answer
+    answered = answer is not None
+    return {
+        "answer": answer,
+        "correct": bool(table["task_correct"][row]) if answered else None,
+        "score": rounded(table["task_score"][row]) if answered else None,
+    }
+
+
+def _target(table: Mapping[str, np.ndarray], row: int) -> Any:
+    """The right candidate of a game, the point of a spatial description."""
+    if table["task"][row] == "game":
+        return int(table["target_index"][row])
+    return [rounded(table["target_x"][row]), rounded(table["target_y"][row])]
+
+
+def _points(points: Any) -> list[list[float]]:
+    return np.round(np.asarray(points, dtype=float), DIGITS).tolist()
