@@ -226,7 +226,7 @@ def test_a_box_round_a_peak_is_not_called_what_the_iou_is_of():
 def test_maps_of_a_single_image_fill_the_page_in_pairs():
     example = make_panorama(0)
     run = make_run([example], heatmaps=True)
-    case = gather(run, 0, {example.id: example})
+    case = replace(gather(run, 0, {example.id: example}), target=0, answer=None)  # no place to enlarge
     once = replace(case, phrases=case.phrases * 3)
     picture, *maps = (image.get_extent() for image in draw_example(once).axes[0].images)
     (left, _, top, _), (_, right, beside, _), (_, _, below, _) = maps
