@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from visualize.curves import SCORE_NAMES, layer_curves, task_and_grounding
-from visualize.figures import file_name
+from visualize.described import file_name
 from visualize.heads import head_maps
 from visualize.measures import FIGURES, draw_measure
 from visualize.report.subject import Subject, Words
