@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,21 @@ def test_gains_are_paired_by_seed():
     row = _effects(figures()).iloc[0]
     assert (row["gain"], row["seeds"], row["from_fraction"], row["to_fraction"]) == (pytest.approx(0.5), 2, 0, 1)
     assert row["high"] - row["gain"] == pytest.approx(12.7062 * np.std([0.4, 0.6], ddof=1) / np.sqrt(2), rel=1e-4)
+
+
+def test_a_study_with_one_cell_so_far_has_no_gains_and_says_so(done, tmp_path):
+    _, out = done
+    shutil.copy(out / "study.json", tmp_path)
+    shutil.copytree(out / "cells" / "vilt-aligner-given-0-0", tmp_path / "cells" / "vilt-aligner-given-0-0")
+    results = collect(tmp_path, resamples=20)
+    assert results.effects.empty
+    assert results.enough.empty
+    text = summarise_study(results, missing=1)
+    assert "1 cell of the study is not whole yet: what follows is of the others." in text
+    assert "| vilt-aligner | given | 0 |" in text
+    results.write(tmp_path)
+    assert all(pd.read_csv(tmp_path / f"{name}.csv").empty for name in ("effects", "enough"))
+    assert "fractions.png" in [path.name for path in draw_study(vars(results), tmp_path / "figures")]
 
 
 def test_a_summary_says_what_is_missing_and_draws(tmp_path):

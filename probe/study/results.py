@@ -23,6 +23,19 @@ KEYS = ["model", "initialisation", "fraction"]
 LAYERS = ["question", "site", "stage", "layer", "probe", "condition", "score"]
 GAPS = ["question", "probe"]
 EFFECTS = ["method", "target", "site", "stage", "layer", "score"]
+GAINS = ["model", "initialisation", "figure", "from_fraction", "to_fraction", "gain", "low", "high", "seeds"]
+NEEDED = [
+    "model",
+    "initialisation",
+    "figure",
+    "share_of_gain",
+    "fraction",
+    "low",
+    "high",
+    "no_gain",
+    "seeds",
+    "examples",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +142,7 @@ def _effects(figures: pd.DataFrame) -> pd.DataFrame:
             | {"from_fraction": table.columns.min(), "to_fraction": table.columns.max()}
             | {"gain": mean, "low": low, "high": high, "seeds": len(gains)}
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=GAINS)
 
 
 def _rows(
@@ -200,7 +213,7 @@ def _enough(examples: dict[Cell, pd.Series], resamples: int, seed: int) -> pd.Da
             | {"fraction": smallest_enough(np.array(fractions), scores.mean((0, 2))), "low": low, "high": high}
             | {"no_gain": float(np.isnan(found).mean()), "seeds": len(seeds), "examples": len(ids)}
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=NEEDED)
 
 
 def _resampled(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:

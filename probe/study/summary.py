@@ -17,7 +17,8 @@ def summarise_study(results: Results, missing: int = 0) -> str:
     """
     lines = ["# How much grounding annotation is enough?", ""]
     if missing:
-        lines += [f"{missing} cells of the study are not whole yet: what follows is of the others.", ""]
+        cells = "1 cell of the study is" if missing == 1 else f"{missing} cells of the study are"
+        lines += [f"{cells} not whole yet: what follows is of the others.", ""]
     lines += ["Means over seeds, with 95 % intervals over seeds where there are several.", ""]
     lines += [_table(results.curves), ""]
     for _, row in results.effects[results.effects["figure"].isin(NAMES)].iterrows():
