@@ -56,11 +56,11 @@ class Run:
             for site in manifest["sites"]
         ]
         self._datasets: dict[str, JoinedRows] = {}
+        self._token_offsets: dict[str, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what it has found of its files so far: Ray gives workers arrays that cannot be written on."""
         return self.__dict__ | {"_datasets": {}}
-        self._token_offsets: dict[str, np.ndarray] = {}
 
     @classmethod
     def open(cls, path: Path | str, allow_partial: bool = False) -> Run:
