@@ -53,7 +53,8 @@ def mdetr() -> GroundingModel:
 
 
 @pytest.mark.parametrize(
-    ("build", "shuffle_candidates", "learning_rate", "steps"), [(vilt, True, 5e-3, 70), (mdetr, False, 3e-3, 240)]
+    ("build", "shuffle_candidates", "learning_rate", "steps"),
+    [(vilt, True, 5e-3, 70), pytest.param(mdetr, False, 3e-3, 240, marks=pytest.mark.slow)],
 )
 def test_a_planted_signal_is_learnt_and_its_absence_is_not(
     build: Callable[[], GroundingModel], shuffle_candidates: bool, learning_rate: float, steps: int

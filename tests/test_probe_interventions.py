@@ -51,6 +51,7 @@ def test_erasure_from_the_command_to_a_figure(monkeypatch, capsys, folder, tmp_p
         read_interventions(tmp_path)
 
 
+@pytest.mark.slow
 def test_patching_and_knockout_from_the_command_to_the_figures_of_a_run(monkeypatch, capsys, folder, tmp_path):
     asked = ["--ckpt", CKPT, "--benchmark", "mini-game", "--limit", 3, "--sites", "block.3", "--json"]
     words = [
