@@ -235,7 +235,7 @@ def test_a_run_holds_what_was_computed(whole):
     np.testing.assert_allclose(whole.completeness("embedding")[:4], changes["embedding", KEPT[1]], rtol=1e-4, atol=1e-6)
     assert whole.attention("block.0", 3).shape == (2, *batch.grid)
     assert whole.manifest["views"] == ["attention", *DEFAULT, KEPT[1]]
-    with pytest.raises(BadInput, match="view 'phrase' is unknown; accepted: attention, attention.back, rel"):
+    with pytest.raises(BadInput, match=r"view 'phrase' is unknown; accepted: attention, attention.back, rel"):
         whole.maps("block.0", "phrase", 0)
     with pytest.raises(BadInput, match=r"site 'norm' has no view 'relevance.integrated-gradients' in this run"):
         whole.completeness("norm")
