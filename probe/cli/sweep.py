@@ -142,6 +142,12 @@ def _engine(name: str, address: str | None, num_workers: int | None, cpus_per_wo
 
 def _controls(names: Sequence[str] | None) -> Sequence[str] | str | None:
     """As ``probe.sweep.sweep`` takes them: names, ``all``, or none of them where ``none`` is said."""
-    if names is None or "all" in names:
-        return None if names is None else "all"
-    return [name for name in names if name != "none"]
+    from grounding.errors import unknown_choice
+    from probe.settings import CONTROLS
+
+    if names is None:
+        return None
+    for name in names:
+        if name not in (*CONTROLS, "all", "none"):
+            raise unknown_choice("control", name, (*CONTROLS, "all", "none"))
+    return "all" if "all" in names else [name for name in names if name != "none"]
