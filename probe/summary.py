@@ -106,7 +106,8 @@ def _control_lines(used: list[str], question: type[Question], asked: list[str]) 
     lacked = [name for name in asked if name not in used]
     lines = [f"Not of this question, and so not beside it: the control(s) {', '.join(lacked)}."] if lacked else []
     if not used:
-        lines.append(f"No control stands beside its figures; it has: {', '.join(question.controls) or 'none'}.")
+        has = f"it has: {', '.join(question.controls)}" if question.controls else "the question has none"
+        lines.append(f"No control stands beside its figures; {has}.")
     return lines
 
 
@@ -134,10 +135,11 @@ def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baseli
     differences = at_site[(at_site["probe"] == name) & at_site["condition"].isin(list(DIFFERENCES))]
     if not few:
         lines.append(_reading(best, others, differences, question))
+    silent = few or not _above(best, best["chance"])  # beside nothing, a difference has no reading
     for _, row in differences.iterrows():
         introduction, more = DIFFERENCES[row["condition"]]
         verdict = more if _above(row, 0.0) else f"not clearly {more}: {_OWN[row['condition']]}"
-        lines.append(f"{introduction}: {figure(row)}{'' if few else f', {verdict}'}.")
+        lines.append(f"{introduction}: {figure(row)}{'' if silent else f', {verdict}'}.")
     return lines if few else lines + _corrected_lines(real)
 
 
@@ -166,6 +168,8 @@ def _best(main: pd.DataFrame, name: str, question: type[Question]) -> pd.Series:
 
 def _reading(best: pd.Series, others: list[pd.Series], differences: pd.DataFrame, question: type[Question]) -> str:
     """What follows, beside the baselines and the differences from other controls."""
+    if pd.isna(best["low"]):
+        return "Nothing can be concluded: the figure has no interval."
     if not _above(best, best["chance"]):
         return "Nothing can be concluded: the interval reaches chance."
     reach = [row["probe"] for row in others if not _above(best, np.nanmax([row["value"], row["high"]]))]

@@ -63,9 +63,10 @@ def test_batches_refuse_what_read_refuses(run):
 
 
 def test_a_run_in_use_can_be_pickled(run):
-    expected = run.read("block.0", "phrase", [3])
+    phrase, tokens = run.read("block.0", "phrase", [3]), run.tokens("block.0", 1)
     again = pickle.loads(pickle.dumps(run))
-    np.testing.assert_array_equal(again.read("block.0", "phrase", [3]), expected)
+    np.testing.assert_array_equal(again.read("block.0", "phrase", [3]), phrase)
+    np.testing.assert_array_equal(again.tokens("block.0", 1), tokens)
     assert len(again.phrases) == len(run.phrases)
 
 

@@ -368,16 +368,34 @@ def test_an_unknown_device_is_refused(planted):
         sweep(planted[0], device="foo")
 
 
-def test_what_a_control_reaches_too_is_not_said_to_follow(planted):
+def linear_alignment(planted):
+    """What ``summarise`` takes of one probe and its control labels."""
     table = planted[1]
     table = table[(table["probe"] == "linear") & table["condition"].isin(["alignment", "selectivity"])].copy()
     split = {"seed": 0, "parts": {"test": {"images": 60, "phrases": 180}}, "seen_types": None}
     asked = {"run": "fake", "question": "alignment", "left_out": 0, "notes": [], "controls": ["labels"]}
     about = {"runs": [{"name": "fake"}], "asked": [asked | {"splits": [split]}]}
     about |= {"settings": {"controls": ["labels"], "resamples": 200}}
-    nothing = pd.DataFrame(columns=JOINED_COLUMNS)
+    return table, pd.DataFrame(columns=JOINED_COLUMNS), about
+
+
+def test_what_a_control_reaches_too_is_not_said_to_follow(planted):
+    table, nothing, about = linear_alignment(planted)
     assert "Above chance: phrase and region can be matched at this site." in summarise(table, nothing, about)
     table.loc[table["condition"] == "selectivity", "low"] = -0.1
     words = summarise(table, nothing, about)
     assert "Above chance, but not clearly above each of the controls below." in words
     assert "can be matched" not in words
+
+
+def test_beside_a_figure_that_shows_nothing_no_difference_is_said_to_show_something(planted):
+    table, nothing, about = linear_alignment(planted)
+    real, difference = table["condition"] == "alignment", table["condition"] == "selectivity"
+    table.loc[difference, "low"] = 0.1
+    assert "memorises of random labels" in summarise(table, nothing, about)
+    for low, reason in ((0.0, "the interval reaches chance"), (np.nan, "the figure has no interval")):
+        table.loc[real, "low"] = low
+        words = summarise(table, nothing, about)
+        assert f"Nothing can be concluded: {reason}." in words
+        assert "Selectivity (minus control labels): " in words
+        assert "memorises of random labels" not in words

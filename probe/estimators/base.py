@@ -109,7 +109,7 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
                 f"The target has {len(self.classes_)} classes; accepted: belongs or not"
             )
         if len(self.classes_) < 2:
-            raise BadInput(f"y holds one class only ({self.classes_[0]!r}); a probe needs positives and negatives")
+            raise BadInput(f"y holds one class only ({self.classes_[0]}); a probe needs positives and negatives")
         return codes
 
     def __sklearn_tags__(self) -> Any:

@@ -143,7 +143,7 @@ class VectorClassifier(ClassifierMixin, VectorProbe):
         found = [np.unique(np.asarray(task.y)[used]) for task, used in zip(tasks, rows, strict=True)]
         classes = found[0]
         if len(classes) < 2:
-            raise BadInput(f"y holds one class only ({classes[0]!r}); a probe needs two classes or more")
+            raise BadInput(f"y holds one class only ({classes[0]}); a probe needs two classes or more")
         if any(not np.array_equal(classes, other) for other in found[1:]):
             raise BadInput("tasks trained together have different classes; accepted: the same in the rows of each")
         for task in tasks:
