@@ -51,7 +51,11 @@ def explore(
     if examples is None:
         examples = load_source(subjects[0].run.manifest.get("source")) if subjects else {}
     folder = TemporaryDirectory(prefix="probe-explorer-")
-    write_report(subjects, Path(folder.name) / "report", examples, budget_mb, words, title, progress)
+    try:
+        write_report(subjects, Path(folder.name) / "report", examples, budget_mb, words, title, progress)
+    except BaseException:
+        folder.cleanup()
+        raise
     return Explorer(folder, [subject.name for subject in subjects], table_of(subjects))
 
 
