@@ -16,7 +16,7 @@ from extract.reader import Run
 from extract.run import Extraction, prepare
 from extract.shards import Options, Settings
 from extract.store import MANIFEST, read_manifest
-from grounding.benchmarks import open_benchmark
+from grounding.benchmarks import load_source, open_benchmark
 from grounding.checkpoint import Checkpoint, Loading, load_checkpoint
 from grounding.errors import BadInput
 from grounding.evaluate_checkpoint import stored_threshold
@@ -167,11 +167,7 @@ def examples_of(run: Run, root: Path | str | None = None) -> dict[str, Example]:
 
     root: where the benchmark's files are now, if they have moved.
     """
-    source = run.manifest.get("source")
-    if not source:
-        return {}
-    benchmark = open_benchmark(source["benchmark"], root or source["root"], source["data_seed"], **source["options"])
-    return {e.id: e for e in benchmark.load(source["split"], source["limit"], source["skip_bad"])}
+    return load_source(run.manifest.get("source"), root)
 
 
 def _made_beside(out: Path, new: Work) -> Path | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from grounding.benchmarks.base import Benchmark
 from grounding.errors import BadInput, unknown_choice
+from grounding.examples import Example
 from grounding.values import like
 
 # name -> module and class
@@ -67,4 +69,15 @@ def open_benchmark(name: str, root: Path | str | None = None, seed: int = 0, **o
     return found(**place, seed=seed, **options)
 
 
-__all__ = ["BENCHMARKS", "Benchmark", "benchmark_class", "benchmark_options", "open_benchmark"]
+def load_source(source: Mapping[str, Any] | None, root: Path | str | None = None) -> dict[str, Example]:
+    """The examples, by id, that a run's manifest names as its ``source``; empty without one.
+
+    root: where the benchmark's files are now, if they have moved. Raises BadInput as ``open_benchmark`` does.
+    """
+    if not source:
+        return {}
+    benchmark = open_benchmark(source["benchmark"], root or source["root"], source["data_seed"], **source["options"])
+    return {e.id: e for e in benchmark.load(source["split"], source["limit"], source["skip_bad"])}
+
+
+__all__ = ["BENCHMARKS", "Benchmark", "benchmark_class", "benchmark_options", "load_source", "open_benchmark"]

@@ -35,8 +35,18 @@ function parseRoute(text) {
 }
 
 /** The parameters that choose examples, without those of one example's view. */
-function chosenBy({ q, quadrant, change, type, phrases, score, grounding, sort, of }) {
-  return { q, quadrant, change, type, phrases, score, grounding, sort, of };
+function chosenBy({ ids, q, quadrant, change, type, phrases, score, grounding, sort, of }) {
+  return { ids, q, quadrant, change, type, phrases, score, grounding, sort, of };
+}
+
+/** Numbers of the examples with these ids (a JSON list) in that order, without ids that are unknown; all without a list. */
+function listed(index, ids) {
+  if (!ids) return index.table.id.keys();
+  try {
+    return JSON.parse(ids).map((id) => index.places.get(id)).filter((example) => example !== undefined);
+  } catch {
+    return [];
+  }
 }
 
 /** The number of a run in a parameter; 0 where there is no such run. */
@@ -85,7 +95,7 @@ function chosen(index, params) {
     tests.push((i) => values(i) !== null && values(i) >= low && values(i) <= high);
   }
   const found = [];
-  for (let i = 0; i < table.id.length; i++) if (tests.every((test) => test(i))) found.push(i);
+  for (const i of listed(index, params.ids)) if (tests.every((test) => test(i))) found.push(i);
   return sorted(index, run, found, params.sort || "");
 }
 

@@ -54,6 +54,7 @@ function filterFields(app, params, set) {
   const search = h("input", { type: "search", name: "q", placeholder: "caption, id", autocomplete: "off", dir: "auto", oninput: () => set({ q: search.value }) });
   search.value = params.q || "";
   return [
+    params.ids && h("p", { class: "note" }, "Of examples that were chosen by their ids."),
     field("Search", search),
     two && field("Outcome of", choice(names, String(run), (of) => { set({ of }); app.go({ page: "gallery", params: { ...params, of, page: undefined } }); })),
     field("Task and grounding", choice([["", "all"], ["right", "Task right"], ["wrong", "Task wrong"], ...quadrants], params.quadrant || "", (quadrant) => set({ quadrant }))),

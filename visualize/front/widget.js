@@ -3,12 +3,13 @@
 
 function modelSource(model) {
   const waiting = new Map();
-  model.on("msg:custom", ({ name, chunk, error }, buffers) => {
+  const answered = ({ name, chunk, error }, buffers) => {
     const [resolve, reject] = waiting.get(name) || [];
     waiting.delete(name);
     if (error) reject?.(new Error(error));
     else resolve?.(chunk === undefined ? URL.createObjectURL(new Blob([buffers[0]], { type: mediaType(name) })) : chunk);
-  });
+  };
+  model.on("msg:custom", answered);
   const files = new Map();
   const ask = (kind, name) =>
     new Promise((resolve, reject) => {
@@ -19,7 +20,11 @@ function modelSource(model) {
     if (!files.has(path)) files.set(path, ask("file", path));
     return files.get(path);
   }
-  return { load: (name) => ask("load", name), file };
+  function end() {
+    model.off("msg:custom", answered);
+    for (const url of files.values()) url.then(URL.revokeObjectURL, () => {});
+  }
+  return { load: (name) => ask("load", name), file, end };
 }
 
 function mediaType(name) {
@@ -49,8 +54,12 @@ function render({ model, el }) {
     model.set("selected", ids);
     model.save_changes();
   };
-  const shown = mount(el, modelSource(model), { router: traitRouter(model), onselect });
-  return () => shown.then(({ end }) => end());
+  const source = modelSource(model);
+  const shown = mount(el, source, { router: traitRouter(model), onselect });
+  return () => {
+    source.end();
+    shown.then(({ end }) => end());
+  };
 }
 
 export default { render };

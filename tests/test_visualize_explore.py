@@ -1,0 +1,219 @@
+"""The notebook's widget: what Python answers, sets and reads; in Chromium, the front end that asks it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from fake_gallery import make_example, make_run
+from report_pages import EVIL, by_id, chunk, items_of, two_runs
+
+from grounding.errors import BadInput
+from visualize import explore
+from visualize.explorer import CHANGES, ORDERS, QUADRANTS
+from visualize.front import script
+from visualize.report import Subject
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The widget of two runs of six examples, and the runs."""
+    one, other, examples = two_runs()
+    explorer = explore([Subject(one, "first"), Subject(other, "second", items=items_of(other))], by_id(examples))
+    yield explorer, one, other
+    explorer.close()
+
+
+def answers(explorer, asked: dict) -> list[tuple[dict, list]]:
+    """What the widget sends when its front end asks."""
+    sent: list[tuple[dict, list]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explorer, "send", lambda content, buffers=None: sent.append((content, buffers or [])))
+        explorer._handle_msg({"content": {"data": {"method": "custom", "content": asked}}, "buffers": []})
+    return json.loads(json.dumps([content for content, _ in sent])), [buffers for _, buffers in sent]
+
+
+def test_chunks_are_those_of_the_report(made):
+    explorer, one, _ = made
+    report = Path(explorer._folder.name) / "report"
+    for name in ("index", "examples-0", "maps-1-attention-0"):
+        assert answers(explorer, {"load": name}) == ([{"name": name, "chunk": chunk(report, name)}], [[]])
+    (index,), _ = answers(explorer, {"load": "index"})
+    assert index["chunk"]["table"]["id"] == one.examples["id"].tolist()
+
+
+def test_an_image_comes_as_the_only_buffer(made):
+    explorer, *_ = made
+    report = Path(explorer._folder.name) / "report"
+    (index,), _ = answers(explorer, {"load": "index"})
+    path = f"images/{index['chunk']['table']['thumb'][0][0]}"
+    content, ((buffer,),) = answers(explorer, {"file": path})
+    assert content == [{"name": path}]
+    assert buffer == (report / path).read_bytes()
+    assert buffer[8:12] == b"WEBP"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"load": "examples-9"}, {"load": "../report.json"}, {"file": "index.html"}, {"file": "images/../report.json"},
+     {"file": "/etc/passwd"}, {"file": "data/index.js"}, {"load": EVIL}],
+)  # fmt: skip
+def test_nothing_but_the_report_is_served(made, asked):
+    (name,) = asked.values()
+    assert answers(made[0], asked) == ([{"name": name, "error": f"This report holds no {name}."}], [[]])
+
+
+def test_examples_are_told_of_every_run(made):
+    explorer, one, other = made
+    table = explorer.examples
+    assert list(table) == ["run", "id", "caption", "phrases", "correct", "score", "grounding"]
+    assert table["run"].tolist() == ["first", "second"] * 6
+    assert table["id"].tolist() == [name for name in one.examples["id"] for _ in range(2)]
+    for name, run in (("first", one), ("second", other)):
+        own = table[table["run"] == name]
+        assert own["correct"].tolist() == run.examples["task_correct"].tolist()
+        assert own["grounding"].tolist() == run.phrases.groupby("example")["iou"].mean().tolist()
+        assert own["phrases"].tolist() == [3] * 6
+    assert "Explorer of first, second: 6 examples" in repr(explorer)
+
+
+def test_where_there_is_no_answer_nothing_is_right_or_wrong():
+    examples = [make_example(number, candidates=1) for number in range(2)]  # of one candidate there is no choice
+    explorer = explore(make_run(examples), by_id(examples))
+    assert explorer.examples["correct"].isna().all()
+    explorer.close()
+
+
+def test_what_the_page_selects_comes_back_in_its_order(made):
+    explorer, one, _ = made
+    ids = one.examples["id"].tolist()
+    state = {"method": "update", "state": {"selected": [ids[4], ids[1]]}, "buffer_paths": []}
+    explorer._handle_msg({"content": {"data": state}, "buffers": []})
+    assert explorer.selection()["id"].tolist() == [ids[4], ids[4], ids[1], ids[1]]
+    assert explorer.selection()["run"].tolist() == ["first", "second"] * 2
+
+
+def test_python_sets_the_route(made):
+    explorer, one, _ = made
+    ids = one.examples["id"].tolist()
+    explorer.show(ids[2], phrase=1, map="attention", head=0)
+    assert explorer.route == "/example/fake%2F002?phrase=1&map=attention&head=0"
+    assert explorer.selected == [ids[2]]
+    wrong = explorer.examples.query("run == 'first' and not correct")["id"]
+    explorer.show(wrong)
+    assert explorer.selection()["id"].unique().tolist() == ids[1::2]
+    explorer.filter("wrong_grounded", text="red & blue", grounding=(0.6, None), order="-grounding", run=1)
+    assert explorer.route == "/gallery?quadrant=wrong_grounded&q=red+%26+blue&sort=-grounding&of=1&grounding=0.6.."
+    explorer.filter()
+    assert explorer.route == "/gallery"
+    explorer.overview()
+    assert explorer.route == "/overview"
+
+
+def test_bad_input_is_told_and_changes_nothing(made):
+    explorer, *_ = made
+    explorer.overview()
+    for call, words in [
+        (lambda: explorer.show("nothing"), "example 'nothing' is not in these runs"),
+        (lambda: explorer.show(["fake/001", "nothing"]), "example 'nothing'"),
+        (lambda: explorer.show("fake/001", layer=1), "view 'layer' is unknown; accepted: phrase, map"),
+        (lambda: explorer.filter("bad"), "quadrant 'bad' is unknown; accepted: right"),
+        (lambda: explorer.filter(order="size"), "order 'size' is unknown"),
+        (lambda: explorer.filter(run=2), "run 2 is unknown; accepted: 0, 1"),
+        (lambda: explorer.filter(score=0.5), "score 0.5 is not a range"),
+        (lambda: explore([]), "runs: none given"),
+    ]:
+        with pytest.raises(BadInput, match=re.escape(words)):
+            call()
+    assert explorer.route == "/overview"
+
+
+def test_python_knows_the_choices_of_the_front_end():
+    source = script("widget")
+    sorts = re.search(r"const SORTS = \{(.*?)\};", source, flags=re.DOTALL)[1]
+    assert {key.strip('"') for key in re.findall(r'^  ("[^"]*"|\w+):', sorts, flags=re.MULTILINE)} == {"", *ORDERS}
+    quadrants = re.search(r"const QUADRANTS = \{(.*?)\};", source, flags=re.DOTALL)[1]
+    assert {"right", "wrong", *re.findall(r"^  (\w+):", quadrants, flags=re.MULTILINE)} == set(QUADRANTS)
+    assert all(f'["{change}", ' in source for change in CHANGES)
+
+
+def test_the_folder_goes_with_the_widget():
+    one, _, examples = two_runs(1)
+    explorer = explore(one, by_id(examples))
+    folder = Path(explorer._folder.name)
+    assert (folder / "report" / "index.html").is_file()
+    explorer.close()
+    assert not folder.exists()
+
+
+def test_without_anywidget_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    monkeypatch.delitem(sys.modules, "visualize.explorer")
+    with pytest.raises(BadInput, match=r"explore needs anywidget: pip install 'phrase-grounding-probe\[notebook\]'"):
+        explore([])
+
+
+MODEL = """
+async (esm) => {
+  const state = { route: "/overview", selected: [] }, heard = new Map();
+  const hear = (name, ...values) => (heard.get(name) || []).forEach((callback) => callback(...values));
+  window.model = {
+    get: (name) => state[name],
+    set(name, value) { state[name] = value; hear(`change:${name}`); },
+    save_changes: () => window.save(JSON.stringify(state)),
+    on(name, callback) { heard.set(name, [...(heard.get(name) || []), callback]); },
+    off(name, callback) { heard.set(name, heard.get(name).filter((each) => each !== callback)); },
+    async send(asked) {
+      const { content, buffers } = JSON.parse(await window.ask(JSON.stringify(asked)));
+      const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+      hear("msg:custom", content, buffers.map((text) => new DataView(bytes(text).buffer)));
+    },
+  };
+  const module = await import(URL.createObjectURL(new Blob([esm], { type: "text/javascript" })));
+  document.body.append(window.place = document.createElement("div"));
+  window.end = module.default.render({ model: window.model, el: window.place });
+  window.left = () => [...heard.values()].flat().length;
+}
+"""
+
+
+@pytest.mark.slow
+def test_the_front_end_and_python_drive_each_other(made, look, tmp_path):
+    explorer, one, _ = made
+    ids = one.examples["id"].tolist()
+    page = look(tmp_path).page
+
+    def ask(text: str) -> str:
+        (content,), (buffers,) = answers(explorer, json.loads(text))
+        return json.dumps({"content": content, "buffers": [base64.b64encode(b).decode() for b in buffers]})
+
+    def follow(selector: str) -> None:
+        page.evaluate("route => model.set('route', route)", explorer.route)
+        page.wait_for_selector(selector)
+
+    page.expose_function("ask", ask)
+    page.expose_function("save", lambda text: explorer.set_state(json.loads(text)))
+    page.add_style_tag(content=explorer._css)
+    page.evaluate(MODEL, explorer._esm)
+    page.wait_for_selector("h1:has-text('first and second')")
+    explorer.filter("wrong")
+    follow(".card")
+    assert explorer.selection()["id"].unique().tolist() == ids[1::2]
+    page.wait_for_function("document.querySelector('.card img').naturalWidth > 0")
+    explorer.show([ids[4], ids[0]])
+    follow(f".card-id[title='{ids[4]}']")
+    assert page.locator(".card-id").all_inner_texts() == [ids[4], ids[0]]
+    page.get_by_label("Task and grounding").select_option("wrong")
+    page.wait_for_selector(".card", state="detached")
+    assert explorer.selection().empty
+    page.get_by_role("button", name="Clear filters").click()
+    page.locator(".card").nth(2).click()
+    page.wait_for_function("document.querySelector('.example')?.dataset.drawn")
+    assert explorer.route.startswith("/example/fake%2F002")
+    assert explorer.selection()["id"].unique().tolist() == [ids[2]]
+    page.evaluate("end()")
+    page.wait_for_function("left() === 0")

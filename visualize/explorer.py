@@ -1,0 +1,140 @@
+"""The report as a widget of Jupyter: the front end asks for chunks and files, Python sets routes and reads choices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import anywidget
+import pandas as pd
+import traitlets
+
+from grounding.errors import BadInput, unknown_choice
+from visualize.front import script, style
+from visualize.report.pack import read_chunk
+
+# what the front end knows (visualize/front: words.js, gallery.js, filters.js, example.js)
+QUADRANTS = ("right", "wrong", "right_grounded", "right_not_grounded", "wrong_grounded", "wrong_not_grounded")
+CHANGES = ("gained", "lost", "same")
+ORDERS = ("-grounding", "grounding", "-score", "score", "-phrases", "-change", "change")
+VIEW = ("phrase", "map", "site", "head", "a", "b")
+Range = tuple[float | None, float | None]
+
+
+class Explorer(anywidget.AnyWidget):
+    """What ``visualize.explore`` makes.
+
+    examples: all examples, a row an example and run (``table_of``). route: where the front end is, as the report's
+    address has it behind the #. selected: ids of the examples that its gallery shows, or of the one that is open.
+    """
+
+    _esm = script("widget")
+    _css = style()
+    route = traitlets.Unicode("/overview").tag(sync=True)
+    selected = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+    def __init__(self, folder: TemporaryDirectory[str], runs: Sequence[str], examples: pd.DataFrame):
+        """folder: holds ``report``, and is removed when the widget is closed. runs: their names."""
+        self._folder = folder  # first, since even a widget that failed to begin is closed
+        super().__init__()
+        self.examples = examples
+        self._runs = tuple(runs)
+        self._report = Path(folder.name) / "report"
+        self._chunks = {path.stem for path in (self._report / "data").glob("*.js")}
+        found = (path for name in ("images", "figures") for path in (self._report / name).iterdir())
+        self._files = {f"{path.parent.name}/{path.name}" for path in found}
+        self.on_msg(self._answer)
+
+    def __repr__(self) -> str:
+        return f"Explorer of {', '.join(self._runs)}: {self.examples['id'].nunique()} examples"
+
+    def selection(self) -> pd.DataFrame:
+        """The rows of ``examples`` that are selected, in the order in which they are shown."""
+        places = {name: place for place, name in enumerate(self.selected)}
+        rows = self.examples[self.examples["id"].isin(places)]
+        return rows.sort_values("id", key=lambda ids: ids.map(places), kind="stable").reset_index(drop=True)
+
+    def show(self, examples: str | Iterable[str], **view: str | int) -> None:
+        """Open the example of an id, or of several ids a gallery in that order; they are then selected.
+
+        view: of one example, as in the address of the report: phrase (from 1 on), map (``attention``, ``probe``, …),
+        site, head, a and b (numbers of the runs side by side, b ``none`` for one alone). Raises BadInput for an
+        unknown id, or another name of a view.
+        """
+        ids = [examples] if isinstance(examples, str) else [str(name) for name in dict.fromkeys(examples)]
+        known = set(self.examples["id"])
+        if unknown := [name for name in ids if name not in known]:
+            raise BadInput(f"example {unknown[0]!r} is not in these runs; accepted: ids of explorer.examples")
+        for name in view:
+            if name not in VIEW:
+                raise unknown_choice("view", name, VIEW)
+        self.selected = ids
+        if isinstance(examples, str):
+            self._go(f"/example/{quote(examples, safe='')}", view)
+        else:
+            self._go("/gallery", {"ids": json.dumps(ids)})
+
+    def filter(
+        self,
+        quadrant: str | None = None,
+        *,
+        text: str | None = None,
+        type: str | None = None,
+        phrases: Range | None = None,
+        score: Range | None = None,
+        grounding: Range | None = None,
+        change: str | None = None,
+        order: str | None = None,
+        run: int = 0,
+    ) -> None:
+        """Show the gallery with these filters; what it then shows is selected as soon as the page has drawn it.
+
+        quadrant: ``right``, ``wrong``, or with ``_grounded``, ``_not_grounded`` behind it. phrases, score, grounding:
+        (lowest, highest), either of them None. change: from the first run to the second: ``gained``, ``lost``,
+        ``same``. order: a column, lowest first; with ``-`` before it highest first. run: number of the run whose
+        outcomes count. Raises BadInput for a value that the page does not know.
+        """
+        for name, value, accepted in (
+            ("quadrant", quadrant, QUADRANTS), ("change", change, CHANGES), ("order", order, ORDERS),
+            ("run", run, range(len(self._runs))),
+        ):  # fmt: skip
+            if value is not None and value not in accepted:
+                raise unknown_choice(name, value, accepted)
+        ranges = {"phrases": phrases, "score": score, "grounding": grounding}
+        written = {name: _range(name, ends) for name, ends in ranges.items() if ends is not None}
+        chosen = {"quadrant": quadrant, "q": text, "type": type, "change": change, "sort": order, "of": run or None}
+        self._go("/gallery", chosen | written)
+
+    def overview(self) -> None:
+        """Show the overview."""
+        self._go("/overview", {})
+
+    def close(self) -> None:
+        """Take the widget away, and its temporary folder."""
+        super().close()
+        self._folder.cleanup()
+
+    def _go(self, path: str, parameters: dict[str, Any]) -> None:
+        query = urlencode({name: value for name, value in parameters.items() if value is not None})
+        self.route = f"{path}?{query}" if query else path
+
+    def _answer(self, _widget: Any, asked: Any, _buffers: Any) -> None:
+        """Send the chunk or file that the front end asks for; nothing but those of the report."""
+        chunk, file = asked.get("load"), asked.get("file")
+        if chunk in self._chunks:
+            self.send({"name": chunk, "chunk": read_chunk(self._report / "data", chunk)})
+        elif file in self._files:
+            self.send({"name": file}, [(self._report / file).read_bytes()])
+        else:
+            name = chunk if file is None else file
+            self.send({"name": name, "error": f"This report holds no {name}."})
+
+
+def _range(name: str, ends: Range) -> str:
+    if not isinstance(ends, tuple) or len(ends) != 2:
+        raise BadInput(f"{name} {ends!r} is not a range; accepted: (lowest, highest), either of them None")
+    return "..".join("" if end is None else str(end) for end in ends)

@@ -1,0 +1,77 @@
+"""Looking through runs in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from grounding.benchmarks import load_source
+from grounding.errors import BadInput
+
+if TYPE_CHECKING:
+    from extract.reader import Run
+    from grounding.examples import Example
+    from visualize.explorer import Explorer
+    from visualize.report import Subject, Words
+
+
+def explore(
+    runs: Run | Subject | Sequence[Run | Subject],
+    examples: Mapping[str, Example] | None = None,
+    *,
+    budget_mb: float | None = None,
+    words: Sequence[Words] = (),
+    title: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Explorer:
+    """The report on one or more runs of the same examples as a widget of Jupyter, which Python drives and asks.
+
+    runs: a ``Subject`` has a name of its own and what was computed of its run, a bare ``Run`` is called as its folder.
+    examples: id -> example, for images and polygons; without them those that the first run's manifest names. The rest:
+    as in ``write_report``, which writes into a temporary folder that goes with the widget (``close``), or with Python.
+    Raises BadInput as ``write_report`` does, and without anywidget.
+
+    >>> explorer = explore(run)  # doctest: +SKIP
+    >>> explorer.show(explorer.examples.query("not correct").nlargest(10, "grounding")["id"])  # doctest: +SKIP
+    """
+    try:
+        from visualize.explorer import Explorer
+    except ModuleNotFoundError as error:
+        if error.name != "anywidget":
+            raise
+        raise BadInput("explore needs anywidget: pip install 'phrase-grounding-probe[notebook]'") from error
+    from visualize.report import Subject, write_report
+
+    several = runs if isinstance(runs, Sequence) else [runs]
+    subjects = [run if isinstance(run, Subject) else Subject(run, run.path.name) for run in several]
+    if examples is None:
+        examples = load_source(subjects[0].run.manifest.get("source")) if subjects else {}
+    folder = TemporaryDirectory(prefix="probe-explorer-")
+    try:
+        write_report(subjects, Path(folder.name) / "report", examples, budget_mb, words, title, progress)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return Explorer(folder, [subject.name for subject in subjects], table_of(subjects))
+
+
+def table_of(subjects: Sequence[Subject]) -> pd.DataFrame:
+    """Examples of all runs, in the first one's order: a row an example and run, with what is known of it.
+
+    Columns: run, id, caption, phrases (how many), correct (missing without an answer), score, grounding.
+    """
+    tables = []
+    for subject in subjects:
+        run, found = subject.run, subject.outcomes.table
+        counts = run.phrases.groupby("example").size().reindex(run.examples.index, fill_value=0)
+        about = {"run": subject.name, "caption": run.examples["caption"], "phrases": counts}
+        about["correct"] = found["correct"].astype("boolean").mask(found["score"].isna())
+        columns = ["run", "id", "caption", "phrases", "correct", "score", "grounding"]
+        tables.append(found.assign(**about)[columns])
+    order = {name: place for place, name in enumerate(tables[0]["id"])}
+    joined = pd.concat(tables)
+    return joined.sort_values("id", key=lambda ids: ids.map(order), kind="stable").reset_index(drop=True)
