@@ -114,9 +114,8 @@ def test_what_is_saved_is_whole(name: str) -> None:
     assert [o.name for cell in code for o in cell.outputs if o.output_type == "stream" and o.name == "stderr"] == []
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "quickstart" else []) for name in CHECKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKS)
 def test_it_runs(name: str, tmp_path: Path) -> None:
     notebook = read(name)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
