@@ -212,6 +212,7 @@ def test_a_sweep_is_read_back_for_its_own_run_only(planted, tmp_path):
         read_sweep(tmp_path, run, required=False)
 
 
+@pytest.mark.slow
 def test_same_arguments_same_table_and_seeds_differ(tmp_path):
     run = make_run(60)
     run.add("block.0", *plant_alignment(run))
