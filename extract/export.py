@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
 from grounding.folders import check_folder, make_folder, of_run, read_note, refuse_another
-from grounding.images import read_image
+from grounding.images import opened, read_image
 
 if TYPE_CHECKING:
     from extract.reader import Run
@@ -131,15 +131,10 @@ def pictures(
 
 def _picture(source: ImageSource, row: int, index: int, folder: Path) -> Picture:
     if isinstance(source, (str, Path)):
-        try:
-            with Image.open(source) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # a quarter, which readers undo
-                width, height = image.size[::-1] if turned else image.size
-                return Picture(row, index, Path(source).absolute(), width, height)
-        except FileNotFoundError:
-            raise BadInput(f"image {source} does not exist") from None
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-            raise BadInput(f"image {source} cannot be read: {error}") from None
+        with opened(Path(source), f"image {source}") as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # a quarter, which readers undo
+            width, height = image.size[::-1] if turned else image.size
+        return Picture(row, index, Path(source).absolute(), width, height)
     pixels = read_image(source)
     file = make_folder(folder / IMAGES) / f"{row:06d}-{index}.png"
     Image.fromarray(pixels).save(file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +40,17 @@ def read_image(
     return pixels
 
 
+def read_legible(source: ImageSource, least: int) -> np.ndarray:
+    """Pixels; a smaller image that is drawn on demand is drawn ``least`` pixels high, unless that changes its shape."""
+    pixels = read_image(source)
+    height, width = pixels.shape[:2]
+    if isinstance(source, RenderedImage) and height < least:
+        larger = source.render(least)
+        if larger.shape[0] * width == larger.shape[1] * height:
+            return larger
+    return pixels
+
+
 def image_shape(source: ImageSource) -> tuple[int, int] | None:
     """(height, width) of an image as it is stored, without decoding it; None where that is not known cheaply.
 
@@ -61,9 +74,16 @@ def resized(pixels: np.ndarray, height: int, width: int, resample: Image.Resampl
 
 def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
     """Pixels of an encoded image, as ``read_image`` has them. Raises BadInput, which begins with ``name``."""
+    with opened(file, name) as image:
+        return _eight_bits(ImageOps.exif_transpose(image), name)
+
+
+@contextmanager
+def opened(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """An encoded image, decoded when its pixels are asked for. Raises BadInput, which begins with ``name``."""
     try:
         with Image.open(file) as image:
-            return _eight_bits(ImageOps.exif_transpose(image), name)
+            yield image
     except FileNotFoundError:
         raise BadInput(f"{name} does not exist") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:

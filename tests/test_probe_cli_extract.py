@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 
 import pytest
 from hf_models import tiny, write_folder
+from test_probe_cli import run as probe
 
 from extract.reader import Run
-from probe.cli import main
 
 NEW = ("--ckpt", "mdetr-task", "--benchmark", "mini-game", "--limit", "6", "--sites", "encoder.*", "--views", "phrase")
-
-
-def probe(monkeypatch, capsys, *words) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["probe", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
+from test_probe_cli import run as probe
 
 from extract.reader import Run
-from probe.cli import main
 
 MODEL = ("--ckpt", "mdetr-grounded", "--benchmark", "mini-game", "--limit", "4")
-
-
-def probe(monkeypatch, capsys, *words) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["probe", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.mark.slow

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 from report_pages import chunk
+from test_probe_cli import run as probe
 
 from extract.from_checkpoint import extract_checkpoint
-from probe.cli import main
-
-
-def probe(monkeypatch, capsys, *words) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["probe", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, monkeypatch, capsys):

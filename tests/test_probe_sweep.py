@@ -212,17 +212,6 @@ def test_a_sweep_is_read_back_for_its_own_run_only(planted, tmp_path):
         read_sweep(tmp_path, run, required=False)
 
 
-@pytest.mark.slow
-def test_same_arguments_same_table_and_seeds_differ(tmp_path):
-    run = make_run(60)
-    run.add("block.0", *plant_alignment(run))
-    first, again = (sweep(run, controls=("labels",), seeds=(0, 1), out=tmp_path, **FAST) for _ in range(2))
-    pd.testing.assert_frame_equal(first, again)
-    by_seed = first[first["condition"] == "alignment"].groupby("seed")["validation_loss"].first()
-    assert by_seed.nunique() == 2
-    assert "Over 2 seeds a site's figure varies by at most" in (tmp_path / "summary.md").read_text()
-
-
 def test_sites_of_unequal_widths_and_partners_are_swept():
     run = make_run(60)
     phrase, region = plant_alignment(run, 8)

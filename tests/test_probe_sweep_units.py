@@ -30,6 +30,16 @@ def run():
     return run
 
 
+def test_same_arguments_same_table_and_seeds_differ(run, tmp_path):
+    settings = {**FAST, "seeds": (0, 1), "sites": ("block.1",), "controls": ()}
+    first = sweep(run, **settings)
+    again = sweep(run, out=tmp_path, **settings)  # another folder: nothing is read back
+    pd.testing.assert_frame_equal(first, again)
+    by_seed = first[first["condition"] == "alignment"].groupby("seed")["validation_loss"].first()
+    assert by_seed.nunique() == 2
+    assert "Over 2 seeds a site's figure varies by at most" in (tmp_path / "summary.md").read_text()
+
+
 def test_an_interrupted_sweep_goes_on_where_it_was(run, tmp_path, monkeypatch):
     settings = {**FAST, "questions": ("alignment", "boxes"), "probes": ("linear",), "seeds": (0, 1)}
     whole = sweep(run, out=tmp_path / "whole", **settings)

@@ -11,8 +11,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from grounding.errors import BadInput
-from grounding.examples import Box, Example, ImageSource, Point, ReferenceGame, Region, RenderedImage, Span
-from grounding.images import read_image
+from grounding.examples import Box, Example, Point, ReferenceGame, Region, Span
+from grounding.images import read_legible
 from visualize.canvas import enlarge
 from visualize.style import MISSING
 
@@ -159,23 +159,12 @@ def _images(count: int, example: Example | None) -> tuple[tuple[np.ndarray, ...]
         try:
             if example is None or index >= len(example.images):
                 raise BadInput("the example's images were not given")
-            images.append(enlarge(_pixels(example.images[index])))
+            images.append(enlarge(read_legible(example.images[index], PLACEHOLDER_SIDE)))
         except BadInput as error:
             grey = int(MISSING[1:3], 16)
             images.append(np.full((PLACEHOLDER_SIDE, PLACEHOLDER_SIDE, 3), grey, np.uint8))
             missing[index] = str(error)
     return tuple(images), missing
-
-
-def _pixels(source: ImageSource) -> np.ndarray:
-    """Pixels; a small image that is drawn on demand is drawn at a legible size, unless that changes its shape."""
-    pixels = read_image(source)
-    height, width = pixels.shape[:2]
-    if isinstance(source, RenderedImage) and height < PLACEHOLDER_SIDE:
-        larger = source.render(PLACEHOLDER_SIDE)
-        if larger.shape[0] * width == larger.shape[1] * height:
-            return larger
-    return pixels
 
 
 def _phrase(run: Run, row: int, record: pd.Series, example: Example | None) -> CasePhrase:

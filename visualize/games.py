@@ -8,6 +8,7 @@ import numpy as np
 import seaborn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import confusion_matrix
 
 from grounding.errors import BadInput
 from visualize.curves import new_chart
@@ -25,9 +26,9 @@ def choices(examples: pd.DataFrame) -> np.ndarray:
     game = (examples["task"] == "game") & (examples["n_images"] > 1) & (examples["answer_index"] >= 0)
     table = examples[game]
     most = int(table["n_images"].max()) if len(table) else 0
-    counts = np.zeros((most, most), dtype=np.int64)
-    np.add.at(counts, (table["target_index"].to_numpy(int), table["answer_index"].to_numpy(int)), 1)
-    return counts
+    if not most:
+        return np.zeros((0, 0), dtype=np.int64)
+    return confusion_matrix(table["target_index"], table["answer_index"], labels=range(most))
 
 
 @styled

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from extract.reader import ATTENTION, BACK
 from grounding.errors import BadInput, unknown_choice
 from grounding.sinks import without_sinks
 from visualize.canvas import signed_strength, spread_canvas, strength
@@ -16,7 +17,7 @@ from visualize.case import Case
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
-ATTENTION, BACK, FILTERED, PROBE = "attention", "attention.back", "sink-filtered", "probe"
+FILTERED, PROBE = "sink-filtered", "probe"
 TASK = "-task"
 INTEGRATED = "relevance.integrated-gradients"
 HEADED = (ATTENTION, BACK, FILTERED, "relevance.gradient-attention")  # a map for each head

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from grounding.errors import BadInput
-from grounding.examples import Example, ImageSource, RenderedImage
-from grounding.images import read_image
+from grounding.examples import Example, ImageSource
+from grounding.images import read_legible
 
 DRAWN = 128  # side in pixels of small images that are drawn on demand
 LONGEST = 1280  # pixels; larger images are reduced
@@ -45,7 +45,7 @@ class ImageFolder:
         try:
             if source is None:
                 raise BadInput("the benchmark has no such image")
-            record = self._write(_pixels(source))
+            record = self._write(read_legible(source, DRAWN))
         except BadInput as error:
             record = {"missing": str(error)}
         if key is not None:
@@ -68,17 +68,6 @@ class ImageFolder:
             (self.folder / name).write_bytes(encoded)
             self.bytes += len(encoded)
         return name
-
-
-def _pixels(source: ImageSource) -> np.ndarray:
-    """Pixels; a small image that is drawn on demand is drawn larger, unless that changes its shape."""
-    pixels = read_image(source)
-    height, width = pixels.shape[:2]
-    if isinstance(source, RenderedImage) and height < DRAWN:
-        larger = source.render(DRAWN)
-        if larger.shape[0] * width == larger.shape[1] * height:
-            return larger
-    return pixels
 
 
 def _reduced(image: Image.Image, longest: int) -> Image.Image:
