@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from probe.scores import RESAMPLES
 
@@ -33,6 +32,22 @@ def enough_resamples(tests: int) -> int:
     return max(RESAMPLES, math.ceil(tests / LEVEL))
 
 
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values ``[N]`` corrected for their number by Holm's step-down method (Holm 1979).
+
+    The k-th smallest (from 0) is multiplied by N - k, is at least the one before it, and at most 1. As
+    ``multipletests`` of statsmodels has it, which collects the garbage of the whole process at every call.
+
+    >>> holm(np.array([0.03, 0.01, 0.4])).round(3).tolist()
+    [0.06, 0.03, 0.4]
+    """
+    order = np.argsort(p)
+    steps = np.asarray(p)[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected
+
+
 def with_holm(table: pd.DataFrame, columns: Sequence[str], family: Sequence[str]) -> pd.DataFrame:
     """The table with a column ``<name>_holm`` after each column of p-values: corrected for the rows of a family.
 
@@ -44,6 +59,6 @@ def with_holm(table: pd.DataFrame, columns: Sequence[str], family: Sequence[str]
         values = pd.Series(np.nan, index=table.index)
         known = table[table[name].notna()]
         for _, rows in known.groupby(list(family), sort=False, dropna=False):
-            values[rows.index] = multipletests(rows[name].to_numpy(), alpha=LEVEL, method="holm")[1]
+            values[rows.index] = holm(rows[name].to_numpy())
         corrected.insert(corrected.columns.get_loc(name) + 1, f"{name}_holm", values)  # type: ignore[arg-type]
     return corrected

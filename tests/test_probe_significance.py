@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
+from statsmodels.stats.multitest import multipletests
 
 from grounding.metrics.intervals import Statistic, difference, estimated, resampled
 from probe.scores import ScoredPairs, chance, statistic
-from probe.significance import p_above, with_holm
+from probe.significance import holm, p_above, with_holm
 
 REPEATS = 200
 
@@ -33,6 +34,12 @@ def test_holm_is_that_worked_by_hand_within_each_family():
     assert list(found.columns) == ["site", "probe", "p", "p_holm"]
     # 3 x 0.01; then 2 x 0.03; then 1 x 0.04, raised to the one before. Of two known ones: 2 x 0.04, then 0.2.
     np.testing.assert_allclose(found["p_holm"], [0.03, 0.06, 0.06, 0.2, np.nan, 0.08])
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_holm_is_that_of_statsmodels(count):
+    p = np.random.default_rng(count).choice([0.001, 0.01, 0.02, 0.3, 1.0], count)  # with ties
+    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1], rtol=1e-12)
 
 
 def null_pairs(random, images=40, phrases=3, candidates=6):

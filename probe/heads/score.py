@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as statsmodels
 import torch
-from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 
 from grounding.errors import BadInput
@@ -24,6 +23,7 @@ from grounding.metrics.intervals import Statistic, bootstrap
 from probe.heads.maps import BASELINES, FUSED, Kind, baseline_maps, choose_kinds, holding, read_maps
 from probe.heads.questions import SCOPES, Block, blocks
 from probe.heads.tables import write_heads
+from probe.significance import holm
 
 if TYPE_CHECKING:
     from extract.reader import Run
@@ -209,7 +209,7 @@ def _table(
     table["selected"] = False
     heads = table[table["p"].notna()]
     for _, family in heads.groupby(["scope", "measure"]):
-        table.loc[family.index, "p_holm"] = multipletests(family["p"], method="holm")[1]
+        table.loc[family.index, "p_holm"] = holm(family["p"].to_numpy())
     best = heads.groupby(["kind", "scope", "measure"])["tuning_value"].idxmax()
     table.loc[best, "selected"] = True
     return table
