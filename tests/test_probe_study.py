@@ -28,8 +28,8 @@ CONTENT = {
     "seeds": [0],
     "settings": {"steps": 2, "batch_size": 4, "limit_train": 8, "limit_dev": 4, "evaluate_every": 1},
     "evaluate": {"split": "dev", "limit": 12},
-    "extract": {"split": "dev", "limit": 30, "views": ["phrase", "region"]},
-    "sweep": {"probes": ["linear"], "controls": []},
+    "extract": {"split": "dev", "limit": 30, "views": ["phrase", "region", "tokens"]},
+    "sweep": {"questions": ["alignment", "localisation"], "probes": ["linear"], "controls": []},
     "intervene": {"method": "knockout", "limit": 6, "draws": 1},
 }
 
@@ -48,6 +48,7 @@ def test_studies_that_come_with_the_package_are_whole(name):
     assert none
     assert all(not cell.settings.grounding for cell in none)
     assert all(cell.settings.grounding for cell in study.cells() if cell.fraction)
+    assert {"localisation", "boxes"} & set(study.sweep["questions"])  # what has an expression gap
 
 
 def test_the_miniature_has_24_cells_of_two_pairs_of_equal_settings():
@@ -127,6 +128,11 @@ def test_every_cell_leaves_what_it_found(done):
     assert results.layers["site"].iloc[0] == "embedding"
     assert set(results.interventions["method"]) == {"knockout"}
     assert set(results.interventions["fraction"]) == {0, 1}
+    gaps = results.gaps.set_index("fraction")
+    assert set(gaps.index) == {0, 1}
+    assert set(gaps["question"]) == {"localisation"}
+    joined = pd.read_csv(out / "cells" / "vilt-aligner-given-1-0" / "sweep" / "joined.csv")
+    assert gaps.loc[1, "value"] == joined.set_index("measure").loc["expression_gap", "value"]
 
 
 def test_the_command_prints_the_table_of_a_study_that_is_whole(done, monkeypatch, capsys):
@@ -136,6 +142,7 @@ def test_the_command_prints_the_table_of_a_study_that_is_whole(done, monkeypatch
     assert (code, err) == (0, "")
     assert "| vilt-aligner | given | 0 |" in printed
     assert (out / "summary.md").read_text() in printed
+    assert "* vilt-aligner, given: the expression gap (localisation, linear: " in printed
     names = {"figures.csv", "curves.csv", "layers.csv", "enough.csv", "effects.csv", "summary.md", "study.json"}
     assert names <= {item.name for item in out.iterdir()}
     drawn = {item.stem for item in (out / "figures").iterdir()}
@@ -268,7 +275,7 @@ def test_a_summary_says_what_is_missing_and_draws(tmp_path):
     curves = _curves(figures())
     enough = pd.DataFrame([{"model": "mdetr", "initialisation": "given", "fraction": float("nan"), "no_gain": 1.0}])
     layers = pd.DataFrame(columns=["model", "initialisation", "question", "condition", "probe", "score"])
-    none = pd.DataFrame(columns=["model", "initialisation", "method", "target", "score"])
+    none = pd.DataFrame(columns=["model", "initialisation", "method", "target", "score", "question", "probe"])
     results = Results(figures(), curves, layers, none, none, enough, _effects(figures()))
     text = summarise_study(results, missing=3)
     assert "3 cells of the study are not whole yet" in text

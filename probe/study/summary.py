@@ -29,6 +29,7 @@ def summarise_study(results: Results, missing: int = 0) -> str:
         )
     for _, row in results.enough.iterrows():
         lines.append(f"* {row['model']}, {row['initialisation']}: {_enough(row)}")
+    lines += _gaps(results.gaps)
     return "\n".join([*lines, ""])
 
 
@@ -52,6 +53,20 @@ def _enough(row: pd.Series) -> str:
     return (
         f"{ENOUGH:.0%} of the gain in mean IoU is reached with {row['fraction']:g} of the annotation{interval}{doubt}."
     )
+
+
+def _gaps(gaps: pd.DataFrame) -> list[str]:
+    """The expression gap at every fraction, a line a model, initialisation, question and probe."""
+    lines = []
+    for key, group in gaps.groupby(["model", "initialisation", "question", "probe"], sort=False):
+        model, start, question, probe = key
+        told = ", ".join(
+            f"{_figure(row['value'], row['low'], row['high'])} at {row['fraction']:g}"
+            for _, row in group.sort_values("fraction").iterrows()
+        )
+        what = f"the expression gap ({question}, {probe}: mean IoU of the probe minus the model's own)"
+        lines.append(f"* {model}, {start}: {what} is {told}.")
+    return lines
 
 
 def _figure(value: float, low: float, high: float) -> str:
