@@ -19,7 +19,7 @@ from probe.study import StudyConfig, collect, read_study, run_study
 from probe.study import run as run_module
 from probe.study.results import Results, _curves, _effects, _enough, mean_over_seeds, smallest_enough
 from probe.study.summary import summarise_study
-from visualize.study import draw_study
+from visualize.study import draw_study, site_heat_map
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
 CONTENT = {
@@ -284,3 +284,11 @@ def test_a_summary_says_what_is_missing_and_draws(tmp_path):
     assert [path.name for path in draw_study(vars(results), tmp_path)] == ["fractions.png", "fractions.svg"]
     with pytest.raises(BadInput, match="no figure to draw"):
         draw_study({**vars(results), "curves": curves[:0]}, tmp_path)
+
+
+def test_changes_are_coloured_around_none_and_no_zero_is_negative():
+    rows = pd.DataFrame({"site": ["a", "a", "b", "b"], "fraction": [0, 1, 0, 1], "value": [-0.001, -0.3, 0.0, 0.1]})
+    panel = site_heat_map(rows, "title", "change", signed=True).axes[0]
+    assert panel.collections[0].get_clim() == (-0.3, 0.3)
+    assert [text.get_text() for text in panel.texts] == ["0.00", "-0.30", "0.00", "0.10"]
+    assert site_heat_map(rows, "title", "score").axes[0].collections[0].get_clim() == (-0.3, 0.1)

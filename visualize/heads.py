@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from seaborn import color_palette
 
 from grounding.errors import BadInput, unknown_choice
-from visualize.style import FAINT, INK, MISSING, contrast, new_figure, save, styled
+from visualize.style import FAINT, INK, MISSING, contrast, new_figure, save, signed_colours, styled
 
 NEEDED = ("kind", "site", "head", "scope", "measure", "value", "gain", "p_holm", "selected")
 MEASURE_NAMES = {"pointing": "pointing", "iou": "mean IoU"}
@@ -102,7 +101,7 @@ def _draw(panel: Axes, rows: pd.DataFrame, norm: Normalize) -> None:
     grid = np.full((len(sites), len(heads)), np.nan)
     places = [(sites.index(site), heads.index(head)) for site, head in zip(rows["site"], rows["head"], strict=True)]
     grid[tuple(np.array(places).T)] = rows["value"]
-    colours = color_palette("vlag", as_cmap=True).with_extremes(bad=MISSING)
+    colours = signed_colours().with_extremes(bad=MISSING)
     panel.pcolormesh(grid, cmap=colours, norm=norm, edgecolors="white", linewidth=1)
     for (y, x), (_, row) in zip(places, rows.iterrows(), strict=True):
         ink = contrast(to_hex(colours(norm(row["value"]))))

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grounding.errors import BadInput
-from visualize.style import FAINT, check_formats, heat_colours, new_figure, save, series_colour, styled
+from visualize.style import FAINT, check_formats, heat_colours, new_figure, save, series_colour, signed_colours, styled
 
 NAMES = {
     "accuracy": "task accuracy",
@@ -46,7 +46,7 @@ def draw_study(
     for key, group in effects.groupby(["model", "initialisation", "method", "target", "score"], sort=False):
         model, start, method, target, score = key
         title = f"{model}, {start}: {method} {target}, beyond the control"
-        figure = site_heat_map(group, title, f"change of {NAMES.get(score, score)}")
+        figure = site_heat_map(group, title, f"change of {NAMES.get(score, score)}", signed=True)
         written += save(figure, Path(out) / f"{method}-{target}-{score}-{model}-{start}".replace(" ", "-"), formats)
     return written
 
@@ -88,7 +88,9 @@ def fraction_curves(figures: pd.DataFrame, curves: pd.DataFrame, names: Sequence
     figure.legend(handles, labels, loc="outside right center")
     figure.suptitle("How much annotation is enough?", x=0.01, ha="left", weight="bold")
     seeds = int(curves["seeds"].max())
-    told = f"Lines: means of up to {seeds} seeds; bands: 95 % over seeds. Points: one seed each, 95 % over images."
+    told = "Points: one seed each, 95 % over images."
+    if seeds > 1:
+        told = f"Lines: means of up to {seeds} seeds; bands: 95 % over seeds. {told}"
     figure.supxlabel(told, size=7.5, color=FAINT, x=0.01, ha="left")
     return figure
 
@@ -105,6 +107,8 @@ def _draw_panel(panel: Axes, figures: pd.DataFrame, curves: pd.DataFrame) -> Non
         panel.plot(x, curve["value"], color=colour, marker=marker, markersize=4, label=label)
         panel.fill_between(x, curve["seeds_low"], curve["seeds_high"], color=colour, alpha=0.15, linewidth=0)
         points = figures[(figures["model"] == model) & (figures["initialisation"] == start)]
+        if points.empty:
+            continue  # of this figure the cells are not told one by one
         rank = points.groupby("fraction")["seed"].rank().to_numpy()
         aside = 0.08 * (number - (len(groups) - 1) / 2) + 0.02 * (rank - rank.mean())
         middle = points["value"].to_numpy()
@@ -119,10 +123,11 @@ def _draw_panel(panel: Axes, figures: pd.DataFrame, curves: pd.DataFrame) -> Non
 
 
 @styled
-def site_heat_map(rows: pd.DataFrame, title: str, label: str) -> Figure:
+def site_heat_map(rows: pd.DataFrame, title: str, label: str, signed: bool = False) -> Figure:
     """Mean over seeds by site (rows, in the order of computation) and fraction (columns).
 
-    rows: columns site, fraction, value, one a cell. label: of the values. Raises BadInput for no rows.
+    rows: columns site, fraction, value, one a cell. label: of the values. signed: they are changes, so that no change
+    is in the middle of the colours. Raises BadInput for no rows.
     """
     if rows.empty:
         raise BadInput("the study's table has no sites to draw")
@@ -131,9 +136,11 @@ def site_heat_map(rows: pd.DataFrame, title: str, label: str) -> Figure:
     figure = new_figure(1.1 * table.shape[1] + 2.6, 0.32 * len(sites) + 1.6, layout="constrained")
     panel = figure.subplots()
     columns = [f"{100 * fraction:g} %" for fraction in table.columns]
+    reach = table.abs().max(axis=None) or 1.0
+    colours = {"cmap": signed_colours(), "vmin": -reach, "vmax": reach} if signed else {"cmap": heat_colours()}
     seaborn.heatmap(
-        table.set_axis(columns, axis=1), ax=panel, annot=True, fmt=".2f", cmap=heat_colours(), annot_kws={"size": 7.5},
-        cbar_kws={"label": label},
+        table.set_axis(columns, axis=1), ax=panel, annot=table.map(lambda value: f"{value:z.2f}"), fmt="",
+        annot_kws={"size": 7.5}, cbar_kws={"label": label}, **colours,
     )  # fmt: skip
     panel.set(xlabel="annotated phrases learned from", ylabel="")
     panel.tick_params(axis="y", rotation=0)

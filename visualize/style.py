@@ -130,6 +130,12 @@ def cold_colours() -> Colormap:
     return seaborn.color_palette("ch:start=2.6,rot=0.1,hue=1.4,light=0.88,dark=0.35,gamma=0.9", as_cmap=True)
 
 
+@cache
+def signed_colours() -> Colormap:
+    """Colours of differences: blue below, red above, pale where there is none."""
+    return seaborn.color_palette("vlag", as_cmap=True)
+
+
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     """The formats as a tuple. Raises BadInput for one that is not in ``FORMATS``."""
     for name in formats:
