@@ -265,7 +265,9 @@ def test_a_study_with_one_cell_so_far_has_no_gains_and_says_so(done, tmp_path):
     assert results.enough.empty
     text = summarise_study(results, missing=1)
     assert "1 cell of the study is not whole yet: what follows is of the others." in text
-    assert "| vilt-aligner | given | 0 |" in text
+    row = results.curves.set_index("figure").loc["accuracy"]
+    told = f"{row['value']:.3f} [{row['images_low']:.3f}, {row['images_high']:.3f}]"
+    assert f"| vilt-aligner | given | 0 | {told} |" in text
     results.write(tmp_path)
     assert all(pd.read_csv(tmp_path / f"{name}.csv").empty for name in ("effects", "enough"))
     assert "fractions.png" in [path.name for path in draw_study(vars(results), tmp_path / "figures")]

@@ -19,13 +19,13 @@ def summarise_study(results: Results, missing: int = 0) -> str:
     if missing:
         cells = "1 cell of the study is" if missing == 1 else f"{missing} cells of the study are"
         lines += [f"{cells} not whole yet: what follows is of the others.", ""]
-    lines += ["Means over seeds, with 95 % intervals over seeds where there are several.", ""]
+    lines += ["Means over seeds, with 95 % intervals over seeds; where there is one seed, over its images.", ""]
     lines += [_table(results.curves), ""]
     for _, row in results.effects[results.effects["figure"].isin(NAMES)].iterrows():
         lines.append(
             f"* {row['model']}, {row['initialisation']}: from {row['from_fraction']:g} to {row['to_fraction']:g} of "
             f"the annotation, {NAMES[row['figure']]} changes by {_figure(row['gain'], row['low'], row['high'])} "
-            f"({row['seeds']} seeds)."
+            f"({_counted(row['seeds'])})."
         )
     for _, row in results.enough.iterrows():
         lines.append(f"* {row['model']}, {row['initialisation']}: {_enough(row)}")
@@ -37,8 +37,9 @@ def _table(curves: pd.DataFrame) -> str:
     rows = ["| model | initialisation | fraction | " + " | ".join(NAMES.values()) + " |", "|---|---|---|" + "---|" * 3]
     for (model, start, fraction), group in curves.groupby(["model", "initialisation", "fraction"], sort=False):
         found = group.set_index("figure")
+        over = "images" if (found["seeds"] == 1).all() else "seeds"
         cells = [
-            _figure(*found.loc[name, ["value", "seeds_low", "seeds_high"]]) if name in found.index else "–"
+            _figure(*found.loc[name, ["value", f"{over}_low", f"{over}_high"]]) if name in found.index else "–"
             for name in NAMES
         ]
         rows.append(f"| {model} | {start} | {fraction:g} | " + " | ".join(cells) + " |")
@@ -67,6 +68,10 @@ def _gaps(gaps: pd.DataFrame) -> list[str]:
         what = f"the expression gap ({question}, {probe}: mean IoU of the probe minus the model's own)"
         lines.append(f"* {model}, {start}: {what} is {told}.")
     return lines
+
+
+def _counted(seeds: int) -> str:
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def _figure(value: float, low: float, high: float) -> str:
