@@ -205,8 +205,7 @@ class Window:
 
     def _add(self, patch: Patch, **look: Any) -> None:
         patch.set(fill=False, **look)
-        self._cut(patch)
-        self.sheet.page.add_artist(patch)
+        self._cut(self.sheet.page.add_artist(patch))
 
     def _seen(self, x: float, y: float) -> bool:
         return self.shown is None or self._touches((x, y, x, y))
