@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
 from matplotlib.textpath import TextToPath
+from matplotlib.transforms import Affine2D
 from PIL import Image
 
 from visualize.style import INK, RULE, new_figure
@@ -70,11 +71,11 @@ def break_lines(text: str, width: float, size: float) -> list[str]:
 
 
 class _Picture(AxesImage):
-    """An image of three colours, resized by Pillow: five times as fast as by matplotlib, which works in floats."""
+    """An image of three colours, resized by Pillow: several times as fast as by matplotlib, which works in floats."""
 
     def make_image(
         self, renderer: RendererBase, magnification: float = 1.0, unsampled: bool = False
-    ) -> tuple[np.ndarray, float, float, None]:
+    ) -> tuple[np.ndarray, float, float, Affine2D]:
         """The image at the size that it is drawn at, uint8 RGBA, its rows from the bottom, and its corner's place."""
         place = self.get_window_extent(renderer).extents
         left, bottom, right, top = (math.floor(edge * magnification + 0.5) for edge in place)
@@ -82,7 +83,7 @@ class _Picture(AxesImage):
         pixels = Image.fromarray(np.asarray(self.get_array()))
         blocks = size[0] > _BLOCKS * pixels.width  # shown as they are, as matplotlib does
         resized = pixels.resize(size, Image.Resampling.NEAREST if blocks else Image.Resampling.HAMMING)
-        return np.asarray(resized.convert("RGBA"))[::-1], left / magnification, bottom / magnification, None
+        return np.asarray(resized.convert("RGBA"))[::-1], left / magnification, bottom / magnification, Affine2D()
 
 
 class Sheet:
