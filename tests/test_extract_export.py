@@ -21,6 +21,7 @@ from torchvision.ops import box_iou
 from extract.export import KINDS, export
 from grounding.errors import BadInput
 from grounding.examples import Region
+from probe.cli.export import command
 
 BOX = ["x1", "y1", "x2", "y2"]
 
@@ -185,6 +186,13 @@ def test_what_cannot_be_exported_is_refused(run, examples, tmp_path, monkeypatch
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="is not a folder"):
         export(run, "csv", tmp_path / "file")
+
+
+def test_an_evaluation_is_told_what_it_has_already(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"is an evaluation.* --export-predictions"):
+        command(tmp_path, "coco", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_help_names_every_kind():

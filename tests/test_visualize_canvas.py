@@ -7,7 +7,6 @@ import pytest
 
 from grounding.errors import BadInput
 from visualize.canvas import Slot, arrange, enlarge, paint, spread_canvas, spread_cells, spread_maps, strength
-from visualize.style import heat_colours
 
 
 def test_a_planted_cell_covers_exactly_its_pixels():
@@ -72,7 +71,7 @@ def test_an_even_map_stays_pale_and_a_peak_is_full():
 def test_paint_leaves_pixels_of_no_value_pale_and_colours_the_others():
     pixels = np.full((2, 2, 3), 100, np.uint8)
     values = np.array([[0.0, 1.0], [0.0, 0.0]])
-    painted = paint(pixels, values, heat_colours())
+    painted = paint(pixels, values)
     pale = round(255 - 155 * 0.55)
     assert painted.dtype == np.uint8
     assert (painted[values == 0] == pale).all()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from visualize.caption import PAD, lay_out
 from visualize.overlays import number_phrases
-from visualize.sheet import break_lines, shorten, text_width
+from visualize.sheet import Sheet, break_lines, shorten, text_width
 
 
 def lines_of(caption) -> list[str]:
@@ -80,14 +81,39 @@ def test_no_break_spaces_hold_words_together():
     assert lines_of(caption) == ["aaaa", "bbbb\u00a0cccc"]
 
 
-def test_right_to_left_captions_start_at_the_right():
-    text = "עיגול אדום ליד ריבוע"
-    caption = lay_out(text, [[(0, 10)]], width=5)
-    assert [p.text for p in caption.pieces] == text.split()
+def test_right_to_left_captions_start_at_the_right_and_keep_a_phrase_together():
+    text = "עיגול אדום ליד TV ישן"
+    caption = lay_out(text, spans_of(text, "עיגול אדום", "TV ישן"), width=5)
+    assert [(p.text.strip(), p.phrase) for p in caption.pieces] == [("עיגול אדום", 0), ("ליד", None), ("TV ישן", 1)]
     lefts = [p.x for p in caption.pieces]
     assert lefts == sorted(lefts, reverse=True)
     assert caption.pieces[0].x + caption.pieces[0].width == pytest.approx(5)
-    assert [p.phrase for p in caption.pieces] == [0, 0, None, None]
+
+
+def drawn(text: str, **options) -> np.ndarray:
+    """A line of text as it is seen: where there is ink, ``[height, width]``, cut to what has any."""
+    sheet = Sheet(3, 0.5)
+    lay_out(text, [], width=3, **options).draw(sheet, 0, 0)
+    sheet.figure.canvas.draw()
+    ink = np.asarray(sheet.figure.canvas.buffer_rgba())[..., 0] < 128
+    rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "from_right", "bar_first"),
+    [("lש", True, False), ("שl", True, True), ("lש", False, True), ("שl", False, False)],
+)
+def test_letters_of_both_directions_are_ordered_as_in_the_whole_caption(text, from_right, bar_first):
+    ink = drawn(text, from_right=from_right)
+    left, right = ink[:, :2].sum(), ink[:, -2:].sum()  # the bar of l is as high as the line
+    assert (left > right) == bar_first
+
+
+def test_labels_of_phrases_stand_at_the_left_in_every_script():
+    label = lay_out("עיגול אדום   largest value", [[(0, 10)]], width=9, from_right=False)
+    assert label.pieces[0].x == 0
+    assert [p.phrase for p in label.pieces] == [0, None]
 
 
 def test_what_looks_like_mathematics_is_measured_as_it_is_written():

@@ -84,7 +84,7 @@ def test_values_against_a_phrase_have_colours_of_their_own_and_the_completeness_
     assert painted[2][side - 1, side - 1] == pytest.approx(cells[11, 3])
     for figure in (draw_example(case, [maps]), draw_grid(case, [maps])):
         words = texts(figure)
-        assert words.replace("\n", " ").count("sum misses the score's change of 2 by 0.1 (5.0%)") == 3
+        assert words.replace("\n", " ").count("check: the sum misses the score's change of 2 by 0.1 (5.0%)") == 3
         assert "against the phrase to for it" in words
 
 

@@ -213,7 +213,7 @@ def test_a_box_round_a_peak_is_not_called_what_the_iou_is_of():
     """The IoU of a heatmap counts all images, so that it may be above 0 where the box lies in a wrong one."""
     example = make_example(1)
     for heatmaps, box, measured in (
-        (True, "round its peak", "IoU of the whole heatmap with the truth:"),
+        (True, "round the peak of the model's heatmap", "IoU of the whole heatmap with the truth:"),
         (False, "model's box", "IoU with the truth:"),
     ):
         run = make_run([example], heatmaps=heatmaps)

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from pycocotools import mask as coco_mask
 
 from grounding.errors import BadInput
-from visualize.case import gather
+from visualize.case import CasePhrase, gather
 from visualize.gallery import draw_gallery
 from visualize.games import choices, draw_choices
 from visualize.overlays import draw_example
@@ -135,6 +135,19 @@ def test_target_and_answer_of_a_panorama_are_enlarged_without_distortion():
     assert "round the target" in texts(figure)
     assert len(insets_of(panorama((0.25, 0.5), (0.27, 0.5)))) == 1
     assert len(insets_of(panorama((0.25, 0.5), None))) == 1
+
+
+def test_what_reaches_out_of_an_inset_is_cut_off_at_its_edges():
+    case = panorama((0.25, 0.5), None)
+    wide = CasePhrase(0, "a", ((0, 1),), 0, boxes=((0.0, 0.4, 1.0, 0.6),), predicted=(0, (0.1, 0.45, 0.9, 0.55)))
+    figure = draw_example(replace(case, phrases=(wide,)))
+    figure.set_dpi(100)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    left, right, below, above = (round(100 * v) for v in figure.axes[0].images[1].get_extent())
+    assert (pixels[above + 10 : below - 10, left + 5 : right - 5] < 200).any()
+    assert (pixels[above:below, right + 3 :] == 255).all()
+    assert (pixels[above:below, : left - 3] == 255).all()
 
 
 def test_games_and_ordinary_pictures_have_no_insets(run, examples):

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 
 import numpy as np
-from matplotlib.colors import Colormap
 from PIL import Image
 
 from grounding.errors import BadInput
 from grounding.examples import Box, Point
+from visualize.style import cold_colours, heat_colours
 
 
 def spread_cells(cells: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -84,19 +85,27 @@ def signed_strength(cells: np.ndarray) -> np.ndarray:
     return cells / largest if largest > 0 else np.zeros_like(cells)
 
 
-def paint(pixels: np.ndarray, values: np.ndarray, colours: Colormap, against: Colormap | None = None) -> np.ndarray:
+def paint(pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
     """A paled grey image with values painted over it, uint8 RGB ``[height, width, 3]``.
 
-    values: -1..1 ``[height, width]``; 0 leaves the paled image, 1 is nearly opaque. against: colours of what is below
-    0, which leaves the paled image too where there are none.
+    values: -1..1 ``[height, width]``; 0 leaves the paled image, 1 and -1 (for and against) are nearly opaque.
     """
-    grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    paled = 255 - (255 - grey[..., None]) * 0.55
-    strength = np.clip(values, -1 if against is not None else 0, 1)[..., None]
-    alpha = 0.92 * np.abs(strength) ** 0.75
-    tint = colours(strength[..., 0])[..., :3]
-    if against is not None:
-        tint = np.where(strength < 0, against(-strength[..., 0])[..., :3], tint)
+    grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.intp)
+    strength = np.rint(np.clip(values, -1, 1) * _LEVELS).astype(np.intp) + _LEVELS
+    table = _painted()
+    return table.reshape(-1, 3).take(grey * table.shape[1] + strength, axis=0)
+
+
+_LEVELS = 255  # of strength to either side of 0: neighbours differ by a step or two of 255
+
+
+@cache
+def _painted() -> np.ndarray:
+    """The colour of every grey under every strength, uint8 ``[256, 2 _LEVELS + 1, 3]``: much faster to look up."""
+    paled = (255 - (255 - np.arange(256)) * 0.55)[:, None, None]
+    strength = np.arange(-_LEVELS, _LEVELS + 1) / _LEVELS
+    alpha = 0.92 * np.abs(strength)[:, None] ** 0.75
+    tint = np.where(strength[:, None] < 0, cold_colours()(-strength), heat_colours()(strength))[:, :3]
     return np.rint((1 - alpha) * paled + alpha * 255 * tint).astype(np.uint8)
 
 

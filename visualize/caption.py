@@ -13,6 +13,7 @@ from visualize.style import INK, contrast, phrase_colour
 
 LEADING = 1.75
 PAD = 0.028
+LEFT_MARK, RIGHT_MARK = "\u200e", "\u200f"
 _WORD = r"[\S\u00a0\u202f]+"  # no line ends at a no-break space
 
 
@@ -34,12 +35,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption laid out for a width; a block of a page. ``colours`` replaces the phrases' own colours."""
+    """A caption laid out for a width; a block of a page. ``colours`` replaces the phrases' own colours.
+
+    from_right: whether it is a text in a right-to-left script, whose lines start at the right.
+    """
 
     pieces: tuple[Piece, ...]
     lines: int
     size: float
     colours: tuple[str, ...] = ()
+    from_right: bool = False
 
     @property
     def height(self) -> float:
@@ -57,12 +62,20 @@ class Caption:
                 colour = contrast(fill)
                 sheet.rectangle(left, baseline - 1.0 * em, piece.width, 1.36 * em, 0.16 * em, facecolor=fill)
                 left += PAD
-            sheet.text(left, baseline, piece.text, self.size, color=colour)
+            sheet.text(left, baseline, self._directed(piece.text), self.size, color=colour)
             for depth, outer in enumerate(piece.around[:2]):
                 sheet.rectangle(
                     x + piece.x, baseline + (0.42 + 0.16 * depth) * em, piece.width, 0.1 * em,
                     facecolor=self._colour(outer),
                 )  # fmt: skip
+
+    def _directed(self, text: str) -> str:
+        """A piece with a mark (of no width) that has matplotlib order its characters as within the whole caption."""
+        if text[0] in (LEFT_MARK, RIGHT_MARK):
+            return text
+        if self.from_right:
+            return RIGHT_MARK + text
+        return LEFT_MARK + text if any(unicodedata.bidirectional(c) in ("R", "AL") for c in text) else text
 
     def _colour(self, phrase: int) -> str:
         return self.colours[phrase] if self.colours else phrase_colour(phrase)
@@ -75,14 +88,17 @@ def lay_out(
     size: float = 10.5,
     max_lines: int | None = None,
     colours: Sequence[str] = (),
+    from_right: bool | None = None,
 ) -> Caption:
     """Break a caption into lines of ``width`` inches and find where each phrase's words lie.
 
     caption: shown literally (``$`` and ``_`` mean themselves). spans: per phrase, character spans ``[begin, end)``.
-    max_lines: cut with an ellipsis after that many. A caption in a right-to-left script starts at the right.
+    max_lines: cut with an ellipsis after that many. from_right: whether lines start at the right, and phrases follow
+    each other from there; None: as it is in the script of the first letter.
     """
     text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in caption)
-    owned = _Owned(text, _holders(len(text), spans), _right_to_left(text))
+    from_right = is_right_to_left(text) if from_right is None else from_right
+    owned = _Owned(text, _holders(len(text), spans))
     lines = _break(owned, width, size)
     cut = max_lines is not None and len(lines) > max_lines
     pieces: list[Piece] = []
@@ -90,8 +106,8 @@ def lay_out(
         runs = owned.runs(begin, end)
         if cut and number == max_lines - 1:  # type: ignore[operator]
             runs = _shortened(runs, width, size)
-        pieces += _place(runs, number, size, width if owned.from_right else None)
-    return Caption(tuple(pieces), min(len(lines), max_lines or len(lines)), size, tuple(colours))
+        pieces += _place(runs, number, size, width if from_right else None)
+    return Caption(tuple(pieces), min(len(lines), max_lines or len(lines)), size, tuple(colours), from_right)
 
 
 Run = tuple[str, tuple[int, ...]]
@@ -103,20 +119,13 @@ class _Owned:
 
     text: str
     holders: list[tuple[int, ...]]
-    from_right: bool
 
     def runs(self, begin: int, end: int) -> list[Run]:
-        """Runs of characters of the same phrases; in right-to-left text, words and spaces apart.
-
-        Words, not characters, change places there: each word is drawn in its own order.
-        """
+        """Runs of characters of the same phrases."""
         runs: list[Run] = []
         for position in range(begin, end):
             character, held = self.text[position], self.holders[position]
-            joins = bool(runs) and runs[-1][1] == held
-            if joins and self.from_right:
-                joins = runs[-1][0][-1].isspace() == character.isspace()
-            if joins:
+            if runs and runs[-1][1] == held:
                 runs[-1] = (runs[-1][0] + character, held)
             else:
                 runs.append((character, held))
@@ -186,7 +195,7 @@ def _place(runs: list[Run], line: int, size: float, right_edge: float | None) ->
     return pieces
 
 
-def _right_to_left(text: str) -> bool:
+def is_right_to_left(text: str) -> bool:
     """Whether the first letter with a direction belongs to a right-to-left script."""
     directions = (unicodedata.bidirectional(c) for c in text)
     return next((d in ("R", "AL") for d in directions if d in ("L", "R", "AL")), False)

@@ -9,14 +9,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from visualize.canvas import spread_maps, strength
-from visualize.caption import lay_out
 from visualize.case import Case
 from visualize.legend import Legend
 from visualize.maps import SiteMaps
-from visualize.overlays import Title, coloured_caption, left_out, missing_notes, phrase_label
+from visualize.overlays import Title, coloured_caption, left_out, missing_notes, phrase_head
 from visualize.panel import Panel
 from visualize.sheet import POINT, Block, Column, Lines, Row, Sheet, break_lines, on_page
-from visualize.style import FAINT, phrase_colour, styled
+from visualize.style import FAINT, styled
 
 WIDTH = 10.4
 _ACROSS = 3  # phrases beside each other
@@ -53,7 +52,7 @@ def draw_grid(case: Case, rows: Sequence[SiteMaps], title: str = "", most_phrase
 
 def _band(case: Case, rows: Sequence[SiteMaps], numbers: Sequence[int], each: float) -> Iterator[Block]:
     """The rows of some phrases beside each other, under their names."""
-    yield _Labelled("", [_name(case, number, each) for number in numbers], each)
+    yield _Labelled("", [phrase_head(case, number, each) for number in numbers], each)
     yield _Labelled("truth and model", [_panel(case, number, each, None, predicted=True) for number in numbers], each)
     if case.has_heatmaps:
         yield _Labelled("model's own\nheatmap", [_own(case, number, each) for number in numbers], each)
@@ -66,11 +65,6 @@ def _labels(rows: Sequence[SiteMaps]) -> list[str]:
     parts = list(zip(*(maps.parts for maps in rows), strict=True))
     differing = [values for values in parts if len(set(values)) > 1] or parts
     return ["\n".join(filter(None, values)) for values in zip(*differing, strict=True)]
-
-
-def _name(case: Case, number: int, width: float) -> Block:
-    label = phrase_label(case, number, width - 0.1, 8.0)
-    return lay_out(label, [[(0, len(label))]], width, 8.0, 1, (phrase_colour(number),))
 
 
 def _own(case: Case, number: int, width: float) -> Block | None:

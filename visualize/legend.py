@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matplotlib.colors import to_hex
+import numpy as np
 
 from visualize.case import Case
 from visualize.sheet import POINT, Sheet, text_width
 from visualize.style import FAINT, INK, RIGHT, WRONG, cold_colours, heat_colours
 
+_SAMPLE = 0.33  # inches from a sample's left edge to its meaning
+Entry = tuple[str, str, str]  # kind, colour and meaning of a sample
+
 
 @dataclass(frozen=True)
 class Legend:
-    """What lines, frames, marks and colours mean in drawings of some cases, on one line at the foot of a figure.
+    """What lines, frames, marks and colours mean in drawings of some cases, at the foot of a figure.
 
     maps: heat from a map's mean on is drawn; signed: also maps with values for and against.
     """
@@ -28,24 +31,37 @@ class Legend:
     @property
     def height(self) -> float:
         """Height in inches."""
-        return 1.9 * self.size * POINT
+        return self._line * (1 + max(line for line, *_ in self._placed()))
 
     def draw(self, sheet: Sheet, x: float, y: float) -> None:
         """Draw with the top left corner at (x, y)."""
-        middle = y + 0.95 * self.size * POINT
-        for kind, colour, text in self._entries():
-            _sample(sheet, kind, colour, x, middle)
-            x += 0.33
-            sheet.text(x, middle + 0.36 * self.size * POINT, text, self.size, color=FAINT)
-            x += text_width(text, self.size) + 0.2
+        for line, left, (kind, colour, text) in self._placed():
+            middle = y + (line + 0.5) * self._line
+            _sample(sheet, kind, colour, x + left, middle)
+            sheet.text(x + left + _SAMPLE, middle + 0.36 * self.size * POINT, text, self.size, color=FAINT)
 
-    def _entries(self) -> list[tuple[str, str, str]]:
-        """Kind, colour and meaning of each sample."""
+    @property
+    def _line(self) -> float:
+        """Height of a line in inches."""
+        return 1.9 * self.size * POINT
+
+    def _placed(self) -> list[tuple[int, float, Entry]]:
+        """Line and left edge in inches of each sample; a new line is begun where one is full."""
+        placed, line, left = [], 0, 0.0
+        for entry in self._entries():
+            wide = _SAMPLE + text_width(entry[2], self.size)
+            if left and left + wide > self.width:
+                line, left = line + 1, 0.0
+            placed.append((line, left, entry))
+            left += wide + 0.2
+        return placed
+
+    def _entries(self) -> list[Entry]:
         cases = self.cases
         entries = [("solid", INK, "true region")]
         if any(phrase.predicted for case in cases for phrase in case.phrases):
             heated = any(case.has_heatmaps for case in cases)
-            entries.append(("dashed", INK, "round its peak" if heated else "model's box"))
+            entries.append(("dashed", INK, "round the peak of the model's heatmap" if heated else "model's box"))
         right = any(case.correct for case in cases)
         wrong = any(not case.correct and case.answer is not None for case in cases)
         if any(case.is_game for case in cases):
@@ -68,10 +84,9 @@ def _sample(sheet: Sheet, kind: str, colour: str, x: float, middle: float) -> No
         style = {"linestyle": (0, (2.2, 1.6)), "linewidth": 1.6} if kind == "dashed" else {"linewidth": 2.0}
         sheet.line(x, middle, x + 0.26, middle, color=colour, solid_capstyle="butt", **style)
     elif kind in ("heat", "both"):
-        for step in range(26):
-            value = step / 25 if kind == "heat" else 2 * step / 25 - 1
-            colour = to_hex((heat_colours() if value >= 0 else cold_colours())(abs(value)))
-            sheet.rectangle(x + 0.01 * step, middle - half, 0.0101, 2 * half, facecolor=colour)
+        values = np.linspace(0 if kind == "heat" else -1, 1, 26)
+        colours = np.where(values[:, None] < 0, cold_colours()(-values), heat_colours()(values))
+        sheet.shades(colours, x, middle - half, 0.26, 2 * half)
     elif kind in ("ring", "cross"):
         mark = {"marker": "o", "markerfacecolor": "none"} if kind == "ring" else {"marker": "X"}
         sheet.line(x + 0.13, middle, x + 0.13, middle, color=colour, markersize=7, **mark)

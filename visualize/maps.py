@@ -164,5 +164,5 @@ def _completeness(run: Run, site: str, view: str, rows: Sequence[int]) -> dict[i
     for row in rows:
         change, missed = (float(value) for value in table[row])
         share = f" ({abs(missed / change):.1%})" if change else ""
-        told[row] = f"sum misses the score's change of {change:.3g} by {abs(missed):.2g}{share}"
+        told[row] = f"completeness check: the sum misses the score's change of {change:.3g} by {abs(missed):.2g}{share}"
     return told

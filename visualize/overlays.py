@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from grounding.examples import Span
 from visualize.canvas import spread_maps, strength
-from visualize.caption import Caption, lay_out
+from visualize.caption import RIGHT_MARK, Caption, is_right_to_left, lay_out
 from visualize.case import Case
 from visualize.legend import Legend
 from visualize.maps import SiteMaps
@@ -148,9 +148,21 @@ def overlap_line(case: Case, width: float, size: float = 8.0) -> Caption:
 
 
 def phrase_label(case: Case, number: int, width: float, size: float) -> str:
-    """A phrase's words, shortened to ``width`` inches, with its number if the caption has numbers."""
+    """A phrase's words, shortened to ``width`` inches, with its number if the caption has numbers.
+
+    Of a caption in a right-to-left script it begins with a mark, so that it is ordered as it is in there.
+    """
     raised = str(number + 1).translate(SUPERSCRIPTS) if needs_numbers(case) else ""
-    return shorten(case.phrases[number].text, width, size) + raised
+    mark = RIGHT_MARK if is_right_to_left(case.caption) else ""
+    return mark + shorten(case.phrases[number].text, width, size) + raised
+
+
+def phrase_head(case: Case, number: int, width: float, remark: str = "") -> Caption:
+    """A phrase's words on its colour, and a remark beside them: from the left in every script, as its pictures are."""
+    size, space = 8.0, 0.3 if remark else 0.1
+    label = phrase_label(case, number, width - text_width(remark, size) - space, size)
+    text = f"{label}   {remark}" if remark else label
+    return lay_out(text, [[(0, len(label))]], width, size, 1, (phrase_colour(number),), from_right=False)
 
 
 def missing_notes(case: Case, width: float) -> list[Block]:
@@ -161,6 +173,7 @@ def missing_notes(case: Case, width: float) -> list[Block]:
     for index, reason in case.missing.items():
         reasons.setdefault(reason, []).append(index)
     notes = [f"candidate {', '.join(map(str, indexes))}: {reason}" for reason, indexes in reasons.items()]
+    notes = notes if len(case.images) > 1 else list(reasons)
     return [Lines([shorten(note, width, 7.5) for note in notes[:3]], 7.5, {"color": WRONG})]
 
 
@@ -200,14 +213,9 @@ def _beside_mean(cells: np.ndarray) -> str:
 def _strip(case: Case, number: int, width: float, values: list[np.ndarray], remark: str) -> Column:
     """A phrase's map over the candidates; values 0..1 at the case's pixels."""
     if len(case.images) == 1:  # narrow, and as tall as the image above
-        label = phrase_label(case, number, width - 0.1, 8.0)
-        words: list[Block] = [
-            lay_out(label, [[(0, len(label))]], width, 8.0, 1, (phrase_colour(number),)),
-            Lines([remark], 8.0),
-        ]
+        words: list[Block] = [phrase_head(case, number, width), Lines([remark], 8.0)]
         return Column([*words, Panel(case, width, number, values, predicted=False)], gap=0.03)
-    label = phrase_label(case, number, width - text_width(remark, 8.0) - 0.3, 8.0)
-    head = lay_out(f"{label}   {remark}", [[(0, len(label))]], width, 8.0, 1, (phrase_colour(number),))
+    head = phrase_head(case, number, width, remark)
     many = len(case.images) > 6  # in one row, unlike the images above: numbered, to be found again
     panel = Panel(case, width, number, values, predicted=False, labels=many, per_row=10, tallest=1.6)
     return Column([head, panel], gap=0.03)

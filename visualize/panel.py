@@ -12,6 +12,7 @@ from contourpy import contour_generator
 from matplotlib.artist import Artist
 from matplotlib.patches import Patch, Polygon, Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox, TransformedBbox
 
 from grounding.examples import Box, Point
 from visualize.canvas import Arrangement, Slot, arrange, line_places, paint
@@ -23,10 +24,8 @@ from visualize.style import (
     RIGHT,
     RULE,
     WRONG,
-    cold_colours,
     contrast,
     halo,
-    heat_colours,
     phrase_colour,
 )
 
@@ -95,7 +94,7 @@ class Panel:
     def _image(self, sheet: Sheet, index: int, place: Slot) -> None:
         pixels = self.case.images[index]
         if self.values is not None:
-            pixels = paint(pixels, self.values[index], heat_colours(), cold_colours())
+            pixels = paint(pixels, self.values[index])
         elif index in self.case.missing:
             x, y = place.points([(0.5, 0.5)])[0]
             sheet.text(x, y, "image\nnot available", 6.5, ha="center", va="center", color=FAINT, zorder=0.5)
@@ -206,7 +205,7 @@ class Window:
 
     def _add(self, patch: Patch, **look: Any) -> None:
         patch.set(fill=False, **look)
-        self._cut(self.sheet.page.add_patch(patch))
+        self._cut(self.sheet.page.add_artist(patch))
 
     def _seen(self, x: float, y: float) -> bool:
         return self.shown is None or self._touches((x, y, x, y))
@@ -220,8 +219,8 @@ class Window:
 
     def _cut(self, artist: Artist) -> None:
         place = self.shown or self.place
-        edges = Rectangle((place.x, place.y), place.width, place.height, transform=self.sheet.page.transData)
-        artist.set_clip_path(edges)
+        edges = Bbox.from_bounds(place.x, place.y, place.width, place.height)
+        artist.set_clip_box(TransformedBbox(edges, self.sheet.page.transData))
 
     def _tag(self, box: Box, number: int) -> None:
         colour, place = phrase_colour(number), self.shown or self.place

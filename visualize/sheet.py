@@ -5,22 +5,29 @@ Drawings are planned first (every block knows its height) and drawn once the pag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
+from matplotlib.backend_bases import RendererBase
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.text import Text
 from matplotlib.textpath import TextToPath
+from matplotlib.transforms import Affine2D
+from PIL import Image
 
 from visualize.style import INK, RULE, new_figure
 
 POINT = 1 / 72
+_BLOCKS = 3  # times that an image is enlarged, from which on its pixels are seen as squares
 _PATHS = TextToPath()
 
 
@@ -63,18 +70,37 @@ def break_lines(text: str, width: float, size: float) -> list[str]:
     return lines
 
 
+class _Picture(AxesImage):
+    """An image of three colours, resized by Pillow: several times as fast as by matplotlib, which works in floats."""
+
+    def make_image(
+        self, renderer: RendererBase, magnification: float = 1.0, unsampled: bool = False
+    ) -> tuple[np.ndarray, float, float, Affine2D]:
+        """The image at the size that it is drawn at, uint8 RGBA, its rows from the bottom, and its corner's place."""
+        place = self.get_window_extent(renderer).extents
+        left, bottom, right, top = (math.floor(edge * magnification + 0.5) for edge in place)
+        size = max(right - left, 1), max(top - bottom, 1)
+        pixels = Image.fromarray(np.asarray(self.get_array()))
+        blocks = size[0] > _BLOCKS * pixels.width  # shown as they are, as matplotlib does
+        resized = pixels.resize(size, Image.Resampling.NEAREST if blocks else Image.Resampling.HAMMING)
+        return np.asarray(resized.convert("RGBA"))[::-1], left / magnification, bottom / magnification, Affine2D()
+
+
 class Sheet:
     """A figure on which things are placed in inches; x to the right, y down from the top left corner."""
 
     def __init__(self, width: float, height: float):
         self.figure: Figure = new_figure(width, height)
         # One frameless axes over the whole page, in inches: a page holds dozens of images, and axes are slow to make.
+        # Its limits stay, so that things are added as mere artists: add_patch and add_line would look for new limits.
         self.page = self.figure.add_axes((0, 0, 1, 1), autoscale_on=False, xlim=(0, width), ylim=(height, 0))
         self.page.set_axis_off()
 
     def image(self, pixels: np.ndarray, x: float, y: float, width: float, height: float) -> None:
         """An image, uint8 ``[h, w, 3]``, that fills exactly this rectangle."""
-        self.page.imshow(pixels, extent=(x, x + width, y + height, y), aspect="auto")
+        picture = _Picture(self.page, extent=(x, x + width, y + height, y))
+        picture.set_data(pixels)
+        self.page.add_image(picture)
 
     def text(self, x: float, y: float, text: str, size: float, **options: Any) -> Text:
         """A line of plain text whose baseline is at ``y``."""
@@ -86,17 +112,25 @@ class Sheet:
         options = {"linewidth": 0, "zorder": -1, **options}
         if rounding:
             style = f"round,pad=0,rounding_size={rounding}"
-            self.page.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, **options))
+            self.page.add_artist(FancyBboxPatch((x, y), width, height, boxstyle=style, **options))
         else:
-            self.page.add_patch(Rectangle((x, y), width, height, **options))
+            self.page.add_artist(Rectangle((x, y), width, height, **options))
+
+    def shades(self, colours: np.ndarray, x: float, y: float, width: float, height: float) -> None:
+        """A rectangle in equal parts from left to right, ``colours`` RGBA 0..1 ``[parts, 4]``."""
+        edges = np.linspace(x, x + width, len(colours) + 1)
+        spans = [(left, x + width - left) for left in edges[:-1]]  # over each other, so that no seam is seen
+        corners = [[(left, y), (left + wide, y), (left + wide, y + height), (left, y + height)] for left, wide in spans]
+        self.page.add_collection(PolyCollection(corners, facecolors=colours, linewidths=0, zorder=-1), autolim=False)
 
     def outline(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
         """The edge of a rectangle, over everything that was drawn before."""
-        self.page.add_patch(Rectangle((x, y), width, height, fill=False, **{"edgecolor": INK, "zorder": 3, **options}))
+        options = {"edgecolor": INK, "zorder": 3, **options}
+        self.page.add_artist(Rectangle((x, y), width, height, fill=False, **options))
 
     def line(self, x1: float, y1: float, x2: float, y2: float, **options: Any) -> None:
         """A straight line; with a ``marker`` and no length, a mark."""
-        self.page.add_line(Line2D((x1, x2), (y1, y2), **{"color": INK, **options}))
+        self.page.add_artist(Line2D((x1, x2), (y1, y2), **{"color": INK, **options}))
 
 
 class Block(Protocol):

@@ -28,7 +28,14 @@ def command(
     from extract.export import export
     from extract.from_checkpoint import examples_of
     from extract.reader import Run
+    from grounding.errors import BadInput
+    from grounding.evaluation_files import SUMMARY
 
+    if (run / SUMMARY).is_file() and not (run / "manifest.json").is_file():
+        raise BadInput(
+            f"{str(run)!r} is an evaluation, whose tables are CSV and Parquet already; accepted: a run of probe "
+            "extract. Ranked boxes for COCO's tools: probe evaluate --export-predictions FILE"
+        )
     opened = Run.open(run)
     with progress_bar("exporting", as_json) as progress:
         examples = {} if to in ("csv", "parquet") else examples_of(opened, root=root)
