@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
@@ -101,8 +101,8 @@ def fit_probes(
     found = {}
     for number, site in enumerate(chosen):
         condition = Condition(question.name, [question.features(site)], question.widths(site))
-        tried = (given[site.name],) if site.name in given else getattr(settings, f"{probe}_strengths")
-        question.settings = replace(settings, **{f"{probe}_strengths": tried})
+        tried: dict[str, Any] = {f"{probe}_strengths": (given[site.name],)} if site.name in given else {}
+        question.settings = replace(settings, **tried)
         fitted = fit_under(condition, question, probe, split, seed)
         found[site.name] = fitted.chosen[0].probe, question.image_site(site)
         if progress is not None:
@@ -134,6 +134,7 @@ def probe_maps(
     found = []
     for site in probes.sites:
         parts = np.split(probes.read(site, asked), np.cumsum(grids.prod(axis=1))[:-1])
+        # Of no phrases split makes one part, which strict would complain about.
         cells = {int(row): cells.reshape(grid) for row, cells, grid in zip(asked, parts, grids, strict=False)}
         found.append(PhraseMaps(site, cells, part))
     return found

@@ -7,7 +7,7 @@ import json
 import pytest
 from report_pages import chunk
 from test_probe_cli import run as probe
-from tiny_model import tiny_games
+from test_probe_cli_sweep import games_of_own_images
 from tiny_run import run_tiny
 
 from extract.from_checkpoint import extract_checkpoint
@@ -34,7 +34,7 @@ def test_a_folder_of_something_else_is_refused_before_the_run_is_opened(tmp_path
 def swept(tmp_path_factory):
     """A tiny run, whose sweep of localisation lies beside it."""
     folder = tmp_path_factory.mktemp("swept")
-    run = run_tiny(folder / "run", tiny_games(20))
+    run = run_tiny(folder / "run", games_of_own_images(20))
     sweep(
         run, ("linear",), (), questions=("localisation",), out=folder / "asked", linear_strengths=(0.3,), resamples=20
     )

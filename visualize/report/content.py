@@ -49,7 +49,7 @@ class Content:
         own = [int(rows[place]) for rows in self.rows]
         return example_record(self.subjects, own, self.series, self.example(place)[0], images)
 
-    def list(self, place: int, record: Mapping[str, Any]) -> None:
+    def add_to_index(self, place: int, record: Mapping[str, Any]) -> None:
         """Add an example to the index, in the order of places."""
         groundings = [column[rows[place]] for column, rows in zip(self._groundings, self.rows, strict=True)]
         self.table.add(record, groundings)
@@ -65,7 +65,7 @@ class Content:
     def index(
         self, title: str | None, overview: Overview, choices: Sequence[Choice], chunk: int, missing: int = 0
     ) -> dict[str, Any]:
-        """The index, once all examples are listed. chunk: examples a file. missing: images that cannot be shown."""
+        """The index, once all examples are in it. chunk: examples a file. missing: images that cannot be shown."""
         runs = [
             run_record(subject, series, choice.held, choice.left_out) | {"figures": figures, "words": words}
             for subject, series, choice, figures, words in zip(

@@ -42,7 +42,7 @@ class LiveReport:
         choices = [Choice(_everything(subject), ()) for subject in subjects]
         self._held = {(number, held.view): held for number, one in enumerate(choices) for held in one.held}
         for place in range(content.count):
-            content.list(place, content.record(place, self._promised(place)))
+            content.add_to_index(place, content.record(place, self._promised(place)))
         self._index = content.index(title, write_overview(subjects, words, folder / "figures"), choices, chunk=1)
 
     def chunk(self, name: str) -> Any:

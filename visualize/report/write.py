@@ -156,7 +156,7 @@ class _Writer:
         records = []
         for place in range(begin, end):
             record = self._record(place)
-            self.content.list(place, record)
+            self.content.add_to_index(place, record)
             self.missing += sum("missing" in image for image in record["images"])
             records.append(record)
         write_chunk(self.folder / "data", f"examples-{begin // MOST_EXAMPLES}", records)
