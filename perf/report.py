@@ -102,11 +102,11 @@ def _browse(folder: Path, chromium: str, count: int) -> None:
         for _ in range(ROUNDS):
             for view in ("overview", "gallery"):
                 page = browser.new_page()
-                page.goto(f"{folder.resolve().as_uri()}/index.html#/{view}")
-                shown = page.evaluate(SHOWN)
                 meter = page.context.new_cdp_session(page)
                 meter.send("Performance.enable", {"timeDomain": "threadTicks"})
-                times.setdefault(f"first view: {view}", []).append((shown, float("nan")))
+                page.goto(f"{folder.resolve().as_uri()}/index.html#/{view}")
+                shown = page.evaluate(SHOWN)
+                times.setdefault(f"first view: {view}", []).append((shown, _busy(meter)))
                 for name in FILTERS if view == "gallery" else ():
                     before = _busy(meter)
                     taken = page.evaluate(CHOSEN, f"/gallery?{name}")

@@ -58,14 +58,12 @@ class PairFeatures:
         raise TypeError("PairFeatures is not a sequence of rows; index it with a mask")
 
     def in_memory(self) -> Iterator[PairFeatures]:
-        """The pairs in order: all at once, or, of rows on disk, some at a time with only the rows that they need."""
-        if isinstance(self.phrase, np.ndarray):
-            yield self
-            return
-        for begin in range(0, len(self), _CHUNK):
-            part = self[np.arange(begin, min(begin + _CHUNK, len(self)))]
-            phrases, phrase_row = np.unique(part.phrase_row, return_inverse=True)
-            regions, region_row = np.unique(part.region_row, return_inverse=True)
+        """The pairs in order with only the rows that they need: all at once, or, of rows on disk, some at a time."""
+        size = max(len(self), 1) if isinstance(self.phrase, np.ndarray) else _CHUNK
+        for begin in range(0, max(len(self), 1), size):
+            part = self[np.arange(begin, min(begin + size, len(self)))]
+            phrases, phrase_row = used_rows(part.phrase_row)
+            regions, region_row = used_rows(part.region_row)
             yield PairFeatures(self.phrase[phrases], self.region[regions], phrase_row, region_row, part.block)
 
     def require_finite(self, where: str = "X") -> None:
@@ -81,6 +79,18 @@ class PairFeatures:
                     f"{where}: {int(broken.sum())} of {len(rows)} {view} rows are not finite (NaN or infinity); "
                     "leave the site out, or extract it again in float32 or bfloat16"
                 )
+
+
+def used_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The row numbers that occur, in order, and the place of each of ``rows`` among them: as ``np.unique`` with its
+    inverse, without sorting, for numbers not much larger than there are rows.
+
+    >>> used_rows(np.array([5, 2, 5]))
+    (array([2, 5]), array([1, 0, 1]))
+    """
+    occurs = np.zeros(rows.max(initial=-1) + 1, dtype=bool)
+    occurs[rows] = True
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[rows]
 
 
 def read_rows(run: Run, site: str, view: str) -> np.ndarray:

@@ -27,8 +27,8 @@ def token_counts(run: Run, site: SiteInfo) -> dict[str, np.ndarray]:
     return counts
 
 
-def read_tokens(run: Run, site: SiteInfo, stream: str) -> np.ndarray:
-    """States of a stream's tokens of all examples, one below the other, float32 ``[n, D]``.
+def read_tokens(run: Run, site: SiteInfo, stream: str, examples: np.ndarray | None = None) -> np.ndarray:
+    """States of a stream's tokens of all examples (or of these rows), one below the other, float32 ``[n, D]``.
 
     Raises BadInput where the site does not hold the tokens of every example.
     """
@@ -44,8 +44,10 @@ def read_tokens(run: Run, site: SiteInfo, stream: str) -> np.ndarray:
         if name == stream:
             break
         before += count
-    first = np.cumsum(lengths) - lengths + before
-    return np.asarray(run.read(site.name, "tokens", rows=ranges(first, counts[stream])), dtype=np.float32)
+    first, count = np.cumsum(lengths) - lengths + before, counts[stream]
+    if examples is not None:
+        first, count = first[examples], count[examples]
+    return np.asarray(run.read(site.name, "tokens", rows=ranges(first, count)), dtype=np.float32)
 
 
 def sites_with_tokens(run: Run, stream: str, question: str) -> list[SiteInfo]:

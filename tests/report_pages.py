@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,24 @@ def chunk(report: Path, name: str):
     assert found is not None
     assert found[1] == name
     return json.loads(found[2])
+
+
+def unpack(text: str, dtype=np.uint8) -> np.ndarray:
+    """The bytes of a packed array."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
+
+
+@dataclass(frozen=True)
+class PlantedProbes:
+    """Maps of probes ``[phrases, rows, columns]`` at the first site, half of them at the second."""
+
+    run: FakeRun
+    cells: np.ndarray
+    part: Mapping[int, str]
+    sites: tuple[str, ...] = SITES[:2]
+
+    def read(self, site: str, phrases: np.ndarray) -> np.ndarray:
+        return self.cells[phrases].ravel() / (1 + self.sites.index(site))
 
 
 def items_of(run: FakeRun, right: bool = True) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 
 from extract.export import export
 from extract.from_checkpoint import examples_of, extract_checkpoint
-from probe.cli.visualize import MAPS
+from probe.cli.options import MAPS
 from visualize.maps import PROBE, TASK, kinds_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "visualizing.md"

@@ -7,8 +7,12 @@ import json
 import pytest
 from report_pages import chunk
 from test_probe_cli import run as probe
+from test_probe_cli_sweep import games_of_own_images
+from tiny_run import run_tiny
 
 from extract.from_checkpoint import extract_checkpoint
+from probe.cli.report import read_subjects, views_of
+from probe.sweep import sweep
 
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
@@ -24,6 +28,48 @@ def test_a_folder_of_something_else_is_refused_before_the_run_is_opened(tmp_path
     code, _, err = probe(monkeypatch, capsys, "report", tmp_path / "no-run", "--out", tmp_path)
     assert code == 2
     assert "holds other files" in err
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A tiny run, whose sweep of localisation lies beside it."""
+    folder = tmp_path_factory.mktemp("swept")
+    run = run_tiny(folder / "run", games_of_own_images(20))
+    sweep(
+        run, ("linear",), (), questions=("localisation",), out=folder / "asked", linear_strengths=(0.3,), resamples=20
+    )
+    return folder
+
+
+def test_probes_are_fitted_where_a_sweep_asked_localisation_or_where_they_are_asked_for(swept):
+    run, asked = swept / "run", [swept / "asked"]
+    (subject,) = read_subjects([run], asked)
+    assert {probe.strength for probe, _ in subject.probed.probes.values()} == {0.3}
+    assert set(subject.probed.sites) == set(subject.sweep["site"])
+    assert read_subjects([run])[0].probed is None
+    assert read_subjects([run], asked, maps=["attention"])[0].probed is None
+    assert set(read_subjects([run], maps=["probe"])[0].probed.sites) == set(subject.probed.sites)
+    assert views_of([subject], ["sink-filtered", "probe"]) == ["attention", "probe"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--map", "rollout"), "map 'rollout' is unknown; accepted: attention"),
+        (("--map", "relevance.occlusion"), "this run holds no relevance.occlusion"),
+        (("--sweep", "a", "--sweep", "b"), "sweep: 2 given for 1 runs; accepted: one for each, in their order"),
+        (("--sweep", "nothing"), "sweep 'nothing' holds no sweep.csv"),
+        (("--map", "probe", "--budget-mb", 0), "budget-mb 0.0 is not a size"),
+    ],
+)
+def test_maps_sweeps_and_budgets_are_checked_before_anything_is_fitted(
+    swept, tmp_path, monkeypatch, capsys, options, message
+):
+    monkeypatch.setattr("probe.phrase_maps.fit_probes", None)
+    code, _, err = probe(monkeypatch, capsys, "report", swept / "run", "--out", tmp_path / "out", *options)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

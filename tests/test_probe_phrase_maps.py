@@ -8,10 +8,10 @@ from fake_run import make_run, noise, patch_of, plant_patches
 
 from grounding.errors import BadInput
 from probe.gaps import example_gaps
-from probe.phrase_maps import probe_maps, unseen_examples
+from probe.phrase_maps import fit_probes, probe_maps, swept_strengths, unseen_examples
 from probe.settings import SweepSettings
 from probe.sweep import sweep
-from probe.tables import read_settings
+from probe.tables import read_settings, read_sweep
 
 SETTINGS = {"linear_strengths": (0.1, 0.01), "resamples": 20}
 
@@ -69,6 +69,21 @@ def test_examples_that_the_probe_saw_are_told_apart(run):
     (maps,) = probe_maps(run, range(len(run.examples)), sites=["block.1"], settings=SweepSettings(**SETTINGS))
     assert set(maps.part.values()) == {"train", "validation", "test"}
     assert len(maps.cells) == len(run.phrases)
+
+
+def test_probes_draw_any_phrase_when_asked_as_all_at_once(run, swept):
+    settings = read_settings(swept, run)
+    strengths = swept_strengths(read_sweep(swept, run), settings.seeds[0])
+    assert set(strengths) == {"block.0", "block.1"}
+    assert set(strengths.values()) <= set(SETTINGS["linear_strengths"])
+    probes = fit_probes(run, ["block.1"], settings=settings, strengths=strengths)
+    assert probes.probes["block.1"][0].strength == strengths["block.1"]
+    (maps,) = probe_maps(run, range(len(run.examples)), sites=["block.1"], settings=settings)
+    rows = np.array([7, 2, 3])
+    found = probes.read("block.1", rows).reshape(3, 5, 5)
+    np.testing.assert_allclose(found, [maps.cells[row] for row in rows], atol=0.02)  # one fit, begun elsewhere
+    assert probes.read("block.1", rows[:0]).size == 0
+    assert probes.part == maps.part
 
 
 def test_gaps_are_of_test_images_at_the_best_site(run, swept):

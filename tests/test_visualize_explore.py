@@ -8,15 +8,16 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_gallery import make_example, make_run
-from report_pages import EVIL, by_id, chunk, items_of, two_runs
+from report_pages import EVIL, by_id, chunk, items_of, two_runs, unpack
 
 from grounding.errors import BadInput
 from visualize import explore
 from visualize.explorer import CHANGES, ORDERS, QUADRANTS
 from visualize.front import script
-from visualize.report import Subject
+from visualize.report import Subject, write_report
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +38,73 @@ def answers(explorer, asked: dict) -> list[tuple[dict, list]]:
     return json.loads(json.dumps([content for content, _ in sent])), [buffers for _, buffers in sent]
 
 
-def test_chunks_are_those_of_the_report(made):
-    explorer, one, _ = made
-    report = Path(explorer._folder.name) / "report"
-    for name in ("index", "examples-0", "maps-1-attention-0"):
-        assert answers(explorer, {"load": name}) == ([{"name": name, "chunk": chunk(report, name)}], [[]])
-    (index,), _ = answers(explorer, {"load": "index"})
-    assert index["chunk"]["table"]["id"] == one.examples["id"].tolist()
+def test_what_is_asked_for_is_what_a_written_report_holds(made, tmp_path):
+    explorer, one, other = made
+    subjects = [Subject(one, "first"), Subject(other, "second", items=items_of(other))]
+    examples = by_id([make_example(number) for number in range(6)])
+    write_report(subjects, tmp_path / "out", examples)
+    ((answer,), _), written = answers(explorer, {"load": "index"}), chunk(tmp_path / "out", "index")
+    index = answer["chunk"]
+    assert index["chunk"] == 1
+    for name in ("id", "caption", "spans", "types", "images"):
+        assert index["table"][name] == written["table"][name]
+    for mine, kept in zip(index["outcomes"], written["outcomes"], strict=True):
+        assert {k: v for k, v in mine.items() if k != "answer"} == {k: v for k, v in kept.items() if k != "answer"}
+        assert [value is None for value in mine["answer"]] == [value is None for value in kept["answer"]]
+    assert [view["units"] for view in index["runs"][1]["views"]] == [v["units"] for v in written["runs"][1]["views"]]
+    records = chunk(tmp_path / "out", "examples-0")
+    assert answers(explorer, {"load": "examples-3"})[0][0]["chunk"] == [records[3]]
+    ((answer,), _), whole = (
+        answers(explorer, {"load": "maps-1-attention-3"}),
+        chunk(tmp_path / "out", "maps-1-attention-0"),
+    )
+    phrases = slice(whole["firsts"][3], whole["firsts"][4])
+    assert answer["chunk"]["firsts"] == [0]
+    assert answer["chunk"]["grids"] == whole["grids"][phrases]
+    units = len(index["runs"][1]["views"][1]["units"])
+    np.testing.assert_array_equal(
+        unpack(answer["chunk"]["peaks"], np.float32).reshape(units, -1),
+        unpack(whole["peaks"], np.float32).reshape(units, -1)[:, phrases],
+    )
 
 
-def test_an_image_comes_as_the_only_buffer(made):
+def test_an_image_is_drawn_when_it_is_asked_for_and_comes_as_the_only_buffer(made):
     explorer, *_ = made
-    report = Path(explorer._folder.name) / "report"
     (index,), _ = answers(explorer, {"load": "index"})
-    path = f"images/{index['chunk']['table']['thumb'][0][0]}"
+    path = f"images/{index['chunk']['table']['thumb'][5][0]}"
     content, ((buffer,),) = answers(explorer, {"file": path})
     assert content == [{"name": path}]
-    assert buffer == (report / path).read_bytes()
     assert buffer[8:12] == b"WEBP"
+    record = answers(explorer, {"load": "examples-5"})[0][0]["chunk"][0]
+    own = f"images/{record['images'][record['target']]['src']}"
+    assert answers(explorer, {"file": own})[1] == [[buffer]]  # scenes of 64 pixels are their own thumbnails
+
+
+def test_opening_draws_no_image_and_reads_only_how_many_heads_there_are(monkeypatch):
+    run, seen = make_run([make_example(number) for number in range(3)]), []
+    read = run.read
+    monkeypatch.setattr(run, "read", lambda site, view, rows=None: (seen.append(rows), read(site, view, rows))[1])
+    explorer = explore(run, by_id([make_example(number) for number in range(3)]))
+    assert {tuple(rows) for rows in seen} <= {(0,)}
+    assert not list((Path(explorer._folder.name) / "images").iterdir())
+    explorer.close()
+
+
+def test_an_image_that_cannot_be_drawn_is_told_when_it_is_asked_for(tmp_path):
+    example = make_example(0)
+    object.__setattr__(example, "images", (tmp_path / "gone.png", *example.images[1:]))
+    explorer = explore(make_run([example]), by_id([example]))
+    ((answer,), _) = answers(explorer, {"file": "images/0-0.webp"})
+    assert "gone.png" in answer["error"]
+    assert "missing" in answers(explorer, {"load": "examples-0"})[0][0]["chunk"][0]["images"][0]
+    explorer.close()
 
 
 @pytest.mark.parametrize(
     "asked",
     [{"load": "examples-9"}, {"load": "../report.json"}, {"file": "index.html"}, {"file": "images/../report.json"},
-     {"file": "/etc/passwd"}, {"file": "data/index.js"}, {"load": EVIL}],
+     {"file": "/etc/passwd"}, {"file": "images/9-0.webp"}, {"file": "images/0-6.webp"}, {"load": "maps-0-model-0"},
+     {"load": "maps-2-attention-0"}, {"load": "maps-0-attention-6"}, {"load": EVIL}],
 )  # fmt: skip
 def test_nothing_but_the_report_is_served(made, asked):
     (name,) = asked.values()
@@ -145,7 +189,7 @@ def test_the_folder_goes_with_the_widget():
     one, _, examples = two_runs(1)
     explorer = explore(one, by_id(examples))
     folder = Path(explorer._folder.name)
-    assert (folder / "report" / "index.html").is_file()
+    assert folder.is_dir()
     explorer.close()
     assert not folder.exists()
 

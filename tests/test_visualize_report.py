@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import zlib
 
 import numpy as np
 import pandas as pd
 import pytest
 from fake_gallery import SITES, make_example, make_panorama, make_run
-from report_pages import EVIL, HEADS, by_id, chunk, items_of, plant_attention, two_runs, write_two
+from report_pages import (
+    EVIL,
+    HEADS,
+    PlantedProbes,
+    by_id,
+    chunk,
+    items_of,
+    plant_attention,
+    two_runs,
+    unpack,
+    write_two,
+)
 
 from grounding.errors import BadInput
 from visualize.report import Subject, write_report
@@ -29,10 +38,6 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "out"
     written, subjects, examples = write_two(folder)
     return folder, written, subjects, examples
-
-
-def unpack(text: str, dtype=np.uint8) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
 
 
 def test_a_caption_cannot_end_its_script():
@@ -133,7 +138,7 @@ def test_a_budget_keeps_what_is_worth_most():
     rows = [np.arange(4)]
     (everything,) = choose([subject], rows, 4, budget=1e9, fixed=0)
     assert not everything.left_out
-    assert sum(len(held.units) for held in everything.held) == len(units_of(run)) == 1 + 3 * (1 + HEADS)
+    assert sum(len(held.units) for held in everything.held) == len(units_of(subject)) == 1 + 3 * (1 + HEADS)
     (nothing,) = choose([subject], rows, 4, budget=1000, fixed=2000)
     assert not nothing.held
     assert len(nothing.left_out) == 2
@@ -152,6 +157,25 @@ def test_a_budget_keeps_what_is_worth_most():
     assert kept[Unit("attention", SITES[2])] < kept[Unit("attention", SITES[0])] < kept[Unit("attention", SITES[1], 2)]
     assert Unit(MODEL, MODEL) in kept
     assert kept[Unit("attention", SITES[1], 2)] <= min(kept[Unit("attention", SITES[2], h)] for h in range(HEADS))
+
+
+def test_maps_of_probes_go_in_by_layer_with_the_part_that_each_example_is_in(tmp_path):
+    examples = [make_example(number) for number in range(3)]
+    run = make_run(examples)
+    cells = np.zeros((len(run.phrases), 24, 4))
+    cells[4, 9, 2] = 0.75  # the second phrase of the second example
+    probed = PlantedProbes(run, cells, {0: "train", 1: "test"})
+    write_report([Subject(run, "x", probed=probed)], tmp_path / "out", by_id(examples))
+    index = chunk(tmp_path / "out", "index")
+    view = next(view for view in index["runs"][0]["views"] if view["view"] == "probe")
+    assert view["units"] == [[site, None] for site in probed.sites]
+    maps = chunk(tmp_path / "out", "maps-0-probe-0")
+    found, peaks = unpack(maps["cells"]).reshape(2, -1, 24, 4), unpack(maps["peaks"], np.float32).reshape(2, -1)
+    np.testing.assert_array_equal(np.argwhere(found), [[0, 4, 9, 2], [1, 4, 9, 2]])
+    np.testing.assert_allclose(peaks[:, 4], [0.75, 0.375])  # half of it at the second layer
+    assert [record["runs"][0]["part"] for record in chunk(tmp_path / "out", "examples-0")] == ["train", "test", None]
+    write_report([Subject(run, "x", probed=probed)], tmp_path / "few", by_id(examples), views=["probe"])
+    assert [view["view"] for view in chunk(tmp_path / "few", "index")["runs"][0]["views"]] == ["probe"]
 
 
 def test_the_default_budget_is_thirty_megabytes_a_thousand():
@@ -217,7 +241,7 @@ def test_runs_that_hold_little_are_reported_with_notes(tmp_path):
     write_report([Subject(run, "a")], tmp_path / "out", by_id([example]))
     index, record = chunk(tmp_path / "out", "index"), chunk(tmp_path / "out", "examples-0")[0]
     assert index["runs"][0]["views"] == []
-    assert len(index["runs"][0]["notes"]) == 4
+    assert len(index["runs"][0]["notes"]) == 5
     assert record["runs"][0]["answer"] is None
     assert record["runs"][0]["correct"] is None
     assert record["runs"][0]["phrases"][0]["predicted"] is None
@@ -245,7 +269,7 @@ def test_what_fails_on_the_way_leaves_the_old_report(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("visualize.report.write.read_maps", full)
+    monkeypatch.setattr("visualize.report.content.read_maps", full)
     with pytest.raises(OSError, match="no space"):
         write_report([subject], tmp_path / "out", by_id(examples))
     assert [place.name for place in tmp_path.iterdir()] == ["out"]

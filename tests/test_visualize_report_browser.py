@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from fake_gallery import SITES, make_example, make_run
 from report_browser import Seen
-from report_pages import by_id, chunk, plant_attention
+from report_pages import PlantedProbes, by_id, chunk, plant_attention
 
+from grounding.sinks import without_sinks
 from visualize.canvas import spread_canvas, strength
 from visualize.report import Subject, write_report
 from visualize.style import heat_colours
@@ -135,6 +136,90 @@ def test_a_planted_cell_is_painted_where_it_lies_to_the_pixel(tmp_path, look, ce
     np.testing.assert_array_equal(whole[..., 3] > 0, expected)
     where = f"candidate {cell[0] // 4 + 1}"
     assert where in seen.page.locator(".map-words").inner_text()
+
+
+def whole(seen: Seen) -> np.ndarray:
+    """Where a map is painted over the six candidates of a game, bool ``[6, height, width]``."""
+    return np.stack([pixels(seen, image) for image in range(6)])[..., 3] > 0
+
+
+def cells_of(*cells: tuple[int, int]) -> np.ndarray:
+    """Cells of a canvas of six times 4 x 4 at the pixels of candidates of 64."""
+    expected = np.zeros((6, 64, 64), bool)
+    for row, column in cells:
+        y, x = 16 * (row % 4), 16 * column
+        expected[row // 4, y : y + 16, x : x + 16] = True
+    return expected
+
+
+def test_a_sink_is_filtered_out_and_what_is_the_phrases_own_stays(tmp_path, look):
+    example = make_example(0)
+    run = make_run([example])
+    for row, maps in run.attentions.items():
+        maps[:] = 0
+        maps[:, 9, 2], maps[:, 3 + row, 1] = 0.9, 0.1
+    write_report([Subject(run, "x")], tmp_path / "out", by_id([example]))
+    seen = look(tmp_path / "out")
+    place = f"/example/{example.id.replace('/', '%2F')}?phrase=2&site={SITES[1]}"
+    seen.go(f"{place}&map=attention")
+    seen.drawn()
+    np.testing.assert_array_equal(whole(seen), cells_of((9, 2), (4, 1)))
+    seen.page.get_by_label("Method").select_option("sink-filtered")
+    seen.page.wait_for_function("document.querySelector('.map-words').textContent.includes('beyond')")
+    assert seen.params()["map"] == "sink-filtered"
+    seen.go(f"{place}&map=sink-filtered")  # anew, since a canvas that is read twice is complained about
+    seen.drawn()
+    np.testing.assert_array_equal(whole(seen), cells_of((4, 1)))
+    # 28 of 255 steps of 0.9
+    assert "largest value 0.099, 96 times the mean" in seen.page.locator(".map-words").inner_text()
+
+
+def test_sink_filtered_maps_are_those_of_the_figures(two, look):
+    folder, subjects = two
+    run = subjects[0].run
+    rows = run.phrases.index[run.phrases["example"] == 1]
+    maps = without_sinks(np.stack([run.attentions[row][2] for row in rows]), np.zeros(len(rows), int))
+    seen = look(folder)
+    seen.go(f"/example/fake%2F001?phrase=1&map=sink-filtered&site={SITES[0]}&head=2&b=none")
+    seen.drawn()
+    for image, expected in enumerate(painted(maps[0], 6, 64)):
+        assert np.abs(pixels(seen, image)[..., 3].astype(float) - expected[..., 3]).max() <= 12  # steps of several maps
+
+
+def test_maps_of_probes_follow_the_layer_and_say_whether_the_probe_saw_the_image(tmp_path, look):
+    examples = [make_example(number) for number in range(2)]
+    run = make_run(examples)
+    cells = np.zeros((len(run.phrases), 24, 4))
+    cells[4, 9, 2] = 0.75  # the second phrase of the second example
+    probed = PlantedProbes(run, cells, {0: "train", 1: "test"})
+    write_report([Subject(run, "x", probed=probed)], tmp_path / "out", by_id(examples))
+    seen = look(tmp_path / "out")
+    seen.go("/example/fake%2F001?phrase=2&map=probe")
+    seen.drawn()
+    words = seen.page.locator(".map-words")
+    np.testing.assert_array_equal(whole(seen), cells_of((9, 2)))
+    assert f"at {SITES[1]}" in words.inner_text()
+    assert "never saw this image" in words.inner_text()
+    seen.page.get_by_label("Layer", exact=True).fill("0")
+    seen.page.wait_for_function("document.querySelector('.map-words').textContent.includes('0.75')")
+    assert seen.params()["site"] == SITES[0]
+    seen.go("/example/fake%2F000?phrase=2&map=probe")
+    seen.drawn()
+    assert "zero everywhere" in words.inner_text()
+
+
+def test_which_phrases_are_found_is_told_before_any_is_chosen(two, look):
+    folder, subjects = two
+    run = subjects[0].run
+    lost = run.phrases[(run.phrases["example"] == 1) & (run.phrases["iou"] < 0.5)]
+    assert len(lost) < 3
+    seen = look(folder)
+    seen.go("/example/fake%2F001?b=none")
+    seen.drawn()
+    verdict = seen.page.locator(".verdict").inner_text()
+    told = f"finds {3 - len(lost) or 'none'} of its 3 phrases" if len(lost) else "finds all its 3 phrases"
+    assert told in verdict
+    assert all(f"“{text}”" in verdict for text in lost["text"])
 
 
 def test_grids_that_do_not_divide_are_painted_as_in_the_figures(tmp_path, look):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import anywidget
@@ -15,7 +14,9 @@ import traitlets
 
 from grounding.errors import BadInput, unknown_choice
 from visualize.front import script, style
-from visualize.report.pack import read_chunk
+
+if TYPE_CHECKING:
+    from visualize.report.live import LiveReport
 
 # what the front end knows (visualize/front: words.js, gallery.js, filters.js, example.js)
 QUADRANTS = ("right", "wrong", "right_grounded", "right_not_grounded", "wrong_grounded", "wrong_not_grounded")
@@ -37,16 +38,15 @@ class Explorer(anywidget.AnyWidget):
     route = traitlets.Unicode("/overview").tag(sync=True)
     selected = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
-    def __init__(self, folder: TemporaryDirectory[str], runs: Sequence[str], examples: pd.DataFrame):
-        """folder: holds ``report``, and is removed when the widget is closed. runs: their names."""
+    def __init__(
+        self, folder: TemporaryDirectory[str], report: LiveReport, runs: Sequence[str], examples: pd.DataFrame
+    ):
+        """folder: of the report, removed when the widget is closed. runs: their names."""
         self._folder = folder  # first, since even a widget that failed to begin is closed
         super().__init__()
         self.examples = examples
         self._runs = tuple(runs)
-        self._report = Path(folder.name) / "report"
-        self._chunks = {path.stem for path in (self._report / "data").glob("*.js")}
-        found = (path for name in ("images", "figures") for path in (self._report / name).iterdir())
-        self._files = {f"{path.parent.name}/{path.name}" for path in found}
+        self._report = report
         self.on_msg(self._answer)
 
     def __repr__(self) -> str:
@@ -124,14 +124,16 @@ class Explorer(anywidget.AnyWidget):
 
     def _answer(self, _widget: Any, asked: Any, _buffers: Any) -> None:
         """Send the chunk or file that the front end asks for; nothing but those of the report."""
-        chunk, file = asked.get("load"), asked.get("file")
-        if chunk in self._chunks:
-            self.send({"name": chunk, "chunk": read_chunk(self._report / "data", chunk)})
-        elif file in self._files:
-            self.send({"name": file}, [(self._report / file).read_bytes()])
-        else:
-            name = chunk if file is None else file
+        name = str(asked.get("load", asked.get("file")))
+        try:
+            if "load" in asked:
+                self.send({"name": name, "chunk": self._report.chunk(name)})
+            else:
+                self.send({"name": name}, [self._report.file(name)])
+        except KeyError:
             self.send({"name": name, "error": f"This report holds no {name}."})
+        except BadInput as error:
+            self.send({"name": name, "error": str(error)})
 
 
 def _range(name: str, ends: Range) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -23,16 +23,15 @@ def explore(
     runs: Run | Subject | Sequence[Run | Subject],
     examples: Mapping[str, Example] | None = None,
     *,
-    budget_mb: float | None = None,
     words: Sequence[Words] = (),
     title: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Explorer:
     """The report on one or more runs of the same examples as a widget of Jupyter, which Python drives and asks.
 
     runs: a ``Subject`` has a name of its own and what was computed of its run, a bare ``Run`` is called as its folder.
     examples: id -> example, for images and polygons; without them those that the first run's manifest names. The rest:
-    as in ``write_report``, which writes into a temporary folder that goes with the widget (``close``), or with Python.
+    as in ``write_report``. Every map that the runs hold is there: what the page shows is read, and its images drawn,
+    when it asks, into a temporary folder that goes with the widget (``close``), or with Python.
     Raises BadInput as ``write_report`` does, and without anywidget.
 
     >>> explorer = explore(run)  # doctest: +SKIP
@@ -44,7 +43,8 @@ def explore(
         if error.name != "anywidget":
             raise
         raise BadInput("explore needs anywidget: pip install 'phrase-grounding-probe[notebook]'") from error
-    from visualize.report import Subject, write_report
+    from visualize.report import Subject
+    from visualize.report.live import LiveReport
 
     several = runs if isinstance(runs, Sequence) else [runs]
     subjects = [run if isinstance(run, Subject) else Subject(run, run.path.name) for run in several]
@@ -52,11 +52,11 @@ def explore(
         examples = load_source(subjects[0].run.manifest.get("source")) if subjects else {}
     folder = TemporaryDirectory(prefix="probe-explorer-")
     try:
-        write_report(subjects, Path(folder.name) / "report", examples, budget_mb, words, title, progress)
+        report = LiveReport(subjects, Path(folder.name), examples, words, title)
     except BaseException:
         folder.cleanup()
         raise
-    return Explorer(folder, [subject.name for subject in subjects], table_of(subjects))
+    return Explorer(folder, report, [subject.name for subject in subjects], table_of(subjects))
 
 
 def table_of(subjects: Sequence[Subject]) -> pd.DataFrame:

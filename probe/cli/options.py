@@ -29,6 +29,10 @@ OPTIONS = (
     "refcoco, refcoco+, refcocog, coco-json and columnar: images (folder); "
     "mini-game: difficulty (hard, easy, single); mini-sdr: none"
 )
+MAPS = (
+    "attention, attention.back, sink-filtered, relevance.rollout, relevance.gradient, relevance.gradient-attention, "
+    "relevance.integrated-gradients, relevance.grad-cam, relevance.occlusion, probe"
+)
 
 Checkpoint = Annotated[
     str,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probe.cli.options import AsJson, Root, progress_bar, show
+from probe.cli.options import MAPS, AsJson, Root, progress_bar, show
 
 if TYPE_CHECKING:
+    from probe.phrase_maps import PhraseProbes
     from visualize.report.subject import Subject, Words
 
 NAME = "report"
@@ -26,6 +28,18 @@ def command(
         float | None,
         typer.Option(help="Size in MB, which chooses the layers and heads that go in; default: 30 for 1,000 examples."),
     ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help=f"Map that goes in beside the model's own, repeatable: {MAPS}. Default: all that a run holds, and "
+            "probe where its sweep asked localisation.",
+        ),
+    ] = None,
+    sweep: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a run's sweep, one for each RUN in their order; default: sweep in the run."),
+    ] = None,
     evaluation: Annotated[
         list[Path] | None, typer.Option(help="Folder of probe evaluate, shown on the overview; repeatable.")
     ] = None,
@@ -40,11 +54,22 @@ def command(
     from extract.from_checkpoint import examples_of
     from visualize.report.write import check_out, write_report
 
-    check_out(out)
-    subjects = read_subjects(runs)
+    check_out(out, budget_mb)
     words = [read_evaluation(folder) for folder in evaluation or ()]
     with progress_bar("writing", as_json) as progress:
-        written = write_report(subjects, out, examples_of(subjects[0].run, root), budget_mb, words, title, progress)
+        subjects = read_subjects(
+            runs, sweep or (), maps, progress=lambda done, total: progress(done, total, "fitting probes")
+        )
+        written = write_report(
+            subjects,
+            out,
+            examples_of(subjects[0].run, root),
+            budget_mb,
+            words,
+            title,
+            lambda done, total: progress(done, total, "writing"),
+            views=views_of(subjects, maps),
+        )
     result = {
         "page": str(written.page), "examples": written.examples, "bytes": written.bytes,
         "missing_images": written.missing_images, "left_out": written.left_out,
@@ -56,32 +81,84 @@ def command(
     show(result, as_json, "\n".join([*lines, "Open it in a browser."]))
 
 
-def read_subjects(folders: Sequence[Path]) -> list[Subject]:
-    """Runs with the sweep and the heads that lie in them. Raises BadInput as ``Run.open`` and ``read_sweep`` do."""
+def read_subjects(
+    folders: Sequence[Path],
+    sweeps: Sequence[Path] = (),
+    maps: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Subject]:
+    """Runs with the sweep and the heads that lie in them, and the maps of their probes.
+
+    sweeps: folders of the sweeps instead, one a run. maps: with ``probe`` among them probes are fitted of every run,
+    without it of none; None: of the runs whose sweep asked localisation. progress: called with (sites fitted, sites in
+    all). Raises BadInput as ``Run.open``, ``read_sweep``, ``match_runs`` and ``fit_probes`` do, for another number of
+    sweeps, and for a map that is unknown or that no run holds.
+    """
+    from grounding.errors import BadInput
+    from visualize.report.subject import match_runs
+
+    if sweeps and len(sweeps) != len(folders):
+        raise BadInput(f"sweep: {len(sweeps)} given for {len(folders)} runs; accepted: one for each, in their order")
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    return [_subject(folder, name) for folder, name in zip(folders, names, strict=True)]
+    places = list(sweeps) or [folder / "sweep" for folder in folders]
+    subjects = [
+        _subject(folder, name, place, bool(sweeps)) for folder, name, place in zip(folders, names, places, strict=True)
+    ]
+    match_runs(subjects)  # before probes are fitted, which takes long
+    views_of(subjects, maps)
+    wanted = None if maps is None else "probe" in maps
+    return [
+        replace(subject, probed=_probes(subject, place, wanted, progress))
+        for subject, place in zip(subjects, places, strict=True)
+    ]
 
 
-def _subject(folder: Path, name: str) -> Subject:
+def views_of(subjects: Sequence[Subject], maps: Sequence[str] | None) -> list[str] | None:
+    """The views that maps are read from. Raises BadInput for a map that is unknown, or that no run holds."""
+    from visualize.maps import PROBE, kinds_of, sites_with, view_of
+
+    for kind in maps or ():
+        if kind != PROBE and not any(kind in kinds_of(subject.run) for subject in subjects):
+            sites_with(subjects[0].run, kind)
+    return None if maps is None else [view_of(kind) for kind in maps]
+
+
+def _subject(folder: Path, name: str, swept: Path, required: bool) -> Subject:
+    """swept: folder of its sweep, which must be there if ``required``."""
     from extract.reader import Run
     from probe.heads.tables import read_heads
     from probe.tables import read_items, read_measures, read_sweep
     from visualize.report.subject import Subject, Words
 
     run = Run.open(folder)
-    sweep = read_sweep(folder / "sweep", run, required=False)
+    sweep = read_sweep(swept, run, required)
     heads = read_heads(folder / "heads", run, required=False)
-    summaries = {"What can be read off": folder / "sweep", "What heads look at": folder / "heads"}
+    summaries = {"What can be read off": swept, "What heads look at": folder / "heads"}
     words = [
         Words(title, (place / "summary.md").read_text(encoding="utf-8"))
         for title, place in summaries.items()
         if (place / "summary.md").is_file()
     ]
-    items = None if sweep is None else read_items(folder / "sweep", run)
-    measures = read_measures(folder / "sweep", run)
+    items = None if sweep is None else read_items(swept, run)
+    measures = read_measures(swept, run)
     return Subject(run, name, sweep, items, heads, measures, words)
+
+
+def _probes(
+    subject: Subject, swept: Path, wanted: bool | None, progress: Callable[[int, int], None] | None
+) -> PhraseProbes | None:
+    """Linear probes at every site, of the strengths that the sweep chose, if it asked localisation."""
+    from probe.phrase_maps import fit_probes, swept_strengths
+    from probe.tables import read_settings
+
+    settings = read_settings(swept, subject.run)
+    strengths = {} if subject.sweep is None else swept_strengths(subject.sweep, settings.seeds[0])
+    if wanted is False or (wanted is None and not strengths):
+        return None
+    sites = list(strengths) or None
+    return fit_probes(subject.run, sites, settings=settings, progress=progress, strengths=strengths)
 
 
 def read_evaluation(folder: Path) -> Words:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probe.cli.options import AsJson, Root, Seed, progress_bar, show
+from probe.cli.options import MAPS, AsJson, Root, Seed, progress_bar, show
 
 if TYPE_CHECKING:
     from extract.reader import Run
@@ -20,11 +20,6 @@ NAME = "visualize"
 EPILOG = (
     "Example: probe visualize runs/vilt-grounded --site block.4 --out runs/vilt-grounded/figures. Layer by layer: "
     "probe visualize runs/vilt-grounded --map attention --map probe --grid layers"
-)
-# Written out, because help is shown without importing what it is about; a test compares.
-MAPS = (
-    "attention, attention.back, sink-filtered, relevance.rollout, relevance.gradient, relevance.gradient-attention, "
-    "relevance.integrated-gradients, relevance.grad-cam, relevance.occlusion, probe"
 )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from grounding.errors import BadInput
 from probe.estimators.site_rows import SiteRows, row_moments, site_rows
-from probe.features import PairFeatures
+from probe.features import PairFeatures, used_rows
 
 ArrayOrPairs = np.ndarray | PairFeatures
 
@@ -32,10 +32,13 @@ class PairProbe(ClassifierMixin, BaseEstimator, ABC):
 
     Learned by every probe: ``classes_`` (the second one is "belongs"), ``n_features_in_``, ``phrase_mean_``,
     ``phrase_scale_`` ``[Dp]``, ``region_mean_``, ``region_scale_`` ``[Dr]``, ``loss_`` (what was minimised).
+
+    stops_early: whether it looks at pairs held out to know when to stop.
     """
 
     strength: float
     device: str
+    stops_early = False
 
     def fit(self, X: ArrayOrPairs, y: np.ndarray) -> Self:
         """Learn from pairs X and labels y ``[n]`` of two classes. Raises BadInput for anything else."""
@@ -159,12 +162,12 @@ class Grid:
         block = pd.factorize(batch.block.cpu().numpy())[0]
         places, tables = [], []
         for rows in (batch.phrase_row.cpu().numpy(), batch.region_row.cpu().numpy()):
-            members, inverse = np.unique(np.stack([block, rows], 1), axis=0, return_inverse=True)
-            starts = np.searchsorted(members[:, 0], np.arange(block.max() + 1))
-            place = np.arange(len(members)) - starts[members[:, 0]]
+            inverse, members = pd.factorize(block * (rows.max() + 1) + rows, sort=True)
+            owner, member = np.divmod(members, rows.max() + 1)
+            place = np.arange(len(members)) - np.searchsorted(owner, np.arange(block.max() + 1))[owner]
             table = np.zeros((block.max() + 1, place.max() + 1), dtype=np.int64)
-            table[members[:, 0], place] = members[:, 1]
-            places.append(place[inverse.ravel()])
+            table[owner, place] = member
+            places.append(place[inverse])
             tables.append(table)
         shape = (len(tables[0]), tables[0].shape[1], tables[1].shape[1])
         cell = np.ravel_multi_index((block, places[0], places[1]), shape)
@@ -202,13 +205,13 @@ def fit_together(
     codes = first._encode(y)
     for probe, rows in zip(probes, pairs, strict=True):
         probe.classes_ = first.classes_
-        probe.phrase_mean_, probe.phrase_scale_ = row_moments(rows.phrase, np.unique(rows.phrase_row))
-        probe.region_mean_, probe.region_scale_ = row_moments(rows.region, np.unique(rows.region_row))
+        probe.phrase_mean_, probe.phrase_scale_ = row_moments(rows.phrase, used_rows(rows.phrase_row)[0])
+        probe.region_mean_, probe.region_scale_ = row_moments(rows.region, used_rows(rows.region_row)[0])
         if not (np.isfinite(probe.phrase_mean_).all() and np.isfinite(probe.region_mean_).all()):
             rows.require_finite()
     batch = _batch(probes, pairs, codes)
     validation = None
-    if held_out is not None:
+    if held_out is not None and first.stops_early:
         validation = _batch(probes, held_out[0], np.asarray(held_out[1]) == first.classes_[1])
     first._learn(probes, batch, validation)
 
@@ -226,8 +229,8 @@ def _check_alike(probes: Sequence[PairProbe], pairs: Sequence[PairFeatures]) -> 
 
 def _batch(probes: Sequence[PairProbe], pairs: Sequence[PairFeatures], target: np.ndarray) -> Batch:
     device = torch.device(probes[0].device)
-    phrase_used, phrase_row = np.unique(pairs[0].phrase_row, return_inverse=True)
-    region_used, region_row = np.unique(pairs[0].region_row, return_inverse=True)
+    phrase_used, phrase_row = used_rows(pairs[0].phrase_row)
+    region_used, region_row = used_rows(pairs[0].region_row)
     phrase_units = [p.phrase_mean_ for p in probes], [p.phrase_scale_ for p in probes]
     region_units = [p.region_mean_ for p in probes], [p.region_scale_ for p in probes]
     block = pairs[0].phrase_row if pairs[0].block is None else pairs[0].block

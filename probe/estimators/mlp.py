@@ -35,6 +35,8 @@ class MLPProbe(PairProbe):
     [p; r; p * r]; ``phrase_axes_`` ``[Dp, N]`` and ``region_axes_`` ``[Dr, N]`` or None; ``n_iter_``, the epoch kept.
     """
 
+    stops_early = True
+
     def __init__(
         self,
         hidden: tuple[int, ...] = (32,),

@@ -54,11 +54,11 @@ class Localisation(PairQuestion):
 
     def candidate_rows(self, site: SiteInfo) -> np.ndarray:
         """States of all patches of all examples."""
-        return read_tokens(self.run, self._image_site(site), "image")
+        return read_tokens(self.run, self.image_site(site), "image")
 
     def candidate_width(self, site: SiteInfo) -> int:
         """Channels of the patches' tokens."""
-        return self.run.read(self._image_site(site).name, "tokens", rows=np.array([0])).shape[1]
+        return self.run.read(self.image_site(site).name, "tokens", rows=np.array([0])).shape[1]
 
     def judge(self, probe: PairProbe, validation: Part, test: Part) -> tuple[Judgement, Judgement]:
         """IoU at the threshold that is best on validation, recall (IoU of at least 0.5), pointing."""
@@ -86,8 +86,8 @@ class Localisation(PairQuestion):
         best = highest_iou(counts, self.coverage[test]).mean()
         return [f"Whole patches cannot follow the boxes further than to a mean IoU of {best:.3f}."]
 
-    def _image_site(self, site: SiteInfo) -> SiteInfo:
-        """The site whose patches go with its phrases: itself, or its partner."""
+    def image_site(self, site: SiteInfo) -> SiteInfo:
+        """The site whose patches go with a site's phrases: itself, or its partner."""
         return self._holding.get(site.name) or self._holding[str(site.region_partner)]
 
 

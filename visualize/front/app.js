@@ -80,8 +80,14 @@ function cached(source) {
 /** The index with what is looked up often. */
 function prepared(index) {
   const { id, caption } = index.table;
-  const searched = id.map((name, example) => `${caption[example]}\n${name}`.toLocaleLowerCase());
-  return { ...index, searched, places: new Map(id.map((name, example) => [name, example])) };
+  let searched; // only those who search need it
+  return {
+    ...index,
+    get searched() {
+      return (searched ??= id.map((name, example) => `${caption[example]}\n${name}`.toLocaleLowerCase()));
+    },
+    places: new Map(id.map((name, example) => [name, example])),
+  };
 }
 
 function header(app) {

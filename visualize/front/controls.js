@@ -5,18 +5,24 @@ const ABSENT = {
   model: "this model gives boxes, no heatmaps",
   attention: "no attention in this report",
   relevance: "no relevance in this report",
-  probe: "no sweep of this run",
+  probe: "no sweep of this run, and no maps of probes",
 };
 
 /** The kind that a map parameter belongs to. */
 function kindOf(map) {
-  return map.split(".")[0];
+  return map === FILTERED ? "attention" : map.split(".")[0];
+}
+
+/** A map in words. */
+function mapName(map, view) {
+  return map === FILTERED ? "attention beyond the other phrases’" : map === "model" ? "the model’s own heatmap" : view.name;
 }
 
 /** The layers that there is something to see at, in the run's order. */
 function layersOf(run, map) {
-  if (map === "probe") return [...new Set(run.series.flatMap((series) => series.sites))];
-  return [...new Set((viewOf(run, map)?.units || []).map(([site]) => site))];
+  const asked = map === "probe" ? run.series.flatMap((series) => series.sites) : [];
+  const found = new Set([...asked, ...(viewOf(run, map)?.units || []).map(([site]) => site)]);
+  return map === "model" ? [...found] : run.sites.filter((site) => found.has(site));
 }
 
 /** The heads of a view at a layer; null is their mean, or the only map. */
@@ -40,13 +46,14 @@ function headName(head, heads) {
 /** Controls for some runs: {element, state, layerBy(step), headBy(step), nextKind()}; onchange is called with the state. */
 function controlsOf(app, runs, params, onchange) {
   const views = [...new Set(runs.flatMap((run) => run.views.map((view) => view.view)))];
+  if (views.includes("attention")) views.splice(views.indexOf("attention") + 1, 0, FILTERED);
   const maps = (kind) => views.filter((view) => kindOf(view) === kind);
   const there = {
     boxes: ["boxes"],
     model: maps("model"),
     attention: maps("attention"),
     relevance: maps("relevance"),
-    probe: runs.some((run) => run.series.length) ? ["probe"] : [],
+    probe: runs.some((run) => layersOf(run, "probe").length) ? ["probe"] : [],
   };
   const held = Object.values(there).flat();
   const state = { map: held.includes(params.map) ? params.map : there.model[0] || there.attention[0] || "boxes" };
@@ -73,7 +80,7 @@ function controlsOf(app, runs, params, onchange) {
       type: "button", "data-key": kind, "aria-pressed": String(kindOf(state.map) === kind), disabled: !there[kind].length,
       title: there[kind].length ? null : ABSENT[kind], onclick: () => set({ map: there[kind][0] }),
     }, words));
-    const methods = there[kindOf(state.map)].map((view) => [view, runs.map((run) => viewOf(run, view)).find(Boolean)?.name]);
+    const methods = there[kindOf(state.map)].map((map) => [map, mapName(map, runs.map((run) => viewOf(run, map)).find(Boolean) || {})]);
     refill(element,
       h("div", { class: "segments" }, kinds),
       methods.length > 1 && field("Method", choice(methods, state.map, (map) => set({ map }), { "data-key": "method" })),

@@ -39,10 +39,11 @@ function link(app, route, attributes, ...children) {
   return h("a", { ...attributes, href: `#${formatRoute(route)}`, onclick: follow }, ...children);
 }
 
-/** An image of the source, which may take a moment to say where it is. path: images/… or figures/…. */
+/** An image of the source, which may take a moment to say where it is, or that there is none. path: images/… or figures/…. */
 function picture(app, path, attributes) {
   const image = h("img", { decoding: "async", ...attributes });
-  Promise.resolve(app.source.file(path)).then((url) => image.setAttribute("src", url));
+  const absent = (error) => image.replaceWith(h("span", { class: `${attributes.class || ""} placeholder`, title: error.message }, "no image"));
+  Promise.resolve(app.source.file(path)).then((url) => image.setAttribute("src", url), absent);
   return image;
 }
 

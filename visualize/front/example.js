@@ -170,19 +170,23 @@ class ExampleView {
 
   /** The map of a phrase for one side, and what it is in words. */
   async mapOf(side, phrase) {
-    const { map, head } = this.controls.state, view = viewOf(side.about, map);
-    const found = phrase === null ? null : this.record.runs[side.run].phrases[phrase];
-    if (map === "boxes") return { map: null, words: null };
-    if (map === "probe") return { map: null, words: this.probeWords(side, found) };
-    if (!view) return { map: null, words: `${capital(KINDS[kindOf(map)].toLowerCase())}: ${side.about.name} has none.` };
+    const { map, head } = this.controls.state, view = viewOf(side.about, map), run = this.record.runs[side.run];
+    const found = phrase === null ? null : run.phrases[phrase];
+    const told = (words) => ({ map: null, words });
+    if (map === "boxes") return told(null);
+    if (!view) return told(map === "probe" ? this.probeWords(side, found) : `${capital(KINDS[kindOf(map)].toLowerCase())}: ${side.about.name} has none.`);
     const site = this.layerOf(side), heads = headsOf(side.about, map, site), own = heads.includes(head) ? head : heads[0];
-    const name = map === "model" ? "the model’s own heatmap" : `${view.name} at ${site}${heads.length > 1 || own !== null ? `, ${headName(own, heads)}` : ""}`;
-    if (phrase === null) return { map: null, words: `${capital(name)}: choose a phrase to see its map.` };
-    if (!found) return { map: null, words: "This run leaves the phrase out." };
+    const name = `${mapName(map, view)}${map === "model" ? "" : ` at ${site}`}${heads.length > 1 || (own ?? null) !== null ? `, ${headName(own, heads)}` : ""}`;
+    if (phrase === null) return told(`${capital(name)}: choose a phrase to see its map.`);
+    if (!found) return told("This run leaves the phrase out.");
     const unit = view.units.findIndex(([at, of]) => at === site && of === own);
-    const drawn = phraseMap(await mapsOf(this.app, side.run, view, this.place), unit, found.map);
-    if (!drawn || !drawn.peak) return { map: null, words: `${capital(name)}: zero everywhere for this phrase.` };
-    return { map: drawn, words: this.mapWords(name, drawn, phrase) };
+    if (unit < 0) return told(`${capital(name)}: no map at this layer.`);
+    const maps = await mapsOf(this.app, side.run, view, this.place);
+    const every = run.phrases.map((each, place) => (each && (map === FILTERED || place === phrase) ? phraseMap(maps, unit, each.map) : null));
+    const drawn = map === FILTERED ? withoutSinks(every, phrase) : every[phrase];
+    if (!drawn || !drawn.peak) return told(`${capital(name)}: zero everywhere for this phrase.`);
+    const remark = map === "probe" ? SEEN[run.part] : map === FILTERED && every.filter(Boolean).length === 1 ? "The only phrase: there is nothing to compare it with." : null;
+    return { map: drawn, words: [this.mapWords(name, drawn, phrase), remark].filter(Boolean).join(" ") };
   }
 
   mapWords(name, map, phrase) {
@@ -190,7 +194,7 @@ class ExampleView {
     const at = images > 1 ? ` in ${candidate(peak.image)}${peak.image === own.image ? "" : ", not the phrase’s"}` : "";
     const inside = own.boxes.some(([x1, y1, x2, y2]) => peak.image === own.image && x1 <= peak.x && peak.x <= x2 && y1 <= peak.y && peak.y <= y2);
     const region = own.boxes.length ? `, ${inside ? "inside" : "outside"} the true region` : "";
-    return `${capital(name)} of “${own.text}”: strongest${at}${region} (${peak.value.toPrecision(2)}, ${number(peak.ratio, peak.ratio < 10 ? 1 : 0)} times the mean).`;
+    return `${capital(name)} of “${own.text}”: strongest${at}${region} (largest value ${peak.value.toPrecision(2)}, ${number(peak.ratio, peak.ratio < 10 ? 1 : 0)} times the mean).`;
   }
 
   probeWords(side, found) {
@@ -224,6 +228,13 @@ class ExampleView {
     return acts[event.key]?.();
   }
 }
+
+/** What a probe's map of an example is worth, by the part of the probes' split that the example is in. */
+const SEEN = {
+  train: "The probe learned from this image: that it finds the phrase here says little.",
+  validation: "The probe was tuned with this image, not fitted to it.",
+  test: "The probe never saw this image.",
+};
 
 /** What lines, marks and colours mean. */
 function legend(app, record, runs) {

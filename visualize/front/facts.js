@@ -6,10 +6,26 @@ function verdict(record, run) {
   if (answer === null) return "No task is answered here: only the phrases are looked at.";
   if (Array.isArray(record.target)) {
     const away = Math.hypot(answer[0] - record.target[0], answer[1] - record.target[1]);
-    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); score ${scored(score)}.`;
+    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); score ${scored(score)} (higher is better).`;
   }
-  if (correct) return `Task right: it chose ${candidate(answer)}, the target; score ${scored(score)}.`;
-  return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; score ${scored(score)}.`;
+  if (correct) return `Task right: it chose ${candidate(answer)}, the target; score ${scored(score)} (higher is better).`;
+  return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; score ${scored(score)} (higher is better).`;
+}
+
+/** Which phrases are found, in a sentence or two; null where nothing is known of them. */
+function foundPhrases(record, run) {
+  const { phrases, correct } = record.runs[run];
+  const known = record.phrases.map((phrase, place) => ({ phrase, of: phrases[place] })).filter(({ of }) => of && of.iou !== null);
+  if (!known.length) return null;
+  const lost = known.filter(({ of }) => of.iou < 0.5), all = counted(known.length, "phrase");
+  if (!lost.length) return `It finds ${known.length === 1 ? "its phrase" : `all its ${all}`} (IoU of at least 0.5)${correct === false ? ": grounding is not what failed here." : "."}`;
+  const elsewhere = lost.filter(({ phrase, of }) => of.predicted && of.predicted.image !== phrase.image);
+  const images = [...new Set(elsewhere.map(({ of }) => candidate(of.predicted.image)))];
+  const names = lost.slice(0, 3).map(({ phrase }) => `“${phrase.text}”`).join(", ") + (lost.length > 3 ? ", …" : "");
+  const which = elsewhere.length < lost.length ? `${elsewhere.length} of them` : lost.length === 1 ? "it" : "them";
+  const where = images.length ? ` It puts ${which} in another image: ${images.join(", ")}.` : "";
+  const none = lost.length === known.length, end = none && correct ? " It is right without showing where." : "";
+  return `It finds ${none ? "none" : known.length - lost.length} of its ${all} (IoU of at least 0.5), not ${names}.${where}${end}`;
 }
 
 /** Where the model puts a phrase and what its probes know, in sentences. */
@@ -55,7 +71,7 @@ function factsOf(app, record, run, marks, onlayer) {
   const words = h("div", { class: "why", "aria-live": "polite" });
   const layers = h("div", { class: "layers" });
   const element = h("section", { class: "facts", "aria-label": `Facts of ${about.name}` },
-    h("p", { class: `verdict ${state}` }, verdict(record, run)),
+    h("div", { class: `verdict ${state}` }, [verdict(record, run), foundPhrases(record, run)].filter(Boolean).map((words) => h("p", null, words))),
     record.phrases.length > 0 && h("div", { class: "scroll phrases", tabindex: "0", role: "group", "aria-label": "Phrases and how well they are grounded" },
       h("table", null,
         h("thead", null, h("tr", null, ["Phrase", "IoU", "Points at it", record.images.length > 1 && "Image"].filter(Boolean).map((cell) => h("th", { scope: "col" }, cell)))),

@@ -15,8 +15,11 @@ async function unpacked(chunk) {
   return { ...chunk, cells, peaks: new Float32Array(peaks.buffer), begins };
 }
 
-/** The views of a run by name. */
-function viewOf(run, name) {
+const FILTERED = "sink-filtered"; // made here, of attention
+
+/** The view of a run that a map is read from. */
+function viewOf(run, map) {
+  const name = map === FILTERED ? "attention" : map;
   return run.views.find((view) => view.view === name);
 }
 
@@ -35,6 +38,22 @@ function phraseMap({ chunk, first }, unit, phrase) {
   const begin = unit * all + chunk.begins[place];
   const cells = chunk.cells.subarray(begin, begin + rows * columns);
   return { rows, columns, cells, peak: chunk.peaks[unit * phrases + place] };
+}
+
+/**
+ * What one of an example's maps holds beyond the mean of the others, at least zero (grounding/sinks.py). What is no more
+ * than the steps that maps are stored in counts as zero. The only map of an example stays as it is.
+ */
+function withoutSinks(maps, place) {
+  const own = maps[place], others = maps.filter((map, number) => map && number !== place);
+  if (!own || !others.length) return own;
+  const step = (own.peak + others.reduce((sum, { peak }) => sum + peak, 0) / others.length) / 510;
+  const cells = Float32Array.from(own.cells, (cell, at) => {
+    const rest = others.reduce((sum, map) => sum + map.cells[at] * map.peak, 0) / others.length;
+    const beyond = (cell * own.peak - rest) / 255;
+    return beyond > step ? beyond : 0;
+  });
+  return { ...own, cells, peak: cells.reduce((largest, cell) => Math.max(largest, cell), 0) };
 }
 
 /** Strength of colour of each cell, 0 to 1: 0 up to the mean, 1 at the largest, which counts as twice the mean at least. */

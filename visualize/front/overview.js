@@ -34,7 +34,7 @@ function outcomes(app) {
   });
   return h("section", null, h("h2", null, "Task and grounding"),
     table(["Run", "Task right", ...Object.values(QUADRANTS).map(capital), "Grounding is"], rows),
-    h("p", { class: "note" }, `Counts of examples; grounded from ${index.runs[0].groundedAt} on. Each leads to those examples.`));
+    h("p", { class: "note" }, `Counts of examples; one is grounded from ${index.runs[0].measure} ${index.runs[0].groundedAt} on: how well the places that the model gives to its phrases fit the true ones. Each count leads to those examples.`));
 }
 
 /** What becomes of examples from the first run to the second. */

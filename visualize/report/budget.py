@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from visualize.maps import PROBE
 from visualize.report.maps import MODEL, Unit, read_maps, units_of, view_name
 from visualize.report.pack import deflated
 
@@ -19,7 +20,7 @@ LEAST = 5e6  # bytes of the smallest default
 MARGIN = 0.04  # of a budget, for what a sample does not tell
 BASE64 = 4 / 3
 CHUNK_BYTES = 400_000  # of maps that are loaded at once: a moment's work for a browser
-MOST_EXAMPLES = 64  # examples a chunk
+MOST_EXAMPLES = 64  # a chunk
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,21 @@ def default_budget(examples: int) -> float:
 
 
 def choose(
-    subjects: Sequence[Subject], rows: Sequence[np.ndarray], examples: int, budget: float, fixed: float
+    subjects: Sequence[Subject],
+    rows: Sequence[np.ndarray],
+    examples: int,
+    budget: float,
+    fixed: float,
+    views: Sequence[str] | None = None,
 ) -> list[Choice]:
     """Which maps of each run go in.
 
     rows: of each run, example rows of a sample. examples: how many the report has. budget: bytes in all. fixed: bytes
-    that images, records and pages take. First come the model's own maps, then means over heads, maps without heads, and
-    single heads: those that ``probe heads`` scored best first, without it the last layers first.
+    that images, records and pages take. views: those that may go in beside the model's own, None for all. First come
+    the model's own maps, then means over heads and maps of probes, maps without heads, and single heads: those that
+    ``probe heads`` scored best first, without it the last layers first.
     """
-    sizes = [_sizes(subject, sample, examples) for subject, sample in zip(subjects, rows, strict=True)]
+    sizes = [_sizes(subject, sample, examples, views) for subject, sample in zip(subjects, rows, strict=True)]
     ranked = sorted(
         (
             (rank, number, unit)
@@ -75,10 +82,10 @@ def choose(
     return [_chosen(size, keep, examples, budget, needed) for size, keep in zip(sizes, kept, strict=True)]
 
 
-def _sizes(subject: Subject, sample: np.ndarray, examples: int) -> dict[Unit, float]:
+def _sizes(subject: Subject, sample: np.ndarray, examples: int, views: Sequence[str] | None) -> dict[Unit, float]:
     """Bytes that each unit would take for all examples, by those of the sample."""
     phrase_rows = np.concatenate([*subject.phrase_rows(sample), np.empty(0, np.int64)]).astype(np.int64)
-    units = units_of(subject.run)
+    units = units_of(subject, views)
     found: dict[Unit, float] = {}
     for view in dict.fromkeys(unit.view for unit in units):
         own = [unit for unit in units if unit.view == view]
@@ -101,7 +108,7 @@ def _ranks(subject: Subject, units: Sequence[Unit]) -> dict[Unit, tuple[float, .
         elif unit.view == MODEL:
             tier = 0
         else:
-            tier = 1 if (unit.view, unit.site) in headed else 2
+            tier = 1 if unit.view == PROBE or (unit.view, unit.site) in headed else 2
         score = scores.get((unit.view, unit.site, unit.head), -1.0)
         return (tier, -score, -layers[unit.site], -1 if unit.head is None else unit.head)
 

@@ -35,8 +35,11 @@ class ImageFolder:
         """
         if example is None:
             return [{"missing": "the benchmark's images were not given"}] * count
-        sources = [*example.images[:count], *[None] * (count - len(example.images))]
-        return [self._add(source) for source in sources]
+        return [self.one(example, number) for number in range(count)]
+
+    def one(self, example: Example, number: int) -> dict[str, Any]:
+        """The record of one of an example's images."""
+        return self._add(example.images[number] if number < len(example.images) else None)
 
     def _add(self, source: ImageSource | None) -> dict[str, Any]:
         key = str(source) if isinstance(source, (str, Path)) else None

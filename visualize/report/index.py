@@ -103,6 +103,9 @@ def notes_of(subject: Subject) -> list[str]:
         notes.append(f"The run holds no relevance: probe extract --out {path} --add-view relevance")
     if subject.items is None:
         notes.append(f"The run has no sweep, so nothing is known of its layers: probe sweep {path}")
+    if subject.probed is None:
+        added = "" if "tokens" in held else f"probe extract --out {path} --add-view tokens, then "
+        notes.append(f"There are no maps of probes: {added}probe report … --map probe")
     if "predicted_image_index" not in table or not (table["predicted_image_index"] >= 0).any():
         notes.append("The model says of no phrase where it is: there are no predicted boxes.")
     return notes

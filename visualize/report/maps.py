@@ -1,4 +1,4 @@
-"""Maps of phrases over images, as bytes: the model's heatmaps, attention and relevance.
+"""Maps of phrases over images, as bytes: the model's heatmaps, attention, relevance, and those of probes.
 
 A map is a grid over the stacked candidates. It is stored as bytes in parts of its own largest value, which stands
 beside it; values below zero, which attributions have, count as zero.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from extract.reader import MAPS
+from visualize.maps import PROBE
 from visualize.report.pack import packed
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ STEPS = 255
 NAMES = {
     MODEL: "the model's own heatmap",
     "attention": "attention",
+    "attention.back": "attention back from image cells",
+    PROBE: "the linear probe’s probability",
     "relevance.rollout": "attention rollout",
     "relevance.gradient": "relevance by gradients",
     "relevance.gradient-attention": "attention × gradient",
@@ -69,9 +72,12 @@ def view_name(view: str) -> str:
     return NAMES.get(name, name.replace("-", " ")) + (" (of the task's score)" if name != view else "")
 
 
-def units_of(run: Run) -> list[Unit]:
-    """Every unit that the run has maps for: the model's own, then views, their sites in order, mean and heads."""
-    units = []
+def units_of(subject: Subject, views: Sequence[str] | None = None) -> list[Unit]:
+    """Every unit that there are maps for: the model's own, then views, their sites in order, mean and heads; probes.
+
+    views: those wanted beside the model's own; None for all.
+    """
+    run, units = subject.run, []
     if (run.phrases["heatmap_rows"] > 0).any():
         units.append(Unit(MODEL, MODEL))
     for view in MAPS:
@@ -79,7 +85,9 @@ def units_of(run: Run) -> list[Unit]:
             if view in site.views:
                 heads = range(_channels(run, site.name, view))
                 units += [Unit(view, site.name), *(Unit(view, site.name, head) for head in heads if len(heads) > 1)]
-    return units
+    if subject.probed is not None:
+        units += [Unit(PROBE, site) for site in subject.probed.sites]
+    return [unit for unit in units if views is None or unit.view in (MODEL, *views)]
 
 
 def _channels(run: Run, site: str, view: str) -> int:
@@ -91,10 +99,12 @@ def read_maps(subject: Subject, view: str, phrase_rows: np.ndarray, units: Seque
     """Maps of some phrases for units of one view."""
     if view == MODEL:
         return _own_maps(subject, phrase_rows)
-    run, table = subject.run, subject.columns
+    table = subject.columns
     example = table["phrases"]["example"][phrase_rows]
     grids = np.stack([table["examples"]["grid_rows"][example], table["examples"]["grid_columns"][example]], 1)
-    offsets = run.cell_offsets
+    if view == PROBE and subject.probed is not None:
+        return quantised(np.stack([subject.probed.read(unit.site, phrase_rows) for unit in units]), grids)
+    run, offsets = subject.run, subject.run.cell_offsets
     ranges = [np.arange(offsets[row], offsets[row + 1]) for row in phrase_rows]
     rows = np.concatenate([*ranges, np.empty(0, dtype=np.int64)]).astype(np.int64)
     values: dict[str, np.ndarray] = {}  # site -> [cells, channels]

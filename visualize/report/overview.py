@@ -40,6 +40,22 @@ class Chart:
     pixels: bool = False
 
 
+@dataclass(frozen=True)
+class Overview:
+    """Records of charts and summaries, of each run; and of the summaries that all runs share."""
+
+    charts: list[list[dict[str, Any]]]
+    words: list[list[dict[str, Any]]]
+    shared: list[dict[str, Any]]
+
+
+def write_overview(subjects: Sequence[Subject], shared: Sequence[Words], folder: Path) -> Overview:
+    """Draw the figures of all runs into the folder, and put the charts of summaries beside them."""
+    charts = [write_charts(subject, number, folder) for number, subject in enumerate(subjects)]
+    words = [write_words(subject.words, number, folder) for number, subject in enumerate(subjects)]
+    return Overview(charts, words, write_words(shared, len(subjects), folder))
+
+
 def write_charts(subject: Subject, number: int, folder: Path) -> list[dict[str, Any]]:
     """Draw the figures of run ``number`` into the folder, one after the other, and return their records."""
     records = []

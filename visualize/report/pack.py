@@ -33,12 +33,6 @@ def write_chunk(folder: Path, name: str, value: Any) -> int:
     return (folder / f"{name}.js").write_text(text, encoding="ascii")
 
 
-def read_chunk(folder: Path, name: str) -> Any:
-    """What ``write_chunk`` wrote."""
-    text = (folder / f"{name}.js").read_text(encoding="ascii")
-    return json.loads(text.removeprefix(f"probeReport.chunk({to_script_json(name)},").removesuffix(");\n"))
-
-
 def packed(values: np.ndarray) -> str:
     """Bytes of an array (little endian), deflated (zlib) and in base64."""
     return base64.b64encode(deflated(values)).decode("ascii")

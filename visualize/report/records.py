@@ -79,7 +79,10 @@ def example_record(
                 phrases[name] = _phrase(subject, int(phrase_row)) | {"polygons": [_points(p) for p in polygons]}
             found[name] = _found(subject, int(phrase_row), mine) | {"map": number}
         own.append(found)
-    outcomes = [_outcome(subject, row) for subject, row in zip(subjects, rows, strict=True)]
+    outcomes = [
+        _outcome(subject, row) | {"part": subject.probed.part.get(int(row)) if subject.probed is not None else None}
+        for subject, row in zip(subjects, rows, strict=True)
+    ]
     return {
         "id": str(first["id"][rows[0]]),
         "caption": str(first["caption"][rows[0]]),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -28,12 +28,31 @@ class Words:
     charts: Sequence[Path] = ()
 
 
+class ProbeMaps(Protocol):
+    """Maps of probes, computed when they are asked for; the probes are fitted elsewhere (``probe.phrase_maps``).
+
+    sites: names of those that have a probe. part: row of the example -> the part of the probes' split it is in; only
+    ``test`` was seen by neither fitting nor choosing.
+    """
+
+    @property
+    def sites(self) -> Sequence[str]: ...
+
+    @property
+    def part(self) -> Mapping[int, str]: ...
+
+    def read(self, site: str, phrases: np.ndarray) -> np.ndarray:
+        """Maps of these rows of the phrases at a site, cell by cell, one below the other: float ``[cells]``."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A run, its name on the pages, and what was computed of it.
 
     sweep, measures: tidy tables of its sweep. items: what the sweep's probes found of each phrase (columns question,
-    probe, site, seed, phrase, correct, iou). heads: table of ``probe heads``. words: summaries.
+    probe, site, seed, phrase, correct, iou). heads: table of ``probe heads``. words: summaries. probed: where
+    probes put phrases.
     """
 
     run: Run
@@ -43,6 +62,7 @@ class Subject:
     heads: pd.DataFrame | None = None
     measures: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     words: Sequence[Words] = ()
+    probed: ProbeMaps | None = None
 
     @cached_property
     def outcomes(self) -> Outcomes:
