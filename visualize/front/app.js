@@ -71,7 +71,7 @@ function cached(source) {
       const chunk = source.load(name).then(make);
       chunk.catch(() => held.delete(name));
       held.set(name, chunk);
-      if (held.size > HELD) held.delete(held.keys().find((key) => key !== "index"));
+      if (held.size > HELD) held.delete([...held.keys()].find((key) => key !== "index"));
     }
     return held.get(name);
   };
