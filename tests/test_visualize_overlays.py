@@ -11,6 +11,7 @@ import pytest
 from fake_gallery import make_example, make_panorama, make_run
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
+from PIL import Image
 
 from grounding.errors import BadInput
 from visualize.canvas import spread_canvas, spread_maps
@@ -19,7 +20,7 @@ from visualize.maps import read_maps
 from visualize.overlays import NO_BREAK, draw_example
 from visualize.panel import FRAME, Panel
 from visualize.sheet import Sheet
-from visualize.style import RIGHT, WRONG, phrase_colour
+from visualize.style import RIGHT, WRONG, phrase_colour, save
 
 DPI = 100
 
@@ -29,6 +30,16 @@ def white_case(**changes) -> Case:
     phrase = CasePhrase(0, "cup", ((0, 3),), 1, boxes=((0.25, 0.5, 0.75, 0.875),))
     images = tuple(np.full((64, 64, 3), 255, np.uint8) for _ in range(3))
     return replace(Case(0, "white", "cup", images, 1, 2, False, 0.0, (phrase,)), **changes)
+
+
+def test_text_is_as_wide_when_others_show_a_figure_as_when_it_is_saved(tmp_path):
+    figure = draw_example(white_case())
+    assert matplotlib.rcParams["text.hinting"] != "no_hinting"  # as in a notebook
+    figure.canvas.draw()
+    shown = np.asarray(figure.canvas.buffer_rgba())
+    (path,) = save(figure, tmp_path / "saved", ("png",), dpi=figure.dpi)
+    with Image.open(path) as saved:
+        np.testing.assert_array_equal(shown, np.asarray(saved))
 
 
 def rendered(panel: Panel) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 
 import matplotlib
 import seaborn
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
@@ -27,6 +28,7 @@ MISSING = "#ededed"
 RIGHT = "#00875f"
 WRONG = "#c8371b"
 FORMATS = ("png", "svg", "pdf")
+HINTING = "text.hinting"
 
 # Okabe and Ito's palette without its green and vermilion, which say right and wrong.
 PHRASE_COLOURS = ("#0072b2", "#e69f00", "#c05a9b", "#56b4e9", "#f0e442", "#3a3a3a")
@@ -49,7 +51,7 @@ _RC: dict[str, Any] = {
     "text.color": INK,
     "text.parse_math": False,
     "text.usetex": False,
-    "text.hinting": "no_hinting",  # so that drawn text is as wide as it was measured
+    HINTING: "no_hinting",  # so that drawn text is as wide as it was measured
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
     "xtick.color": FAINT,
@@ -76,9 +78,19 @@ def styled(function: Callable[Arguments, Any]) -> Callable[Arguments, Any]:
     return inside
 
 
+class StyledFigure(Figure):
+    """A figure whose text is as wide as it was measured whoever draws it: a notebook does with its own settings."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw with the house's hinting of text."""
+        settings: Any = {HINTING: _RC[HINTING]}
+        with matplotlib.rc_context(settings):
+            super().draw(renderer)
+
+
 def new_figure(width: float, height: float, **options: Any) -> Figure:
     """A figure of that size in inches, with its own Agg canvas and unknown to pyplot."""
-    figure = Figure(figsize=(width, height), **options)
+    figure = StyledFigure(figsize=(width, height), **options)
     FigureCanvasAgg(figure)
     return figure
 
