@@ -55,6 +55,12 @@ def test_stages_are_apart_and_single_sites_keep_their_interval():
     assert any(np.allclose(bar, [[0, 0.22], [0, 0.28]]) for bar in bars)
 
 
+def test_a_score_that_is_zero_everywhere_has_no_ticks_below_zero():
+    panel = layer_curves(make_sweep(3).assign(value=0.0, low=0.0, high=0.0, chance=0.0)).axes[0]
+    low, high = panel.get_ylim()
+    assert min(tick for tick in panel.get_yticks() if low <= tick <= high) == 0
+
+
 def test_what_has_bars_is_drawn_side_by_side():
     table = pd.concat([make_sweep(1, "embedding"), make_sweep(2, "block")])
     real = table[(table["condition"] == "alignment") & (table["probe"] == "mlp")]

@@ -111,6 +111,8 @@ def draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame, blind: str
                 x = part["site"].map(place) + (0 if banded else aside)
                 _draw_line(panel, x, part, {**look, "label": label}, seed == seeds[0], banded)
     _draw_chance(panel, table, place, blind)
+    if panel.dataLim.height == 0 and 0 <= panel.dataLim.y0 <= 1:  # as a recall of 0 everywhere: no ticks below 0
+        panel.set_ylim(-0.05, 1.05)
     name_sites(panel, sites)
     panel.grid(axis="y")
     panel.set_axisbelow(True)
