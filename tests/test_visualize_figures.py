@@ -95,6 +95,14 @@ def test_a_run_without_predictions(examples, tmp_path):
     assert [name[:8] for name in names[2:]] == ["example-", "example-"]
 
 
+def test_a_run_that_answers_nothing_is_drawn_by_its_first_example(tmp_path):
+    run = make_run([make_example(1), make_example(2)], attention=False)
+    run.phrases[["iou", "pointing"]] = np.nan
+    run.examples[["task_score", "target_index", "answer_index"]] = (np.nan, -1, -1)
+    drawn = draw(run, tmp_path, {}, formats=("png",))
+    assert [figure.title for figure in drawn] == ["Example fake/001"]
+
+
 def test_one_candidate_is_no_task_that_is_right(tmp_path):
     """Every single picture is found by whoever picks among one: nothing is said of the task, only of grounding."""
     examples = {e.id: e for e in (make_example(n, candidates=1) for n in range(8))}

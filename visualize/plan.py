@@ -143,11 +143,12 @@ def make_plan(
 
 
 def _rows(run: Run, galleries: Mapping[str, Sequence[Sequence[Selection]]], chosen: Sequence[str]) -> tuple[int, ...]:
-    """The examples with a page of their own: those chosen by id, else the first of each group of the last gallery."""
+    """The examples with a page of their own: those chosen by id, else the first of each group of the last
+    gallery, or where there is no gallery the first of the run."""
     if chosen:
         return tuple(find_row(run, example_id) for example_id in chosen)
     firsts = ([s.rows[0] for band in g for s in band if s.rows] for g in reversed(list(galleries.values())))
-    return tuple(next(filter(None, firsts), ()))
+    return tuple(next(filter(None, firsts), (0,)))
 
 
 def _galleries(outcomes: Outcomes, count: int, seed: int) -> dict[str, list[list[Selection]]]:
