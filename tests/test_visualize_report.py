@@ -290,6 +290,7 @@ def test_lists_and_raw_html_of_a_summary_become_text():
     found = list(blocks("* a `b`\n* c\n\n<script>x</script>\n\nd <b>e</b>"))
     assert found[0] == {"kind": "list", "items": ["a b", "c"]}
     assert [block["text"] for block in found[1:]] == ["<script>x</script>\n", "d <b>e</b>"]
+    assert [block["text"] for block in blocks("A sentence.\nAnother `one`.")] == ["A sentence.\nAnother one."]
 
 
 def test_only_the_first_seed_of_a_sweep_is_shown():

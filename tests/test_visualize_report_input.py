@@ -103,6 +103,9 @@ def test_runs_that_hold_little_are_shown_with_what_there_is(tmp_path, look):
     assert seen.page.get_by_role("button", name="Attention").is_disabled()
     seen.go("/example/none%20such")
     assert "no example called “none such”" in seen.page.locator("main").inner_text()
+    seen.go(f"/example/{wide.id}?phrase=1")  # as people type it
+    seen.drawn()
+    assert seen.page.locator(".caption").is_visible()
     seen.go("/example/%25E0%25A4%25A")
     assert seen.page.locator("h1").is_visible()
 

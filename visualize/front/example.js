@@ -193,7 +193,7 @@ class ExampleView {
     const images = this.record.images.length, peak = peakOf(map, images), own = this.record.phrases[phrase];
     const at = images > 1 ? ` in ${candidate(peak.image)}${peak.image === own.image ? "" : ", not the phrase’s"}` : "";
     const inside = own.boxes.some(([x1, y1, x2, y2]) => peak.image === own.image && x1 <= peak.x && peak.x <= x2 && y1 <= peak.y && peak.y <= y2);
-    const region = own.boxes.length ? `, ${inside ? "inside" : "outside"} the true region` : "";
+    const region = own.boxes.length ? `${at && ","} ${inside ? "inside" : "outside"} the true region` : "";
     return `${capital(name)} of “${own.text}”: strongest${at}${region} (largest value ${peak.value.toPrecision(2)}, ${number(peak.ratio, peak.ratio < 10 ? 1 : 0)} times the mean).`;
   }
 

@@ -25,18 +25,19 @@ function foundPhrases(record, run) {
   const which = elsewhere.length < lost.length ? `${elsewhere.length} of them` : lost.length === 1 ? "it" : "them";
   const where = images.length ? ` It puts ${which} in another image: ${images.join(", ")}.` : "";
   const none = lost.length === known.length, end = none && correct ? " It is right without showing where." : "";
-  return `It finds ${none ? "none" : known.length - lost.length} of its ${all} (IoU of at least 0.5), not ${names}.${where}${end}`;
+  const some = none ? "" : `, not ${names}`, said = known.length === 1 ? "does not find its phrase" : `finds ${none ? "none" : known.length - lost.length} of its ${all}`;
+  return `It ${said} (IoU of at least 0.5)${some}.${where}${end}`;
 }
 
 /** Where the model puts a phrase and what its probes know, in sentences. */
 function explained(app, record, run, place) {
   const phrase = record.phrases[place], found = record.runs[run].phrases[place];
   if (!found) return ["This run leaves the phrase out: its words lie beyond the model’s token limit."];
-  const sentences = [...placed(record, phrase, found), ...probed(app.index.runs[run], found)];
+  const sentences = [...placed(app.index.runs[run], record, phrase, found), ...probed(app.index.runs[run], found)];
   return sentences.length ? sentences : ["Nothing is known of where the model puts it."];
 }
 
-function placed(record, phrase, found) {
+function placed(run, record, phrase, found) {
   const sentences = [], many = record.images.length > 1, { predicted, pointing, iou } = found;
   if (predicted && many) {
     const there = predicted.image === phrase.image;
@@ -45,7 +46,7 @@ function placed(record, phrase, found) {
       : `The model puts it in ${candidate(predicted.image)}; it is in ${candidate(phrase.image)}.`);
   }
   if (pointing !== null) sentences.push(`Its strongest point is ${pointing > 0 ? "inside" : "outside"} the true region.`);
-  if (iou !== null) sentences.push(`Overlap with the truth (IoU) ${number(iou)}${iou >= 0.5 ? "" : ", below 0.5"}.`);
+  if (iou !== null) sentences.push(`Overlap ${run.heatmaps ? "of its whole heatmap " : ""}with the truth (IoU) ${number(iou)}${iou >= 0.5 ? "" : ", below 0.5"}.`);
   return sentences;
 }
 
@@ -96,7 +97,7 @@ function factRow(app, record, run, place, marks) {
   const phrase = record.phrases[place], found = record.runs[run].phrases[place];
   const image = found?.predicted ? found.predicted.image : null, there = image === phrase.image;
   const points = !found || found.pointing === null ? "–" : found.pointing > 0 ? "✓ yes" : "✗ no";
-  const where = image === null ? "–" : `${there ? "✓" : "✗"} ${image + 1}`;
+  const where = image === null ? "–" : `${there ? "✓" : "✗"} ${image}`;
   const button = h("button", { type: "button", class: "phrase-name", dir: "auto", ...marks(place) },
     h("span", { class: "swatch", style: { "--phrase": phraseColour(app.index, place) }, "aria-hidden": "true" }), phrase.text,
     record.phrases.length > app.index.phraseColours.length && h("sup", null, place + 1));

@@ -21,7 +21,7 @@ function formatRoute({ page, id, params }) {
 /** The route that a text means; the overview for one that means nothing. */
 function parseRoute(text) {
   const [path, query] = text.replace(/^#/, "").split("?");
-  const [, page, id] = path.split("/");
+  const [, page, ...rest] = path.split("/"), id = rest.join("/"); // typed ids may hold bare slashes
   const params = Object.fromEntries(new URLSearchParams(query || ""));
   if (page === "gallery") return { page, params };
   if (page === "example" && id) {
@@ -101,7 +101,7 @@ function chosen(index, params) {
 
 function matches(wanted, index, run, example) {
   if (wanted in QUADRANTS) return quadrantOf(index, run, example) === wanted;
-  return index.outcomes[run].correct[example] === (wanted === "right");
+  return index.outcomes[run].correct[example] === { right: true, wrong: false }[wanted];
 }
 
 function sorted(index, run, found, sort) {

@@ -34,9 +34,9 @@ function capital(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-/** A candidate as people count them, from one. */
+/** A candidate, counted from 0 as in the figures and the tables of a run. */
 function candidate(index) {
-  return `candidate ${index + 1}`;
+  return `candidate ${index}`;
 }
 
 /** The blocks of a summary as elements; headings begin at `level`. */
@@ -46,7 +46,7 @@ function summary(blocks, level) {
     if (block.kind === "heading") return h(`h${Math.min(level + block.level - least, 6)}`, null, block.text);
     if (block.kind === "list") return h("ul", null, block.items.map((item) => h("li", null, item)));
     if (block.kind === "table") return table(block.rows[0], block.rows.slice(1));
-    return h(block.kind === "code" ? "pre" : "p", null, block.text);
+    return block.kind === "code" ? h("pre", null, block.text) : h("p", { class: "lines" }, block.text);
   });
 }
 

@@ -133,8 +133,9 @@ def _until(tokens: Iterator[Token], end: str) -> list[Token]:
 
 
 def _text(token: Token) -> str:
-    """The words of an inline token, markup left out; raw HTML stays as it was typed."""
-    return "".join(" " if child.type in ("softbreak", "hardbreak") else child.content for child in token.children or ())
+    """The words of an inline token, markup left out; raw HTML stays as it was typed, and lines are kept."""
+    broken = ("softbreak", "hardbreak")
+    return "".join("\n" if child.type in broken else child.content for child in token.children or ())
 
 
 def _charts(subject: Subject) -> Iterator[Chart]:
