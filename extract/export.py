@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 KINDS = ("coco", "fiftyone", "csv", "parquet")
 DESCRIPTION, IMAGES = "export.json", "images"
+TABLES = ("examples", "phrases", "regions")
+WRITTEN = {
+    "coco": ("annotations.json", "results.json"),
+    "fiftyone": ("metadata.json", "samples.json"),
+    "csv": tuple(f"{name}.csv" for name in TABLES),
+    "parquet": tuple(f"{name}.parquet" for name in TABLES),
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,8 @@ def export(
     in FiftyOne's own format (``extract.export_fiftyone``; needs the extra ``fiftyone``).
     examples: id -> example, for the pixels, which tables do without. Images that are files stay where they are and are
     referred to; others are written to ``images``. progress: called with (examples done, examples in all).
-    Raises BadInput for an unknown kind, an empty run, and where ``out`` cannot be a folder or holds another run.
+    Raises BadInput for an unknown kind, an empty run, and where ``out`` cannot be a folder or holds another run,
+    or files of those names that no export wrote.
     """
     if to not in KINDS:
         raise unknown_choice("to", to, KINDS)
@@ -69,6 +77,8 @@ def export(
     check_folder(out)
     if (there := read_note(Path(out) / DESCRIPTION, "run", "an exported run")) is not None:
         refuse_another(out, "another run", there, of_run(run.manifest))
+    elif taken := [name for name in WRITTEN[to] if (Path(out) / name).exists()]:
+        raise BadInput(f"out {str(out)!r} holds another {taken[0]}; accepted: a folder without, or this run's export")
     if to in ("csv", "parquet"):
         writer: Callable[..., Exported] = _write_tables
     elif to == "coco":

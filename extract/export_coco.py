@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from extract.export import Exported, Picture, known, pictures
+from extract.export import WRITTEN, Exported, Picture, known, pictures
 from grounding.examples import Box, Example, Region
 from grounding.folders import of_run
 
 if TYPE_CHECKING:
     from extract.reader import Run
 
-GROUND_TRUTH, RESULTS = "annotations.json", "results.json"
+GROUND_TRUTH, RESULTS = WRITTEN["coco"]
 _BOX = ("x1", "y1", "x2", "y2")
 
 

@@ -184,6 +184,11 @@ def test_what_cannot_be_exported_is_refused(run, examples, tmp_path, monkeypatch
     with pytest.raises(BadInput, match="holds another run: identity_hash is None there and 'other' here"):
         export(run, "csv", tmp_path)
     (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "annotations.json").write_text("mine")
+    with pytest.raises(BadInput, match=r"holds another annotations\.json"):
+        export(run, "coco", tmp_path / "mine", examples)
+    assert (tmp_path / "mine" / "annotations.json").read_text() == "mine"
     with pytest.raises(BadInput, match="is not a folder"):
         export(run, "csv", tmp_path / "file")
 
