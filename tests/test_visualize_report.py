@@ -238,10 +238,12 @@ def test_runs_that_hold_little_are_reported_with_notes(tmp_path):
     run.phrases[["iou", "pointing"]] = np.nan
     run.examples[["answer_x", "answer_y"]] = np.nan
     run.examples["task_score"] = np.nan
+    run.manifest["dropped_phrases"] = [[example.id, "one"], [example.id, "two"]]
     write_report([Subject(run, "a")], tmp_path / "out", by_id([example]))
     index, record = chunk(tmp_path / "out", "index"), chunk(tmp_path / "out", "examples-0")[0]
     assert index["runs"][0]["views"] == []
-    assert len(index["runs"][0]["notes"]) == 5
+    assert len(index["runs"][0]["notes"]) == 6
+    assert "leaves out 2 of its phrases, in 1 of its examples" in index["runs"][0]["notes"][-1]
     assert record["runs"][0]["answer"] is None
     assert record["runs"][0]["correct"] is None
     assert record["runs"][0]["phrases"][0]["predicted"] is None

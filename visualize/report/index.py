@@ -108,6 +108,10 @@ def notes_of(subject: Subject) -> list[str]:
         notes.append(f"There are no maps of probes: {added}probe report … --map probe")
     if "predicted_image_index" not in table or not (table["predicted_image_index"] >= 0).any():
         notes.append("The model says of no phrase where it is: there are no predicted boxes.")
+    if dropped := run.manifest.get("dropped_phrases"):
+        examples = len({example for example, _ in dropped})
+        told = f"{len(dropped)} of its phrases, in {examples} of its examples"
+        notes.append(f"The run leaves out {told}: their words lie beyond the model's token limit.")
     return notes
 
 
