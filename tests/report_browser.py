@@ -52,7 +52,7 @@ class Seen:
 
     def ids(self) -> list[str]:
         """The examples that the gallery shows."""
-        return self.page.locator(".card-id").all_inner_texts()
+        return self.page.locator(".card-id").all_text_contents()  # inner text is empty where nothing was laid out
 
 
 @contextmanager
