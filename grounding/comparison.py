@@ -54,7 +54,10 @@ def in_common(one: Evaluation, other: Evaluation, names: str) -> tuple[Evaluatio
 
 def differences_told(table: pd.DataFrame) -> str:
     """The differences as a Markdown table; bold where the interval leaves out 0."""
-    lines = ["| first | second | figure | first | second | difference | 95 % interval | n | note |", "|" + "---|" * 9]
+    lines = [
+        "| first | second | figure | first | second | first minus second | 95 % interval | n | note |",
+        "|" + "---|" * 9,
+    ]
     for row in table.to_dict("records"):
         known = not pd.isna(row["low"])
         low, high = (row["low"], row["high"]) if known else (None, None)

@@ -9,7 +9,7 @@ from test_probe_cli import run
 
 from grounding.benchmarks import BENCHMARKS, benchmark_class, benchmark_options
 from probe.cli.extract import SITES
-from probe.cli.options import OPTIONS, SPLITS, parse_list, progress_bar
+from probe.cli.options import OPTIONS, SPLITS, first_few, parse_list, progress_bar
 from probe.settings import CONTROLS
 
 
@@ -44,3 +44,9 @@ def test_the_progress_bar_is_silent_off_terminals(capsys):
         progress(1, None, "reading")
         progress(2, 3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_long_lists_are_cut_and_say_so():
+    assert first_few(["a", "b"]) == ["a", "b"]
+    assert first_few(list("abc"), most=3) == ["a", "b", "c"]
+    assert first_few(list("abcde"), most=3) == ["a", "b", "c", "and 2 more (--json lists all)"]

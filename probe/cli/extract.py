@@ -35,6 +35,7 @@ from probe.cli.options import (
     SkipBad,
     Split,
     Tokenizer,
+    first_few,
     loading,
     parse_list,
     parse_pairs,
@@ -236,9 +237,9 @@ def _report(run: Run | None, left: str, out: Path, faults: list[str], new: int, 
     text += f"{out}: " + ", ".join(f"{value} {name}" for name, value in counts.items())
     text += f", {len(run.sites)} sites, {size / 1e6:.1f} MB"
     text += "" if new else "; all of it was there, nothing was computed"
-    text += "".join(f"\nskipped {item['id']}: {item['reason']}" for item in skipped)
-    text += "".join(f"\nphrase {item['phrase']} of {item['example']} {DROPPED}" for item in dropped)
-    show(result, as_json, f"{text}\nNext: {_next(run, out)}")
+    told = [f"skipped {item['id']}: {item['reason']}" for item in skipped]
+    told += first_few([f"phrase {item['phrase']} of {item['example']} {DROPPED}" for item in dropped])
+    show(result, as_json, "\n".join([text, *told, f"Next: {_next(run, out)}"]))
 
 
 def _next(run: Run, out: Path) -> str:

@@ -19,6 +19,7 @@ from probe.cli.options import (
     Root,
     Seed,
     SkipBad,
+    first_few,
     parse_pairs,
     progress_bar,
     show,
@@ -178,7 +179,9 @@ def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:
         lines.append(f"threshold of heatmaps: {threshold['value']:g}, chosen on {threshold['split']}")
     result |= {name: training[name] for name in ("skipped", "dropped_phrases")}
     lines += [f"skipped {item['id']}: {item['reason']}" for item in training["skipped"]]
-    lines += [f"phrase {item['phrase']} of {item['example']} {DROPPED}" for item in training["dropped_phrases"]]
+    lines += first_few(
+        [f"phrase {item['phrase']} of {item['example']} {DROPPED}" for item in training["dropped_phrases"]]
+    )
     same = [f"--option {name}={value}" for name, value in settings.benchmark_options.items()]
     same += [f"--root {settings.root}"] if settings.root is not None else []
     same += [f"--data-seed {settings.data_seed}"] if settings.data_seed else []

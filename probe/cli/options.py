@@ -109,6 +109,12 @@ def show(result: Mapping[str, Any], as_json: bool, text: str) -> None:
     typer.echo(json.dumps(result, indent=1, default=str) if as_json else text)
 
 
+def first_few(lines: Sequence[str], most: int = 10) -> list[str]:
+    """The first lines, and how many are left out, which ``--json`` has."""
+    left = len(lines) - most
+    return [*lines[:most], f"and {left} more (--json lists all)"] if left > 0 else list(lines)
+
+
 def show_table(title: str, rows: Sequence[tuple[str, str]], result: Mapping[str, Any], as_json: bool) -> None:
     """Print a result: JSON for machines, a table of two columns for people."""
     if as_json:
