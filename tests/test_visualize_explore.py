@@ -165,6 +165,7 @@ def test_bad_input_is_told_and_changes_nothing(made):
         (lambda: explorer.show("nothing"), "example 'nothing' is not in these runs"),
         (lambda: explorer.show(["fake/001", "nothing"]), "example 'nothing'"),
         (lambda: explorer.show("fake/001", layer=1), "view 'layer' is unknown; accepted: phrase, map"),
+        (lambda: explorer.show("fake/001", phrase=99), "phrase 99 of 'fake/001' is not there; accepted: 1 to "),
         (lambda: explorer.filter("bad"), "quadrant 'bad' is unknown; accepted: right"),
         (lambda: explorer.filter(order="size"), "order 'size' is unknown"),
         (lambda: explorer.filter(run=2), "run 2 is unknown; accepted: 0, 1"),

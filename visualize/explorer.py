@@ -63,7 +63,7 @@ class Explorer(anywidget.AnyWidget):
 
         view: of one example, as in the address of the report: phrase (from 1 on), map (``attention``, ``probe``, …),
         site, head, a and b (numbers of the runs side by side, b ``none`` for one alone). Raises BadInput for an
-        unknown id, or another name of a view.
+        unknown id, another name of a view, and a phrase that the example does not have.
         """
         ids = [examples] if isinstance(examples, str) else [str(name) for name in dict.fromkeys(examples)]
         known = set(self.examples["id"])
@@ -72,6 +72,10 @@ class Explorer(anywidget.AnyWidget):
         for name in view:
             if name not in VIEW:
                 raise unknown_choice("view", name, VIEW)
+        if isinstance(examples, str) and "phrase" in view:
+            count = int(self.examples.loc[self.examples["id"] == examples, "phrases"].max())
+            if view["phrase"] not in range(1, count + 1):
+                raise BadInput(f"phrase {view['phrase']!r} of {examples!r} is not there; accepted: 1 to {count}")
         self.selected = ids
         if isinstance(examples, str):
             self._go(f"/example/{quote(examples, safe='')}", view)
