@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import ExifTags, Image
 
+from extract.store import TABLES
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
 from grounding.folders import check_folder, make_folder, of_run, read_note, refuse_another
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 KINDS = ("coco", "fiftyone", "csv", "parquet")
 DESCRIPTION, IMAGES = "export.json", "images"
-TABLES = ("examples", "phrases", "regions")
 WRITTEN = {
     "coco": ("annotations.json", "results.json"),
     "fiftyone": ("metadata.json", "samples.json"),

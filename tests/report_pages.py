@@ -47,6 +47,21 @@ class PlantedProbes:
         return self.cells[phrases].ravel() / (1 + self.sites.index(site))
 
 
+def write_probed(out: Path, count: int):
+    """A report of so many examples with maps of probes, which find the second phrase of the second example alone.
+
+    Returns its subject, and the examples by id.
+    """
+    examples = [make_example(number) for number in range(count)]
+    run = make_run(examples)
+    cells = np.zeros((len(run.phrases), 24, 4))
+    cells[4, 9, 2] = 0.75
+    probed = PlantedProbes(run, cells, {0: "train", 1: "test"})
+    subject = Subject(run, "x", probed=probed)
+    write_report([subject], out, by_id(examples))
+    return subject, by_id(examples)
+
+
 def items_of(run: FakeRun, right: bool = True) -> pd.DataFrame:
     """A probe that finds every other phrase from the second layer on; the last phrase was not asked."""
     asked = range(len(run.phrases) - 1)

@@ -97,6 +97,14 @@ def read(name: str) -> nbformat.NotebookNode:
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
 
 
+def check(name: str, notebook: nbformat.NotebookNode) -> list:
+    """The cells of code, each of which was run, in order, and whose outputs are what they have to be."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    CHECKS[name](notebook)
+    return code
+
+
 def test_every_notebook_is_checked() -> None:
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(CHECKS)
 
@@ -104,9 +112,7 @@ def test_every_notebook_is_checked() -> None:
 @pytest.mark.parametrize("name", CHECKS)
 def test_what_is_saved_is_whole(name: str) -> None:
     notebook = read(name)
-    CHECKS[name](notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    code = check(name, notebook)
     text = (NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")
     assert len(text) < 400_000
     shown = re.sub(r'"image/(png|jpeg)": "[^"]*"', "", text)
@@ -119,4 +125,4 @@ def test_what_is_saved_is_whole(name: str) -> None:
 def test_it_runs(name: str, tmp_path: Path) -> None:
     notebook = read(name)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    CHECKS[name](notebook)
+    assert check(name, notebook)

@@ -12,13 +12,13 @@ from fake_gallery import SITES, make_example, make_panorama, make_run
 from report_pages import (
     EVIL,
     HEADS,
-    PlantedProbes,
     by_id,
     chunk,
     items_of,
     plant_attention,
     two_runs,
     unpack,
+    write_probed,
     write_two,
 )
 
@@ -160,21 +160,16 @@ def test_a_budget_keeps_what_is_worth_most():
 
 
 def test_maps_of_probes_go_in_by_layer_with_the_part_that_each_example_is_in(tmp_path):
-    examples = [make_example(number) for number in range(3)]
-    run = make_run(examples)
-    cells = np.zeros((len(run.phrases), 24, 4))
-    cells[4, 9, 2] = 0.75  # the second phrase of the second example
-    probed = PlantedProbes(run, cells, {0: "train", 1: "test"})
-    write_report([Subject(run, "x", probed=probed)], tmp_path / "out", by_id(examples))
+    subject, examples = write_probed(tmp_path / "out", 3)
     index = chunk(tmp_path / "out", "index")
     view = next(view for view in index["runs"][0]["views"] if view["view"] == "probe")
-    assert view["units"] == [[site, None] for site in probed.sites]
+    assert view["units"] == [[site, None] for site in subject.probed.sites]
     maps = chunk(tmp_path / "out", "maps-0-probe-0")
     found, peaks = unpack(maps["cells"]).reshape(2, -1, 24, 4), unpack(maps["peaks"], np.float32).reshape(2, -1)
     np.testing.assert_array_equal(np.argwhere(found), [[0, 4, 9, 2], [1, 4, 9, 2]])
     np.testing.assert_allclose(peaks[:, 4], [0.75, 0.375])  # half of it at the second layer
     assert [record["runs"][0]["part"] for record in chunk(tmp_path / "out", "examples-0")] == ["train", "test", None]
-    write_report([Subject(run, "x", probed=probed)], tmp_path / "few", by_id(examples), views=["probe"])
+    write_report([subject], tmp_path / "few", examples, views=["probe"])
     assert [view["view"] for view in chunk(tmp_path / "few", "index")["runs"][0]["views"]] == ["probe"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_gallery import SITES, make_example, make_run
 from report_browser import Seen
-from report_pages import PlantedProbes, by_id, chunk, plant_attention
+from report_pages import by_id, chunk, plant_attention, write_probed
 
 from grounding.sinks import without_sinks
 from visualize.canvas import spread_canvas, strength
@@ -189,12 +189,7 @@ def test_sink_filtered_maps_are_those_of_the_figures(two, look):
 
 
 def test_maps_of_probes_follow_the_layer_and_say_whether_the_probe_saw_the_image(tmp_path, look):
-    examples = [make_example(number) for number in range(2)]
-    run = make_run(examples)
-    cells = np.zeros((len(run.phrases), 24, 4))
-    cells[4, 9, 2] = 0.75  # the second phrase of the second example
-    probed = PlantedProbes(run, cells, {0: "train", 1: "test"})
-    write_report([Subject(run, "x", probed=probed)], tmp_path / "out", by_id(examples))
+    write_probed(tmp_path / "out", 2)
     seen = look(tmp_path / "out")
     seen.go("/example/fake%2F001?phrase=2&map=probe")
     seen.drawn()
@@ -223,6 +218,24 @@ def test_which_phrases_are_found_is_told_before_any_is_chosen(two, look):
     assert told in verdict
     assert all(f"“{text}”" in verdict for text in lost["text"])
     assert len(lost)
+
+
+def test_phrases_of_heatmaps_are_found_by_their_strongest_point(two, look):
+    folder, subjects = two
+    phrases = subjects[1].run.phrases
+    seen, counts = look(folder), set()
+    for example in range(6):
+        asked = phrases[phrases["example"] == example]
+        found = int((asked["pointing"] > 0).sum())
+        seen.go(f"/example/fake%2F00{example}?a=1&b=none")
+        seen.drawn()
+        told = "all its" if found == len(asked) else f"{found or 'none'} of its"
+        assert (
+            f"finds {told} {len(asked)} phrases (strongest point inside the region)"
+            in seen.page.locator(".verdict").inner_text()
+        )
+        counts.add(found)
+    assert len(counts) > 1
 
 
 def test_grids_that_do_not_divide_are_painted_as_in_the_figures(tmp_path, look):

@@ -28,10 +28,11 @@ def command(
     from extract.export import export
     from extract.from_checkpoint import examples_of
     from extract.reader import Run
+    from extract.store import MANIFEST
     from grounding.errors import BadInput
     from grounding.evaluation_files import SUMMARY
 
-    if (run / SUMMARY).is_file() and not (run / "manifest.json").is_file():
+    if (run / SUMMARY).is_file() and not (run / MANIFEST).is_file():
         raise BadInput(
             f"{str(run)!r} is an evaluation, whose tables are CSV and Parquet already; accepted: a run of probe "
             "extract. Ranked boxes for COCO's tools: probe evaluate --export-predictions FILE"

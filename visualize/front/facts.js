@@ -12,13 +12,23 @@ function verdict(record, run) {
   return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; score ${scored(score)} (higher is better).`;
 }
 
+/**
+ * Whether a run shows where a phrase is; null where that is unknown. Boxes have to overlap the truth by half. The IoU of a
+ * whole heatmap seldom gets there: its strongest point has to lie inside.
+ */
+function shows(about, found) {
+  const value = about.heatmaps ? found.pointing : found.iou;
+  return value === null ? null : about.heatmaps ? value > 0 : value >= 0.5;
+}
+
 /** Which phrases are found, in a sentence or two; null where nothing is known of them. */
-function foundPhrases(record, run) {
+function foundPhrases(about, record, run) {
   const { phrases, correct } = record.runs[run];
-  const known = record.phrases.map((phrase, place) => ({ phrase, of: phrases[place] })).filter(({ of }) => of && of.iou !== null);
+  const known = record.phrases.map((phrase, place) => ({ phrase, of: phrases[place] })).filter(({ of }) => of && shows(about, of) !== null);
   if (!known.length) return null;
-  const lost = known.filter(({ of }) => of.iou < 0.5), all = counted(known.length, "phrase");
-  if (!lost.length) return `It finds ${known.length === 1 ? "its phrase" : `all its ${all}`} (IoU of at least 0.5)${correct === false ? ": grounding is not what failed here." : "."}`;
+  const lost = known.filter(({ of }) => !shows(about, of)), all = counted(known.length, "phrase");
+  const how = about.heatmaps ? "(strongest point inside the region)" : "(IoU of at least 0.5)";
+  if (!lost.length) return `It finds ${known.length === 1 ? "its phrase" : `all its ${all}`} ${how}${correct === false ? ": grounding is not what failed here." : "."}`;
   const elsewhere = lost.filter(({ phrase, of }) => of.predicted && of.predicted.image !== phrase.image);
   const images = [...new Set(elsewhere.map(({ of }) => candidate(of.predicted.image)))];
   const names = lost.slice(0, 3).map(({ phrase }) => `“${phrase.text}”`).join(", ") + (lost.length > 3 ? ", …" : "");
@@ -26,7 +36,7 @@ function foundPhrases(record, run) {
   const where = images.length ? ` It puts ${which} in another image: ${images.join(", ")}.` : "";
   const none = lost.length === known.length, end = none && correct ? " It is right without showing where." : "";
   const some = none ? "" : `, not ${names}`, said = known.length === 1 ? "does not find its phrase" : `finds ${none ? "none" : known.length - lost.length} of its ${all}`;
-  return `It ${said} (IoU of at least 0.5)${some}.${where}${end}`;
+  return `It ${said} ${how}${some}.${where}${end}`;
 }
 
 /** Where the model puts a phrase and what its probes know, in sentences. */
@@ -57,7 +67,7 @@ function probed(run, found) {
     const known = values.filter((value) => value !== null), right = known.filter((value) => value >= 0.5).length;
     const last = right && right < known.length ? `, last at ${series.sites[values.findLastIndex((value) => value >= 0.5)]}` : "";
     const told = `The ${series.probe} probe (${series.question}) finds it at ${right} of ${known.length} layers${last}`;
-    if (right > known.length / 2 && found.iou !== null && found.iou < 0.5) return [`${told}: it can be read inside, though the model does not show it.`];
+    if (right > known.length / 2 && shows(run, found) === false) return [`${told}: it can be read inside, though the model does not show it.`];
     return [`${told}.`];
   });
 }
@@ -72,7 +82,7 @@ function factsOf(app, record, run, marks, onlayer) {
   const words = h("div", { class: "why", "aria-live": "polite" });
   const layers = h("div", { class: "layers" });
   const element = h("section", { class: "facts", "aria-label": `Facts of ${about.name}` },
-    h("div", { class: `verdict ${state}` }, [verdict(record, run), foundPhrases(record, run)].filter(Boolean).map((words) => h("p", null, words))),
+    h("div", { class: `verdict ${state}` }, [verdict(record, run), foundPhrases(about, record, run)].filter(Boolean).map((words) => h("p", null, words))),
     record.phrases.length > 0 && h("div", { class: "scroll phrases", tabindex: "0", role: "group", "aria-label": "Phrases and how well they are grounded" },
       h("table", null,
         h("thead", null, h("tr", null, ["Phrase", "IoU", "Points at it", record.images.length > 1 && "Image"].filter(Boolean).map((cell) => h("th", { scope: "col" }, cell)))),
