@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +11,29 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "grounding", "extract", "probe", "visualize")
 
 FINE_TUNED = ("vilt-aligner-task", "vilt-aligner-grounded", "mdetr-task", "mdetr-grounded")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel's packages alone."""
+    """A folder with the wheel's packages alone, built from a copy: a build writes into its tree, and others may build."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder / "dist"), str(PROJECT)]
-    subprocess.run(build, check=True, capture_output=True, cwd=folder)
+    source = folder / "source"
+    source.mkdir()
+    for name in SOURCES:
+        (shutil.copytree if (PROJECT / name).is_dir() else shutil.copy)(PROJECT / name, source / name)
+    run("build", "--wheel", "--outdir", str(folder / "dist"), str(source), cwd=folder)
     (wheel,) = (folder / "dist").glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder / "site"), str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True, cwd=folder)
+    run("pip", "install", "--quiet", "--no-deps", "--target", str(folder / "site"), str(wheel), cwd=folder)
     return folder / "site"
+
+
+def run(module: str, *words: str, cwd: Path) -> None:
+    """Run ``python -m MODULE WORDS``; what it printed is shown where it fails."""
+    done = subprocess.run([sys.executable, "-m", module, *words], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def probe(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
