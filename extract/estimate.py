@@ -94,7 +94,7 @@ def estimate(
 
 def _sample(extractor: Extractor, examples: Sequence[Example], size: int) -> _Sample:
     sample = _Sample(tables=ShardTables(extractor.options.threshold))
-    begins = sorted({int(begin) for begin in np.linspace(0, len(examples) - size, _BATCHES)})
+    begins = np.linspace(0, len(examples) - size, min(_BATCHES, len(examples) // size)).astype(int).tolist()
     for begin in begins:
         started = time.perf_counter()
         prepared = prepare(extractor, examples, range(begin, begin + size))

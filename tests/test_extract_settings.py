@@ -138,6 +138,7 @@ def test_the_estimate_is_near_what_is_written(tmp_path):
         assert told.bytes[view] == pytest.approx(written, rel=0.2)
     assert (told.examples, told.shards, told.sampled) == (400, 2, 64)
     assert told.seconds > 0
+    assert estimate(TinyModel(), games[:48], batch_size=16).sampled == 48  # no example is looked at twice
 
 
 def test_an_inspected_run_tells_what_it_holds_and_how_to_open_it(exact, tmp_path):

@@ -78,6 +78,8 @@ def test_a_threshold_is_tuned_on_the_split_that_is_named(ckpt):
     assert set(found.per_example["split"]) == {"dev"}
     with pytest.raises(BadInput, match="split 'test' is a test split"):
         evaluate_checkpoint(ckpt, "mini-game", limit=5, tune_split="test")
+    with pytest.raises(BadInput, match=r"train_root 'nowhere' is not a folder"):
+        evaluate_checkpoint(ckpt, "mini-game", limit=5, train_root="nowhere")
     with pytest.raises(BadInput, match=r"threshold 0\.3 and tune_split 'tune' exclude each other"):
         evaluate_checkpoint(ckpt, "mini-game", limit=5, tune_split="tune", threshold=0.3)
 

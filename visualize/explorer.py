@@ -63,7 +63,8 @@ class Explorer(anywidget.AnyWidget):
 
         view: of one example, as in the address of the report: phrase (from 1 on), map (``attention``, ``probe``, …),
         site, head, a and b (numbers of the runs side by side, b ``none`` for one alone). Raises BadInput for an
-        unknown id, another name of a view, and a phrase that the example does not have.
+        unknown id, another name of a view, a phrase that the example does not have, a map that no run has, and a site
+        that the map is not of.
         """
         ids = [examples] if isinstance(examples, str) else [str(name) for name in dict.fromkeys(examples)]
         known = set(self.examples["id"])
@@ -76,6 +77,12 @@ class Explorer(anywidget.AnyWidget):
             count = int(self.examples.loc[self.examples["id"] == examples, "phrases"].max())
             if view["phrase"] not in range(1, count + 1):
                 raise BadInput(f"phrase {view['phrase']!r} of {examples!r} is not there; accepted: 1 to {count}")
+        layers = self._report.layers()
+        if "map" in view and view["map"] not in layers:
+            raise unknown_choice("map", view["map"], layers)
+        sites = layers[str(view["map"])] if "map" in view else sorted({s for own in layers.values() for s in own})
+        if "site" in view and view["site"] not in sites:
+            raise unknown_choice("site", view["site"], sites)
         self.selected = ids
         if isinstance(examples, str):
             self._go(f"/example/{quote(examples, safe='')}", view)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounding.errors import BadInput
+from visualize.maps import PROBE
 from visualize.report.budget import Choice, Held
 from visualize.report.content import Content
 from visualize.report.images import ImageFolder
@@ -44,6 +45,18 @@ class LiveReport:
         for place in range(content.count):
             content.add_to_index(place, content.record(place, self._promised(place)))
         self._index = content.index(title, write_overview(subjects, words, folder / "figures"), choices, chunk=1)
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """What the page can lay over an example's images, as its addresses name it: map -> sites of any run."""
+        found: dict[str, dict[str, None]] = {"boxes": {}}
+        for run in self._index["runs"]:
+            for view in run["views"]:
+                found.setdefault(view["view"], {}).update((site, None) for site, _ in view["units"])
+            for series in run["series"]:
+                found.setdefault(PROBE, {}).update(dict.fromkeys(series["sites"]))
+        if "attention" in found:
+            found["sink-filtered"] = found["attention"]
+        return {name: tuple(sites) for name, sites in found.items()}
 
     def chunk(self, name: str) -> Any:
         """The chunk that a written report has in the file of that name. Raises KeyError where there is none."""
