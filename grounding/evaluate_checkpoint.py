@@ -76,7 +76,9 @@ def evaluate_checkpoint(
     check_folder(out)
     check_file(export, "export")
     if train_root is not None and not Path(train_root).is_dir():
-        raise BadInput(f"train_root {str(train_root)!r} is not a folder; accepted: that of the training benchmark's files")
+        raise BadInput(
+            f"train_root {str(train_root)!r} is not a folder; accepted: that of the training benchmark's files"
+        )
     _check_thresholds(threshold, tune_split)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)

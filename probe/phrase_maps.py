@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +103,9 @@ def fit_probes(
     for number, site in enumerate(chosen):
         condition = Condition(question.name, [question.features(site)], question.widths(site))
         tried: dict[str, Any] = {f"{probe}_strengths": (given[site.name],)} if site.name in given else {}
-        question.settings = replace(settings, **tried)
-        fitted = fit_under(condition, question, probe, split, seed)
+        asked = copy(question)
+        asked.settings = replace(settings, **tried)
+        fitted = fit_under(condition, asked, probe, split, seed)
         found[site.name] = fitted.chosen[0].probe, question.image_site(site)
         if progress is not None:
             progress(number + 1, len(chosen))

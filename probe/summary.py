@@ -147,12 +147,12 @@ def _corrected_lines(real: pd.DataFrame) -> list[str]:
     """Which sites are above chance, and above every control of the same probe, corrected for how many there are."""
     after = f"after Holm's correction over {len(real)} sites" if len(real) > 1 else "at 5 %"
     lines = []
-    for column, bound in (("p_chance_holm", "chance"), ("p_control_holm", "each of its controls")):
+    for column, bound in (("p_chance_holm", "chance"), ("p_control_holm", "every one of its controls")):
         known = real[real[column].notna()]
         missed = known[known[column] > LEVEL]
         if len(missed):
             names = ", ".join(f"`{site}`" for site in missed["site"])
-            lines.append(f"Cannot be told from {bound} {after}: {names}.")
+            lines.append(f"Not shown to be above {bound} {after}: {names}.")
     return lines
 
 

@@ -28,8 +28,8 @@ def joined_lines(joined: pd.DataFrame, probe: str, site: str, few: bool) -> list
     if gap is not None:
         reading = "" if few else f" {_gap(gap)}"
         lines.append(
-            f"Expression gap (IoU of the probe at `{gap['site']}`, best on validation, minus the model's own): "
-            f"{figure(gap)}.{reading}"
+            f"Expression gap (IoU of the probe at `{gap['site']}`, highest on validation, minus the model's "
+            f"own): {figure(gap)}.{reading}"
         )
     return lines
 

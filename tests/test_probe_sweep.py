@@ -177,8 +177,8 @@ def test_files_hold_the_table_its_settings_and_words(planted):
     words = (out / "summary.md").read_text()
     assert "Best site (by validation loss, of 2): `block.1`" in words
     assert "can be matched at this site" in words
-    assert "Cannot be told from chance after Holm's correction over 2 sites: `block.0`." in words
-    assert "Cannot be told from each of its controls after Holm's correction over 2 sites: `block.0`." in words
+    assert "Not shown to be above chance after Holm's correction over 2 sites: `block.0`." in words
+    assert "Not shown to be above every one of its controls after Holm's correction over 2 sites: `block.0`." in words
     assert "more than the same probe memorises" in words
     assert "Above the same probe on places instead of states: " in words
     assert "more than the architecture gives without training" in words
@@ -193,7 +193,9 @@ def test_nothing_is_concluded_from_few_images(planted, images, few):
     nothing = pd.DataFrame(columns=JOINED_COLUMNS)
     words = summarise(planted[1], nothing, {"runs": [{"name": "fake"}], "asked": [asked], "settings": SETTINGS})
     assert ("Too few test images to conclude anything: 9; at least 10 are needed." in words) == few
-    assert all((said in words) == (not few) for said in ("can be matched", "the same probe memorises", "told from"))
+    assert all(
+        (said in words) == (not few) for said in ("can be matched", "the same probe memorises", "shown to be above")
+    )
     assert words.count("Selectivity (minus control labels): ") == 2
 
 

@@ -18,7 +18,7 @@ FINE_TUNED = ("vilt-aligner-task", "vilt-aligner-grounded", "mdetr-task", "mdetr
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel's packages alone, built from a copy: a build writes into its tree, and others may build."""
+    """A folder with the wheel's packages alone, built from a copy: a build writes into its tree."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
