@@ -15,7 +15,7 @@ from test_probe_cli import run
 
 from extract.share import Share
 from grounding.errors import BadInput
-from probe.study import StudyConfig, collect, read_study, run_study
+from probe.study import StudyConfig, collect, copy_light, read_study, run_study
 from probe.study import run as run_module
 from probe.study.results import Results, _curves, _effects, _enough, mean_over_seeds, smallest_enough
 from probe.study.summary import summarise_study
@@ -164,6 +164,28 @@ def test_another_study_is_refused_and_a_longer_one_goes_on(done, tmp_path, monke
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(BadInput, match="holds something else than a study"):
         run_study(read_study(write(tmp_path / "c.yaml")), tmp_path / "full")
+
+
+def test_a_light_copy_gives_the_same_tables_and_goes_on(done, tmp_path, monkeypatch, capsys):
+    path, out = done
+    light = tmp_path / "light"
+    monkeypatch.setattr(
+        run_module, "run_cell", lambda *args, **options: pytest.fail("a cell that is there is done again")
+    )
+    given = ("study", path, "--out", out, "--device", "cpu")
+    assert run(monkeypatch, capsys, *given, "--light-copy", light)[0] == 0
+    assert not [file for file in light.rglob("*") if file.is_file() and file.suffix not in (".json", ".csv")]
+    whole, copied = collect(out, resamples=20), collect(light, resamples=20)
+    for name, table in vars(whole).items():
+        pd.testing.assert_frame_equal(vars(copied)[name], table)
+        assert (light / f"{name}.csv").read_bytes() == (out / f"{name}.csv").read_bytes()
+    assert run_study(read_study(path), light) == []
+    longer = read_study(write(tmp_path / "b.yaml", seeds=[0, 1]))
+    copy_light(longer, out, light)
+    assert len(collect(light, resamples=20).enough) == 1
+    for place, message in ((out, "is the study itself"), (tmp_path, "holds something else than a study")):
+        code, _, err = run(monkeypatch, capsys, *given, "--light-copy", place)
+        assert (code, message in err) == (2, True)
 
 
 def test_an_option_of_the_benchmark_goes_to_every_cell_over_those_of_the_recipe(tmp_path, monkeypatch, capsys):

@@ -37,13 +37,20 @@ def command(
         int | None, typer.Option(help="Processes that share the cells; from torchrun or Slurm if not given.")
     ] = None,
     shard_index: ShardIndex = None,
+    light_copy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also copy what the tables are made of (no weights, no activations) there; such a copy is a study "
+            "that can go on."
+        ),
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Models x initialisations x fractions of the annotation x seeds: fine-tune to sweep, one table."""
     from extract.share import choose_share
     from grounding.finetune.recipes import laid_over
-    from probe.study import collect, read_study, run_study
+    from probe.study import collect, copy_light, open_light, read_study, run_study
     from probe.study.summary import summarise_study
     from visualize.study import draw_study
 
@@ -55,6 +62,8 @@ def command(
     if option:
         given = {"benchmark_options": parse_pairs(option, "--option")}
         study = replace(study, settings=laid_over(study.settings, given))
+    if light_copy is not None:
+        open_light(study, out, light_copy)
     share = choose_share(shard_index, num_workers) if engine == "local" else None
     with progress_bar("study", as_json) as progress:
         left = run_study(
@@ -70,6 +79,9 @@ def command(
     results.write(out)
     text = summarise_study(results, len(left))
     (out / "summary.md").write_text(text, encoding="utf-8")
+    if light_copy is not None:
+        copy_light(study, out, light_copy)
+        collect(light_copy).write(light_copy)
     pictures = draw_study(vars(results), out / "figures")
     result = {"out": str(out), "left": len(left), "curves": results.curves.to_dict("records")}
     result |= {"enough": results.enough.to_dict("records"), "figures": [str(path) for path in pictures]}

@@ -48,10 +48,10 @@ def run_study(
     Raises BadInput for a folder of another study, naming what differs.
     """
     out = Path(out)
-    _open_or_verify(out, config)
+    open_or_verify(out, config)
     cells = config.cells()
     mine = [cells[place] for place in (share or Share()).of(len(cells))]
-    left = [cell for cell in mine if not _is_whole(out, cell, config)]
+    left = [cell for cell in mine if not is_whole(out, cell, config)]
     options: dict[str, Any] = {"root": None if root is None else str(root), "device": device}
     if minutes is not None:
         options["deadline"] = time.time() + 60 * minutes
@@ -63,7 +63,7 @@ def run_study(
                 run_cell(cell, config, out, progress=_of_cell(progress, cell, number, len(left)), **options)
             except TimeIsUp:
                 break
-    return [cell for cell in cells if not _is_whole(out, cell, config)]
+    return [cell for cell in cells if not is_whole(out, cell, config)]
 
 
 def run_cell(
@@ -155,7 +155,8 @@ def _swept(folder: Path) -> bool:
     return (folder / "sweep").is_dir()
 
 
-def _is_whole(out: Path, cell: Cell, config: StudyConfig) -> bool:
+def is_whole(out: Path, cell: Cell, config: StudyConfig) -> bool:
+    """Has the cell been through every step?"""
     folder = out / CELLS / cell.name
     probed = config.extract is None or _swept(folder)
     return _evaluated(folder) and probed and (config.intervene is None or (folder / INTERVENTIONS).is_dir())
@@ -167,7 +168,7 @@ def _of_cell(progress: Progress | None, cell: Cell, number: int, count: int) -> 
     return lambda done, total, doing: progress(done, total, f"{number + 1}/{count} {cell.name}: {doing}")
 
 
-def _open_or_verify(out: Path, config: StudyConfig) -> None:
+def open_or_verify(out: Path, config: StudyConfig) -> None:
     """Write the study down, or check that the folder is of the same one."""
     path = out / CONFIG
     wanted = json.loads(json.dumps(config.to_json()))

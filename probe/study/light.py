@@ -1,0 +1,48 @@
+"""A study without weights and activations: what its tables are made of, to keep, to share, and to go on from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from grounding.errors import BadInput
+from probe.study.config import Cell, StudyConfig
+from probe.study.run import CELLS, INTERVENTIONS, is_whole, open_or_verify
+
+OF_A_CELL = (
+    "ckpt/config.json",
+    "evaluation/summary.json",
+    "sweep/sweep.csv",
+    "sweep/joined.csv",
+    f"{INTERVENTIONS}/interventions.csv",
+)
+EXAMPLES = "evaluation/examples.csv"
+COLUMNS = ["id", "phrases", "score", "correct", "mean_iou"]  # of the examples; the rest can be evaluated again
+
+
+def open_light(config: StudyConfig, study: Path | str, out: Path | str) -> None:
+    """Begin a copy, or go on with one. Raises BadInput where ``out`` holds something else, or is the study itself."""
+    if Path(out).resolve() == Path(study).resolve():
+        raise BadInput(f"light copy {str(out)!r} is the study itself; accepted: another folder")
+    open_or_verify(Path(out), config)
+
+
+def copy_light(config: StudyConfig, study: Path | str, out: Path | str) -> list[Cell]:
+    """Copy the small files of a study's whole cells to ``out``, a new folder or an earlier copy; returns these cells.
+
+    ``collect`` gives of the copy what it gives of the study, and ``run_study`` goes on with it: cells that are there
+    count as done. Cells that only the copy has stay. Raises BadInput as ``open_light`` does.
+    """
+    open_light(config, study, out)
+    cells = [cell for cell in config.cells() if is_whole(Path(study), cell, config)]
+    for cell in cells:
+        source, target = (Path(place) / CELLS / cell.name for place in (study, out))
+        for name in OF_A_CELL:
+            if (source / name).is_file():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, target / name)
+        examples = pd.read_csv(source / EXAMPLES)
+        examples[[name for name in COLUMNS if name in examples]].to_csv(target / EXAMPLES, index=False)
+    return cells
