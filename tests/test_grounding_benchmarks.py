@@ -9,7 +9,14 @@ from dataclasses import replace
 import pytest
 from kilogram_fixture import write_kilogram
 
-from grounding.benchmarks import BENCHMARKS, Benchmark, benchmark_class, benchmark_options, open_benchmark
+from grounding.benchmarks import (
+    BENCHMARKS,
+    Benchmark,
+    benchmark_class,
+    benchmark_options,
+    load_source,
+    open_benchmark,
+)
 from grounding.benchmarks.base import Fault, Skipped
 from grounding.errors import BadInput
 from grounding.examples import Example, Phrase, ReferenceGame, Region, validate
@@ -180,3 +187,9 @@ def test_unknown_splits_limits_and_roots_are_refused(tmp_path):
 def test_benchmarks_that_need_files_say_so():
     with pytest.raises(BadInput, match="benchmark 'kilogram' needs a root"):
         open_benchmark("kilogram")
+
+
+def test_a_root_for_a_run_that_names_no_benchmark_is_refused():
+    assert load_source(None) == {}
+    with pytest.raises(BadInput, match="root 'games' is of no benchmark"):
+        load_source(None, "games")

@@ -72,9 +72,14 @@ def open_benchmark(name: str, root: Path | str | None = None, seed: int = 0, **o
 def load_source(source: Mapping[str, Any] | None, root: Path | str | None = None) -> dict[str, Example]:
     """The examples, by id, that a run's manifest names as its ``source``; empty without one.
 
-    root: where the benchmark's files are now, if they have moved. Raises BadInput as ``open_benchmark`` does.
+    root: where the benchmark's files are now, if they have moved. Raises BadInput as ``open_benchmark`` does, and for a
+    root of a run that names no benchmark.
     """
     if not source:
+        if root is not None:
+            raise BadInput(
+                f"root {str(root)!r} is of no benchmark: the run, made in Python, names none; accepted: no root"
+            )
         return {}
     benchmark = open_benchmark(source["benchmark"], root or source["root"], source["data_seed"], **source["options"])
     return {e.id: e for e in benchmark.load(source["split"], source["limit"], source["skip_bad"])}
