@@ -10,6 +10,7 @@ out: runs/compared
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,20 +40,24 @@ def read_config(path: Path) -> dict[str, Any]:
         raise BadInput(f"config {str(path)!r} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(said, dict):
         raise BadInput(f"config {str(path)!r} holds a {type(said).__name__}; accepted: keys {', '.join(ACCEPTED)}")
-    return {key: _checked(path, key, value) for key, value in said.items()}
+    return {key: checked(f"config {str(path)!r}", key, value) for key, value in said.items()}
 
 
-def _checked(path: Path, key: Any, value: Any) -> Any:
-    if key not in ACCEPTED:
-        raise unknown_choice(f"config {str(path)!r}: key", key, ACCEPTED)
+def checked(where: str, key: Any, value: Any, accepted: Sequence[str] = ACCEPTED) -> Any:
+    """The value of a key of such a mapping; one where a list belongs becomes a list of it.
+
+    Raises BadInput, beginning with ``where``, for an unknown key and for a value of another kind.
+    """
+    if key not in accepted:
+        raise unknown_choice(f"{where}: key", key, accepted)
     if key in _SINGLE:
         if not _is(value, _SINGLE[key]):
-            raise BadInput(f"config {str(path)!r}: {key} is {value!r}; accepted: {_SINGLE[key].__name__}")
+            raise BadInput(f"{where}: {key} is {value!r}; accepted: {_SINGLE[key].__name__}")
         return value
     kind = str if key in _WORDS else _NUMBERS[key]
     values = value if isinstance(value, list) else [value]
     if not values or not all(_is(one, kind) for one in values):
-        raise BadInput(f"config {str(path)!r}: {key} is {value!r}; accepted: a list of {kind.__name__}")
+        raise BadInput(f"{where}: {key} is {value!r}; accepted: a list of {kind.__name__}")
     return values
 
 

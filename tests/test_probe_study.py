@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 from finetune_runs import SIZES
+from kilogram_fixture import write_kilogram
 from test_probe_cli import run
 
 from extract.share import Share
-from grounding.errors import BadInput
+from grounding.errors import BadInput, RunFailed
 from probe.study import StudyConfig, collect, copy_light, read_study, run_study
 from probe.study import run as run_module
-from probe.study.results import Results, _curves, _effects, _enough, mean_over_seeds, smallest_enough
+from probe.study.results import Results, _curves, _effects, _enough, _over_seeds, mean_over_seeds, smallest_enough
 from probe.study.summary import summarise_study
 from visualize.study import draw_study, site_heat_map
 
@@ -32,6 +33,9 @@ CONTENT = {
     "sweep": {"questions": ["alignment", "localisation"], "probes": ["linear"], "controls": []},
     "intervene": {"method": "knockout", "limit": 6, "draws": 1},
 }
+
+
+A = {"model": "mdetr", "initialisation": "given", "fraction": 1, "site": "block.0"}
 
 
 def write(path: Path, **changes) -> Path:
@@ -71,6 +75,20 @@ def test_the_miniature_has_24_cells_of_two_pairs_of_equal_settings():
         ({"settings": {"step": 3}}, "setting 'step' is unknown"),
         ({"settings": {"seed": 3}}, "setting 'seed' of model 'vilt-aligner' is what the study varies"),
         ({"models": {"a": {"recipe": "none"}}}, "recipe 'none' is unknown"),
+        ({"models": ["a", "b"]}, r"models is \['a', 'b'\]; accepted: keys and values"),
+        ({"models": {"a": None}}, "models: a is None; accepted: settings of probe finetune"),
+        ({"fractions": ["ten"]}, r"fractions is \['ten'\]; accepted: a list of numbers"),
+        ({"fractions": 0.1}, r"fractions is 0\.1; accepted: a list of numbers"),
+        ({"seeds": [0.5]}, r"seeds is \[0\.5\]; accepted: a list of whole numbers"),
+        ({"evaluate": {"splitt": "dev"}}, "evaluate: option 'splitt' is unknown; accepted: split, limit"),
+        ({"evaluate": {"split": "tset"}}, "evaluate: split 'tset' is unknown; accepted: pretrain"),
+        ({"extract": True}, "extract is True; accepted: its options as keys and values"),
+        ({"extract": {"views": ["phrases"]}}, "extract: view 'phrases' is unknown"),
+        ({"extract": {"shard_size": 0}}, "shard_size 0 is too small"),
+        ({"sweep": {"questions": ["nope"]}}, "sweep: question 'nope' is unknown; accepted: alignment"),
+        ({"sweep": {"probes": ["liner"]}}, "probe 'liner' is unknown; accepted: linear"),
+        ({"sweep": {"folds": "five"}}, "sweep: folds is 'five'; accepted: int"),
+        ({"intervene": {"method": "cut"}}, "intervene: method 'cut' is unknown; accepted: erase"),
     ],
 )
 def test_studies_that_cannot_be(tmp_path, changes, message):
@@ -146,7 +164,8 @@ def test_the_command_prints_the_table_of_a_study_that_is_whole(done, monkeypatch
     names = {"figures.csv", "curves.csv", "layers.csv", "enough.csv", "effects.csv", "summary.md", "study.json"}
     assert names <= {item.name for item in out.iterdir()}
     drawn = {item.stem for item in (out / "figures").iterdir()}
-    assert {"fractions", "layers-vilt-aligner-given"} < drawn
+    heat_maps = {f"layers-{question}-linear-vilt-aligner-given" for question in ("alignment", "localisation")}
+    assert {"fractions", *heat_maps} < drawn
     assert any(stem.startswith("knockout-") for stem in drawn)
 
 
@@ -174,7 +193,7 @@ def test_a_light_copy_gives_the_same_tables_and_goes_on(done, tmp_path, monkeypa
     )
     given = ("study", path, "--out", out, "--device", "cpu")
     assert run(monkeypatch, capsys, *given, "--light-copy", light)[0] == 0
-    assert not [file for file in light.rglob("*") if file.is_file() and file.suffix not in (".json", ".csv")]
+    assert not [file for file in light.rglob("*") if file.is_file() and file.suffix not in (".json", ".csv", ".md")]
     whole, copied = collect(out, resamples=20), collect(light, resamples=20)
     for name, table in vars(whole).items():
         pd.testing.assert_frame_equal(vars(copied)[name], table)
@@ -188,15 +207,72 @@ def test_a_light_copy_gives_the_same_tables_and_goes_on(done, tmp_path, monkeypa
         assert (code, message in err) == (2, True)
 
 
+def test_cells_of_other_settings_are_not_added(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "run_cell", lambda *args, **options: None)
+    recipe = tmp_path / "own.yaml"
+    models = {"vilt-aligner": {**CONTENT["models"]["vilt-aligner"], "recipe": str(recipe)}}
+    recipe.write_text("weight_decay: 0.01")
+    run_study(read_study(write(tmp_path / "a.yaml", models=models)), tmp_path / "out")
+    recipe.write_text("weight_decay: 0.02")
+    with pytest.raises(BadInput, match=r"weight_decay of vilt-aligner, given 0\.01, not 0\.02"):
+        run_study(read_study(write(tmp_path / "b.yaml", models=models, seeds=[0, 1])), tmp_path / "out")
+
+
+def test_what_cannot_be_opened_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    given = (
+        "study",
+        "kilogram-small",
+        "--out",
+        tmp_path / "out",
+        "--light-copy",
+        tmp_path / "light",
+        "--device",
+        "cpu",
+    )
+    for more, message in (
+        (("--root", tmp_path / "none"), "none' is not a folder"),
+        (("--root", tmp_path, "--option", "colour_order=red"), "colour_order 'red' is unknown"),
+        (("--root", tmp_path, "--minutes", "-1"), "minutes -1.0 cannot be; accepted: 0 or more"),
+        (("--root", tmp_path, "--minutes", "nan"), "minutes nan cannot be"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *given, *more)
+        assert (code, message in err) == (2, True), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_that_cannot_go_on_is_told_and_the_others_do(done, tmp_path, monkeypatch, capsys):
+    path, out = done
+    copied = tmp_path / "out"
+    shutil.copytree(out, copied)
+    shutil.rmtree(copied / "cells" / "vilt-aligner-given-0-0")
+    content = write(tmp_path / "longer.yaml", seeds=[0, 1])
+
+    def broken(cell, config, folder, **options):
+        if cell.seed == 0:
+            raise RunFailed("loss is nan at step 3")
+
+    monkeypatch.setattr(run_module, "run_cell", broken)
+    code, printed, err = run(monkeypatch, capsys, "study", content, "--out", copied, "--device", "cpu")
+    assert code == 1
+    assert "1 of the cells cannot go on: vilt-aligner-given-0-0: loss is nan at step 3" in err
+    assert "| vilt-aligner | given | 1 |" in printed
+    assert "Left: 3 of 4 cells" in printed
+    with pytest.raises(RunFailed, match="cell vilt-aligner-given-0-0: loss is nan"):
+        run_study(read_study(path), copied)
+
+
 def test_an_option_of_the_benchmark_goes_to_every_cell_over_those_of_the_recipe(tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: seen.append(cell.settings))
-    given = ("--option", "candidates=4", "--option", "colour_order=random")
+    root = write_kilogram(tmp_path / "kilogram")
+    given = ("--root", root, "--option", "candidates=4", "--option", "colour_order=random")
     code, _, err = run(monkeypatch, capsys, "study", "kilogram", "--out", tmp_path / "out", "--device", "cpu", *given)
     assert (code, err) == (0, "")
     assert len(seen) == 30
     assert all(settings.benchmark_options == {"colour_order": "random", "candidates": 4} for settings in seen)
-    code, _, err = run(monkeypatch, capsys, "study", "kilogram", "--out", tmp_path / "out", "--device", "cpu")
+    code, _, err = run(
+        monkeypatch, capsys, "study", "kilogram", "--out", tmp_path / "out", "--device", "cpu", "--root", root
+    )
     assert code == 2
     assert "holds a study with settings {'benchmark_options'" in err
 
@@ -253,11 +329,29 @@ def planted(gain: bool) -> dict:
 
 
 def test_a_planted_fraction_is_found_and_no_gain_is_told():
-    found = _enough(planted(True), 500, 0).iloc[0]
+    found = _enough(planted(True), (0, 1), 500, 0).iloc[0]
     assert (found["fraction"], found["low"], found["high"], found["no_gain"]) == (0.3, 0.3, 0.3, 0.0)
-    none = _enough(planted(False), 500, 0).iloc[0]
+    assert (found["from_fraction"], found["to_fraction"], found["tried"]) == (0, 1, "0 0.3 1")
+    none = _enough(planted(False), (0, 1), 500, 0).iloc[0]
     assert none["no_gain"] > 0.05
     assert none["high"] - none["low"] >= 0.7 or np.isnan(none["fraction"])
+
+
+def test_what_is_enough_is_not_told_before_the_largest_fraction_is_there():
+    so_far = {cell: scores for cell, scores in planted(True).items() if cell.fraction < 1}
+    assert _enough(so_far, (0, 1), 20, 0).empty
+    assert _enough(so_far, (0, 0.3), 20, 0).iloc[0]["to_fraction"] == 0.3
+
+
+def test_intervals_over_images_are_those_of_the_cells():
+    cells = [{**keys, "value": v, "low": v - 0.2, "high": v + 0.1, "chance": 0.25} for keys, v in ((A, 0.5), (A, 0.7))]
+    row = _over_seeds([pd.DataFrame([cell]) for cell in cells], ["site"]).iloc[0]
+    assert tuple(row[["value", "images_low", "images_high", "chance", "seeds"]]) == pytest.approx(
+        (0.6, 0.4, 0.7, 0.25, 2)
+    )
+    alone = _over_seeds([pd.DataFrame(cells[:1])], ["site"]).iloc[0]
+    assert np.isnan(alone["seeds_low"])
+    assert alone["images_high"] == pytest.approx(0.6)
 
 
 def figures() -> pd.DataFrame:
@@ -286,7 +380,7 @@ def test_a_study_with_one_cell_so_far_has_no_gains_and_says_so(done, tmp_path):
     assert results.effects.empty
     assert results.enough.empty
     text = summarise_study(results, missing=1)
-    assert "1 cell of the study is not whole yet: what follows is of the others." in text
+    assert "1 cell of the study is not whole yet: what follows is of what is there so far." in text
     row = results.curves.set_index("figure").loc["accuracy"]
     told = f"{row['value']:.3f} [{row['images_low']:.3f}, {row['images_high']:.3f}]"
     assert f"| vilt-aligner | given | 0 | {told} |" in text

@@ -24,6 +24,7 @@ NAMES = {
     "recall@1": "recall@1",
 }
 MAIN = ("accuracy", "mean_iou", "pearson", "expression_gap")
+LEARNED = "share of the annotation learned from"
 _MARKERS = ("o", "s", "^", "D")
 
 
@@ -33,15 +34,21 @@ def draw_study(
     """Draw the tables of ``probe.study.results.Results``, by name, into ``out``; returns the files.
 
     ``fractions``: task, grounding and their correlation, and the expression gap where it is known;
-    ``layers-MODEL-INITIALISATION``: a heat map of probe scores; ``interventions-...``: one of effects beyond control.
+    ``layers-QUESTION-PROBE-MODEL-INITIALISATION``: a heat map of the question's first score;
+    ``METHOD-TARGET-SCORE-MODEL-INITIALISATION``: one of what interventions change beyond their control.
     """
     check_formats(formats)
     Path(out).mkdir(parents=True, exist_ok=True)
     written = save(fraction_curves(*_with_gaps(tables)), Path(out) / "fractions", formats)
     layers = tables["layers"]
-    for (model, start), group in _real(layers).groupby(["model", "initialisation"], sort=False):
-        figure = site_heat_map(group, f"{model}, {start}: what probes read", "choice accuracy")
-        written += save(figure, Path(out) / f"layers-{model}-{start}", formats)
+    real = layers[layers["condition"] == layers["question"]]
+    for key, group in real.groupby(["question", "probe", "model", "initialisation"], sort=False):
+        question, probe, model, start = key
+        main = group[group["score"] == group["score"].iloc[0]]
+        score = main["score"].iloc[0].replace("_", " ")
+        title = f"{model}, {start}: {question}, {probe} probe"
+        figure = site_heat_map(main, title, score, chance=main["chance"].mean())
+        written += save(figure, Path(out) / f"layers-{question}-{probe}-{model}-{start}", formats)
     effects = tables["interventions"]
     for key, group in effects.groupby(["model", "initialisation", "method", "target", "score"], sort=False):
         model, start, method, target, score = key
@@ -57,16 +64,12 @@ def _with_gaps(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.Dat
     if gaps.empty:
         return figures, curves
     of_first = (gaps["question"] == gaps["question"].iloc[0]) & (gaps["probe"] == gaps["probe"].iloc[0])
-    added = gaps[of_first].rename(columns={"low": "seeds_low", "high": "seeds_high"}).assign(figure="expression_gap")
-    return figures, pd.concat([curves, added[[name for name in curves.columns if name in added]]])
-
-
-def _real(layers: pd.DataFrame) -> pd.DataFrame:
-    """Choice accuracy of the linear alignment probe."""
-    wanted = {"question": "alignment", "condition": "alignment", "probe": "linear", "score": "choice_accuracy"}
-    for column, value in wanted.items():
-        layers = layers[layers[column] == value]
-    return layers
+    added = gaps[of_first].assign(figure="expression_gap")
+    alone = added[added["seeds"] == 1].rename(columns={"images_low": "low", "images_high": "high"}).assign(seed=0)
+    return tuple(  # type: ignore[return-value]
+        pd.concat([table, more[[name for name in table.columns if name in more]]])
+        for table, more in ((figures, alone), (curves, added))
+    )
 
 
 @styled
@@ -88,7 +91,7 @@ def fraction_curves(figures: pd.DataFrame, curves: pd.DataFrame, names: Sequence
     figure.legend(handles, labels, loc="outside right center")
     figure.suptitle("How much annotation is enough?", x=0.01, ha="left", weight="bold")
     seeds = int(curves["seeds"].max())
-    told = "Points: one seed each, 95 % over images."
+    told = "Points: one seed each, 95 % over images. Fractions are not to scale."
     if seeds > 1:
         told = f"Lines: means of up to {seeds} seeds; bands: 95 % over seeds. {told}"
     figure.supxlabel(told, size=7.5, color=FAINT, x=0.01, ha="left")
@@ -105,7 +108,8 @@ def _draw_panel(panel: Axes, figures: pd.DataFrame, curves: pd.DataFrame) -> Non
         colour, marker = series_colour(number), _MARKERS[number % len(_MARKERS)]
         label = model if curves["initialisation"].nunique() == 1 else f"{model}, {start}"
         panel.plot(x, curve["value"], color=colour, marker=marker, markersize=4, label=label)
-        panel.fill_between(x, curve["seeds_low"], curve["seeds_high"], color=colour, alpha=0.15, linewidth=0)
+        low, high = curve["seeds_low"].clip(lower=-1), curve["seeds_high"].clip(upper=1)  # Student's t knows no bounds
+        panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         points = figures[(figures["model"] == model) & (figures["initialisation"] == start)]
         if points.empty:
             continue  # of this figure the cells are not told one by one
@@ -118,16 +122,18 @@ def _draw_panel(panel: Axes, figures: pd.DataFrame, curves: pd.DataFrame) -> Non
             color=colour, elinewidth=0.6, alpha=0.6,
         )  # fmt: skip
     panel.set_xticks(range(len(fractions)), [f"{100 * fraction:g} %" for fraction in fractions])
-    panel.set_xlabel("annotated phrases learned from")
+    panel.set_xlabel(LEARNED)
     panel.grid(axis="y")
 
 
 @styled
-def site_heat_map(rows: pd.DataFrame, title: str, label: str, signed: bool = False) -> Figure:
+def site_heat_map(
+    rows: pd.DataFrame, title: str, label: str, signed: bool = False, chance: float | None = None
+) -> Figure:
     """Mean over seeds by site (rows, in the order of computation) and fraction (columns).
 
     rows: columns site, fraction, value, one a cell. label: of the values. signed: they are changes, so that no change
-    is in the middle of the colours. Raises BadInput for no rows.
+    is in the middle of the colours. chance: where the colours begin, if nothing is below. Raises BadInput for no rows.
     """
     if rows.empty:
         raise BadInput("the study's table has no sites to draw")
@@ -138,11 +144,14 @@ def site_heat_map(rows: pd.DataFrame, title: str, label: str, signed: bool = Fal
     columns = [f"{100 * fraction:g} %" for fraction in table.columns]
     reach = table.abs().max(axis=None) or 1.0
     colours = {"cmap": signed_colours(), "vmin": -reach, "vmax": reach} if signed else {"cmap": heat_colours()}
+    if chance is not None:
+        colours["vmin"] = min(chance, table.min(axis=None))
+        label = f"{label} (chance {chance:.2f})"
     seaborn.heatmap(
         table.set_axis(columns, axis=1), ax=panel, annot=table.map(lambda value: f"{value:z.2f}"), fmt="",
         annot_kws={"size": 7.5}, cbar_kws={"label": label}, **colours,
     )  # fmt: skip
-    panel.set(xlabel="annotated phrases learned from", ylabel="")
+    panel.set(xlabel=LEARNED, ylabel="")
     panel.tick_params(axis="y", rotation=0)
     figure.suptitle(title, x=0.01, ha="left", weight="bold", size=9)
     return figure

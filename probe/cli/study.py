@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from grounding.devices import choose_device
-from grounding.errors import BadInput, unknown_choice
+from grounding.errors import BadInput, RunFailed, unknown_choice
 from probe.cli.engines import Address, ShardIndex
 from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, parse_pairs, progress_bar, show
+
+if TYPE_CHECKING:
+    from probe.study import Cell, StudyConfig
 
 NAME = "study"
 EPILOG = "Example: probe study miniature --out runs/study --minutes 45   (again, until nothing is left)"
@@ -50,9 +53,7 @@ def command(
     """Models x initialisations x fractions of the annotation x seeds: fine-tune to sweep, one table."""
     from extract.share import choose_share
     from grounding.finetune.recipes import laid_over
-    from probe.study import collect, copy_light, open_light, read_study, run_study
-    from probe.study.summary import summarise_study
-    from visualize.study import draw_study
+    from probe.study import check_light, read_study, run_study
 
     if engine not in ENGINES:
         raise unknown_choice("engine", engine, ENGINES)
@@ -63,27 +64,44 @@ def command(
         given = {"benchmark_options": parse_pairs(option, "--option")}
         study = replace(study, settings=laid_over(study.settings, given))
     if light_copy is not None:
-        open_light(study, out, light_copy)
+        check_light(study, out, light_copy)
     share = choose_share(shard_index, num_workers) if engine == "local" else None
+    failed: dict[str, str] = {}
     with progress_bar("study", as_json) as progress:
         left = run_study(
             study, out, root=root, device=choose_device(device), share=share, engine=engine,
-            address=address or "auto", minutes=minutes, progress=progress,
+            address=address or "auto", minutes=minutes, progress=progress, failed=failed,
         )  # fmt: skip
     if len(left) == len(study.cells()):
-        show(
-            {"out": str(out), "left": len(left)}, as_json, f"No cell is whole yet; the same command goes on with {out}"
-        )
-        return
+        told = f"No cell is whole yet; the same command goes on with {out}"
+        show({"out": str(out), "left": len(left), "failed": failed}, as_json, told)
+    else:
+        _tell(study, out, left, light_copy, as_json, failed)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise RunFailed(f"{len(failed)} of the cells cannot go on: {reasons}")
+
+
+def _tell(
+    study: StudyConfig, out: Path, left: list[Cell], light_copy: Path | None, as_json: bool, failed: dict[str, str]
+) -> None:
+    """Write tables, summary and figures of what is there, and print what was found."""
+    from probe.study import collect, copy_light
+    from probe.study.summary import summarise_study
+    from visualize.study import draw_study
+
     results = collect(out)
     results.write(out)
     text = summarise_study(results, len(left))
     (out / "summary.md").write_text(text, encoding="utf-8")
-    if light_copy is not None:
-        copy_light(study, out, light_copy)
-        collect(light_copy).write(light_copy)
     pictures = draw_study(vars(results), out / "figures")
-    result = {"out": str(out), "left": len(left), "curves": results.curves.to_dict("records")}
+    places = [f"Tables: {out}", f"Figures: {out / 'figures'}"]
+    if light_copy is not None:
+        copied = copy_light(study, out, light_copy)
+        collect(light_copy).write(light_copy)
+        (light_copy / "summary.md").write_text(text, encoding="utf-8")
+        places.append(f"Light copy: {light_copy}, {len(copied)} cells")
+    result = {"out": str(out), "left": len(left), "failed": failed, "curves": results.curves.to_dict("records")}
     result |= {"enough": results.enough.to_dict("records"), "figures": [str(path) for path in pictures]}
-    following = f"{len(left)} cells are left: the same command goes on" if left else f"Figures: {out / 'figures'}"
-    show(result, as_json, f"{text}\nTables: {out}\n{following}")
+    following = "" if not left else f"\nLeft: {len(left)} of {len(study.cells())} cells; the same command goes on"
+    show(result, as_json, text + "\n" + "\n".join(places) + following)

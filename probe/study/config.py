@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ import yaml
 from grounding.errors import BadInput, unknown_choice
 from grounding.finetune.recipes import laid_over, read_recipe, settings_from
 from grounding.finetune.settings import FinetuneSettings
+from probe.study.steps import check_steps
 
 _OF_CELLS = ("seed", "grounding", "grounding_fraction")
 
@@ -48,8 +49,8 @@ class StudyConfig:
     """
 
     models: Mapping[str, Mapping[str, Any]]
-    fractions: tuple[float, ...]
-    seeds: tuple[int, ...]
+    fractions: Sequence[float]
+    seeds: Sequence[int]
     initialisations: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"given": {}})
     settings: Mapping[str, Any] = field(default_factory=dict)
     evaluate: Mapping[str, Any] = field(default_factory=dict)
@@ -61,13 +62,27 @@ class StudyConfig:
         for name in ("models", "fractions", "seeds", "initialisations"):
             if not getattr(self, name):
                 raise BadInput(f"study: {name} is empty; accepted: one or more")
-        for name in ("fractions", "seeds"):
+        for name, kinds, accepted in (("fractions", (int, float), "numbers"), ("seeds", (int,), "whole numbers")):
             values = getattr(self, name)
+            if not isinstance(values, (list, tuple)) or not all(type(value) in kinds for value in values):
+                raise BadInput(f"study: {name} is {values!r}; accepted: a list of {accepted}")
             if len(set(values)) < len(values):
                 raise BadInput(f"study: {name} {list(values)} has one twice")
+        self._check_settings()
         if self.intervene is not None and self.extract is None and self.intervene.get("method", "erase") == "erase":
             raise BadInput("study: intervene needs a run to fit erasers on, but extract is null; accepted: both")
-        self.cells()
+        steps = {name: getattr(self, name) for name in ("evaluate", "extract", "sweep", "intervene")}
+        check_steps(steps, {cell.settings.benchmark for cell in self.cells()})
+
+    def _check_settings(self) -> None:
+        """Models, initialisations and settings are mappings, the first two of mappings."""
+        for name in ("models", "initialisations", "settings"):
+            values = getattr(self, name)
+            if not isinstance(values, Mapping):
+                raise BadInput(f"study: {name} is {values!r}; accepted: keys and values")
+            for key, value in values.items() if name != "settings" else ():
+                if not isinstance(value, Mapping):
+                    raise BadInput(f"study: {name}: {key} is {value!r}; accepted: settings of probe finetune, or {{}}")
 
     def cells(self) -> list[Cell]:
         """All runs, seeds outermost: a study that is stopped has whole curves. Raises BadInput for bad settings."""
@@ -96,6 +111,15 @@ class StudyConfig:
         """Plain values, as they are stored beside the results."""
         return asdict(self)
 
+    def resolved(self) -> dict[str, dict[str, Any]]:
+        """What every model is fine-tuned with from every initialisation, recipes read, but for what the cells vary."""
+        return {
+            f"{cell.model}, {cell.initialisation}": {
+                k: v for k, v in asdict(cell.settings).items() if k not in _OF_CELLS
+            }
+            for cell in self.cells()
+        }
+
 
 def read_study(source: str | Path) -> StudyConfig:
     """A study from a YAML file, or one that comes with the package by name (``miniature``, ``kilogram``, ...).
@@ -120,5 +144,4 @@ def read_study(source: str | Path) -> StudyConfig:
     for name in ("models", "fractions", "seeds"):
         if name not in content:
             raise BadInput(f"study {str(source)!r}: key {name!r} is missing")
-    lists = {name: tuple(content[name]) if isinstance(content[name], list) else () for name in ("fractions", "seeds")}
-    return StudyConfig(**{**content, **lists})
+    return StudyConfig(**content)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from grounding.errors import BadInput
 from probe.study.config import Cell, StudyConfig
-from probe.study.run import CELLS, INTERVENTIONS, is_whole, open_or_verify
+from probe.study.folder import CELLS, INTERVENTIONS, is_whole, open_folder, verify_folder
 
 OF_A_CELL = (
     "ckpt/config.json",
@@ -22,20 +22,21 @@ EXAMPLES = "evaluation/examples.csv"
 COLUMNS = ["id", "phrases", "score", "correct", "mean_iou"]  # of the examples; the rest can be evaluated again
 
 
-def open_light(config: StudyConfig, study: Path | str, out: Path | str) -> None:
-    """Begin a copy, or go on with one. Raises BadInput where ``out`` holds something else, or is the study itself."""
+def check_light(config: StudyConfig, study: Path | str, out: Path | str) -> None:
+    """Raise BadInput where ``out`` is neither free nor a copy of the study, or is the study itself."""
     if Path(out).resolve() == Path(study).resolve():
         raise BadInput(f"light copy {str(out)!r} is the study itself; accepted: another folder")
-    open_or_verify(Path(out), config)
+    verify_folder(Path(out), config)
 
 
 def copy_light(config: StudyConfig, study: Path | str, out: Path | str) -> list[Cell]:
     """Copy the small files of a study's whole cells to ``out``, a new folder or an earlier copy; returns these cells.
 
     ``collect`` gives of the copy what it gives of the study, and ``run_study`` goes on with it: cells that are there
-    count as done. Cells that only the copy has stay. Raises BadInput as ``open_light`` does.
+    count as done. Cells that only the copy has stay. Raises BadInput as ``check_light`` does.
     """
-    open_light(config, study, out)
+    check_light(config, study, out)
+    open_folder(Path(out), config)
     cells = [cell for cell in config.cells() if is_whole(Path(study), cell, config)]
     for cell in cells:
         source, target = (Path(place) / CELLS / cell.name for place in (study, out))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,19 @@ from scipy import stats
 
 from grounding.errors import BadInput
 from grounding.metrics.intervals import RESAMPLES
-from probe.study.config import Cell, StudyConfig
-from probe.study.run import CELLS, CONFIG, INTERVENTIONS
+from probe.study.config import Cell
+from probe.study.folder import CELLS, INTERVENTIONS, is_evaluated, read_folder
 
 FIGURES = ("accuracy", "mean_iou", "pointing", "recall@1", "pearson", "point_biserial")
 ENOUGH = 0.9  # of the gain that all annotations bring
 KEYS = ["model", "initialisation", "fraction"]
+OVER = ["value", "seeds_low", "seeds_high", "seeds", "images_low", "images_high"]
 LAYERS = ["question", "site", "stage", "layer", "probe", "condition", "score"]
 GAPS = ["question", "probe"]
 EFFECTS = ["method", "target", "site", "stage", "layer", "score"]
 GAINS = ["model", "initialisation", "figure", "from_fraction", "to_fraction", "gain", "low", "high", "seeds"]
-NEEDED = [
-    "model",
-    "initialisation",
-    "figure",
-    "share_of_gain",
-    "fraction",
-    "low",
-    "high",
-    "no_gain",
-    "seeds",
-    "examples",
-]
+ASKED = ["model", "initialisation", "figure", "from_fraction", "to_fraction", "tried", "share_of_gain"]
+NEEDED = [*ASKED, "fraction", "low", "high", "no_gain", "seeds", "examples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +35,11 @@ class Results:
 
     figures: a row a cell and figure: value and its 95 % interval over images. curves: a row a model, initialisation,
     fraction and figure: mean over seeds, its 95 % interval over seeds (Student's t; none for one seed) and the mean of
-    the cells' intervals over images. layers: mean over seeds of probe scores a site and question. gaps: of the
+    the cells' intervals over images. layers: the same of probe scores a site and question, beside chance. gaps: of the
     expression gap (``probe.joined``) of a question and probe. interventions: of effects beyond their control, a site.
-    enough: how much annotation reaches ``ENOUGH`` of the gain. effects: gain from none to all of the annotations,
-    paired by seed.
+    enough: how much annotation reaches ``ENOUGH`` of the gain that the study's largest fraction brings, of the
+    fractions ``tried``; no row until that fraction is there. effects: the gain from the smallest fraction to the
+    largest that are there, paired by seed.
     """
 
     figures: pd.DataFrame
@@ -67,11 +59,8 @@ class Results:
 def collect(out: Path | str, resamples: int = RESAMPLES, seed: int = 0) -> Results:
     """The results of the cells of a study that are whole so far. Raises BadInput where there is none."""
     out = Path(out)
-    if not (out / CONFIG).is_file():
-        raise BadInput(f"study {str(out)!r} holds no {CONFIG}; accepted: a folder that probe study wrote")
-    stored = json.loads((out / CONFIG).read_text(encoding="utf-8"))
-    config = StudyConfig(**{**stored, "fractions": tuple(stored["fractions"]), "seeds": tuple(stored["seeds"])})
-    cells = [cell for cell in config.cells() if (out / CELLS / cell.name / "evaluation").is_dir()]
+    config = read_folder(out)
+    cells = [cell for cell in config.cells() if is_evaluated(out / CELLS / cell.name)]
     if not cells:
         raise BadInput(f"study {str(out)!r} has no cell that is evaluated yet; accepted: one that probe study has run")
     figures = pd.DataFrame([row for cell in cells for row in _figures(out / CELLS / cell.name, cell)])
@@ -82,7 +71,7 @@ def collect(out: Path | str, resamples: int = RESAMPLES, seed: int = 0) -> Resul
         layers=_over_seeds(_rows(out, cells, "sweep/sweep.csv", _real), LAYERS),
         gaps=_over_seeds(_rows(out, cells, "sweep/joined.csv", _gap), GAPS),
         interventions=_over_seeds(_rows(out, cells, f"{INTERVENTIONS}/interventions.csv", _specific), EFFECTS),
-        enough=_enough(examples, resamples, seed),
+        enough=_enough(examples, (min(config.fractions), max(config.fractions)), resamples, seed),
         effects=_effects(figures),
     )
 
@@ -102,15 +91,7 @@ def _keys(cell: Cell) -> dict[str, Any]:
 
 
 def _curves(figures: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for key, group in figures.groupby([*KEYS, "figure"], sort=False):
-        mean, low, high = mean_over_seeds(group["value"].to_numpy())
-        rows.append(
-            dict(zip([*KEYS, "figure"], key, strict=True))
-            | {"value": mean, "seeds_low": low, "seeds_high": high, "seeds": len(group)}
-            | {"images_low": group["low"].mean(), "images_high": group["high"].mean()}
-        )
-    return pd.DataFrame(rows)
+    return _over_seeds([figures], ["figure"])
 
 
 def mean_over_seeds(values: np.ndarray) -> tuple[float, float, float]:
@@ -168,16 +149,21 @@ def _specific(interventions: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(value=rows["effect"])
 
 
-def _over_seeds(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """Mean of ``value`` over the cells' seeds, and its 95 % interval, for each cell otherwise alike and ``columns``."""
+def _over_seeds(tables: Iterable[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """Mean of ``value`` over the cells' seeds, a row for cells otherwise alike and ``columns``, as ``OVER`` has it.
+
+    The intervals over seeds and, as the mean of the cells' ``low`` and ``high``, over images; ``chance`` where it is.
+    """
     held = [table for table in tables if len(table)]
     keys = [*KEYS, *columns]
     if not held:
-        return pd.DataFrame(columns=[*keys, "value", "low", "high", "seeds"])
+        return pd.DataFrame(columns=[*keys, *OVER])
     rows = []
     for key, group in pd.concat(held).groupby(keys, sort=False):
         mean, low, high = mean_over_seeds(group["value"].dropna().to_numpy())
-        rows.append(dict(zip(keys, key, strict=True)) | {"value": mean, "low": low, "high": high, "seeds": len(group)})
+        over = (mean, low, high, len(group), group["low"].mean(), group["high"].mean())
+        row = dict(zip(keys, key, strict=True)) | dict(zip(OVER, over, strict=True))
+        rows.append(row | ({"chance": group["chance"].mean()} if "chance" in group else {}))
     return pd.DataFrame(rows)
 
 
@@ -187,8 +173,11 @@ def _examples(folder: Path) -> pd.Series:
     return table[table["phrases"] > 0].set_index("id")["mean_iou"]
 
 
-def _enough(examples: dict[Cell, pd.Series], resamples: int, seed: int) -> pd.DataFrame:
-    """The smallest fraction whose mean IoU has ``ENOUGH`` of the gain; its interval resamples seeds and examples."""
+def _enough(examples: dict[Cell, pd.Series], between: tuple[float, float], resamples: int, seed: int) -> pd.DataFrame:
+    """The smallest fraction whose mean IoU has ``ENOUGH`` of the gain; its interval resamples seeds and examples.
+
+    between: the fractions that the gain is from and to; models that were not fine-tuned with both have no row.
+    """
     rows = []
     for model, initialisation in dict.fromkeys((cell.model, cell.initialisation) for cell in examples):
         mine = {c: s for c, s in examples.items() if (c.model, c.initialisation) == (model, initialisation)}
@@ -196,7 +185,7 @@ def _enough(examples: dict[Cell, pd.Series], resamples: int, seed: int) -> pd.Da
         seeds = sorted(
             {c.seed for c in mine if all(any(d.seed == c.seed and d.fraction == f for d in mine) for f in fractions)}
         )
-        if len(fractions) < 2 or not seeds:
+        if len(fractions) < 2 or not seeds or (fractions[0], fractions[-1]) != between:
             continue
         ids = sorted(set.intersection(*(set(series.index) for series in mine.values())))
         scores = np.array(
@@ -209,7 +198,9 @@ def _enough(examples: dict[Cell, pd.Series], resamples: int, seed: int) -> pd.Da
         found = np.array([smallest_enough(np.array(fractions), curve) for curve in drawn])
         low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
         rows.append(
-            {"model": model, "initialisation": initialisation, "figure": "mean_iou", "share_of_gain": ENOUGH}
+            {"model": model, "initialisation": initialisation, "figure": "mean_iou"}
+            | {"from_fraction": between[0], "to_fraction": between[1]}
+            | {"tried": " ".join(f"{fraction:g}" for fraction in fractions), "share_of_gain": ENOUGH}
             | {"fraction": smallest_enough(np.array(fractions), scores.mean((0, 2))), "low": low, "high": high}
             | {"no_gain": float(np.isnan(found).mean()), "seeds": len(seeds), "examples": len(ids)}
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 from extract.from_checkpoint import extract_checkpoint
 from extract.reader import Run
 from extract.share import Share
+from grounding.benchmarks import open_benchmark
 from grounding.errors import BadInput, RunFailed
 from grounding.evaluate_checkpoint import evaluate_checkpoint
 from grounding.finetune.run import finetune
 from probe.interventions.intervene import intervene
 from probe.study.config import Cell, StudyConfig
+from probe.study.folder import CELLS, INTERVENTIONS, is_evaluated, is_swept, is_whole, open_folder
 from probe.sweep import sweep
 
-CONFIG, CELLS, INTERVENTIONS = "study.json", "cells", "interventions"
 Progress = Callable[[int, int | None, str], None]
 
 
@@ -38,29 +39,34 @@ def run_study(
     address: str = "auto",
     minutes: float | None = None,
     progress: Progress | None = None,
+    failed: dict[str, str] | None = None,
 ) -> list[Cell]:
     """Run what is left of a study in the folder ``out``; returns the cells that are still not whole.
 
     Each cell fine-tunes, evaluates, extracts, sweeps and intervenes in a folder of its own, and goes on where it
     stopped. root: files of the benchmark. share: of the cells, for one of several processes (Slurm, torchrun); engine
     ``ray``: on a cluster that all see the folder. minutes: after them nothing new is begun, and training stops as if
-    interrupted.
-    Raises BadInput for a folder of another study, naming what differs.
+    interrupted. failed: takes the reason of each cell that cannot go on, by name, and the others do; without it, the
+    first such cell ends the study.
+    Raises BadInput for a folder of another study, naming what differs, and for a benchmark that cannot be opened.
     """
-    out = Path(out)
-    open_or_verify(out, config)
-    cells = config.cells()
+    out, cells = Path(out), config.cells()
+    if minutes is not None and not minutes >= 0:
+        raise BadInput(f"minutes {minutes} cannot be; accepted: 0 or more")
+    _open_benchmarks(cells, root)
+    open_folder(out, config)
     mine = [cells[place] for place in (share or Share()).of(len(cells))]
     left = [cell for cell in mine if not is_whole(out, cell, config)]
     options: dict[str, Any] = {"root": None if root is None else str(root), "device": device}
     if minutes is not None:
         options["deadline"] = time.time() + 60 * minutes
     if engine == "ray":
-        _on_ray(left, config, out, address, options)
+        _on_ray(left, config, out, address, options, failed)
     else:
         for number, cell in enumerate(left):
             try:
-                run_cell(cell, config, out, progress=_of_cell(progress, cell, number, len(left)), **options)
+                with _told_of(cell, failed):
+                    run_cell(cell, config, out, progress=_of_cell(progress, cell, number, len(left)), **options)
             except TimeIsUp:
                 break
     return [cell for cell in cells if not is_whole(out, cell, config)]
@@ -93,7 +99,7 @@ def run_cell(
         **{"root": settings.root, "options": settings.benchmark_options, "data_seed": settings.data_seed},
         **{"device": device, "skip_bad": settings.skip_bad},
     }
-    if not _evaluated(folder):
+    if not is_evaluated(folder):
         given = {"split": "dev", **config.evaluate}
         _whole(
             folder / "evaluation",
@@ -131,7 +137,7 @@ def _probed(
         **given,
         **source,
     )
-    if not _swept(folder):
+    if not is_swept(folder):
         run = Run.open(folder / "run")
         chosen = {"seeds": (cell.seed,), **config.sweep}
         _whole(
@@ -147,48 +153,42 @@ def _whole(folder: Path, make: Callable[[Path], Any]) -> None:
     unfinished.rename(folder)
 
 
-def _evaluated(folder: Path) -> bool:
-    return (folder / "evaluation").is_dir()
-
-
-def _swept(folder: Path) -> bool:
-    return (folder / "sweep").is_dir()
-
-
-def is_whole(out: Path, cell: Cell, config: StudyConfig) -> bool:
-    """Has the cell been through every step?"""
-    folder = out / CELLS / cell.name
-    probed = config.extract is None or _swept(folder)
-    return _evaluated(folder) and probed and (config.intervene is None or (folder / INTERVENTIONS).is_dir())
-
-
 def _of_cell(progress: Progress | None, cell: Cell, number: int, count: int) -> Progress | None:
     if progress is None:
         return None
     return lambda done, total, doing: progress(done, total, f"{number + 1}/{count} {cell.name}: {doing}")
 
 
-def open_or_verify(out: Path, config: StudyConfig) -> None:
-    """Write the study down, or check that the folder is of the same one."""
-    path = out / CONFIG
-    wanted = json.loads(json.dumps(config.to_json()))
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"out {str(out)!r} holds something else than a study; accepted: a new folder, or a study's")
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    for name in wanted:
-        if name not in ("seeds", "fractions") and wanted[name] != found.get(name):
-            raise BadInput(
-                f"out {str(out)!r} holds a study with {name} {found.get(name)!r}, not {wanted[name]!r}; "
-                "accepted: the same study (fractions and seeds may be added), or another folder"
-            )
-    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+def _open_benchmarks(cells: list[Cell], root: Path | str | None) -> None:
+    """Raise BadInput where one that the cells learn from cannot be opened."""
+    of = {repr((s.benchmark, s.root, s.benchmark_options)): s for s in (cell.settings for cell in cells)}
+    for settings in of.values():
+        place = settings.root if root is None else root
+        open_benchmark(settings.benchmark, place, settings.data_seed, **settings.benchmark_options)
 
 
-def _on_ray(cells: list[Cell], config: StudyConfig, out: Path, address: str, options: Mapping[str, Any]) -> None:
+@contextmanager
+def _told_of(cell: Cell, failed: dict[str, str] | None) -> Iterator[None]:
+    """Name the cell in what ends it; with ``failed``, keep that there instead of raising it."""
+    try:
+        yield
+    except TimeIsUp:
+        raise
+    except (BadInput, RunFailed) as error:
+        if failed is None:
+            kind = BadInput if isinstance(error, BadInput) else RunFailed
+            raise kind(f"cell {cell.name}: {error}") from error
+        failed[cell.name] = str(error)
+
+
+def _on_ray(
+    cells: list[Cell],
+    config: StudyConfig,
+    out: Path,
+    address: str,
+    options: Mapping[str, Any],
+    failed: dict[str, str] | None,
+) -> None:
     """One task a cell; a cell whose worker dies is begun again, where its last step ended."""
     import ray
 
@@ -197,9 +197,10 @@ def _on_ray(cells: list[Cell], config: StudyConfig, out: Path, address: str, opt
     gpus = 1 if str(options["device"]).startswith("cuda") else 0
     with connected(address, None):
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(run_cell)
-        waiting = [task.remote(cell, config, out.resolve(), **options) for cell in cells]
-        for one in waiting:
-            try:
-                ray.get(one)
-            except TimeIsUp:
-                continue
+        waiting = [(cell, task.remote(cell, config, out.resolve(), **options)) for cell in cells]
+        for cell, one in waiting:
+            with suppress(TimeIsUp), _told_of(cell, failed):
+                try:
+                    ray.get(one)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None

@@ -18,7 +18,7 @@ def summarise_study(results: Results, missing: int = 0) -> str:
     lines = ["# How much grounding annotation is enough?", ""]
     if missing:
         cells = "1 cell of the study is" if missing == 1 else f"{missing} cells of the study are"
-        lines += [f"{cells} not whole yet: what follows is of the others.", ""]
+        lines += [f"{cells} not whole yet: what follows is of what is there so far.", ""]
     lines += ["Means over seeds, with 95 % intervals over seeds; where there is one seed, over its images.", ""]
     lines += [_table(results.curves), ""]
     for _, row in results.effects[results.effects["figure"].isin(NAMES)].iterrows():
@@ -36,8 +36,7 @@ def summarise_study(results: Results, missing: int = 0) -> str:
 def _table(curves: pd.DataFrame) -> str:
     rows = ["| model | initialisation | fraction | " + " | ".join(NAMES.values()) + " |", "|---|---|---|" + "---|" * 3]
     for (model, start, fraction), group in curves.groupby(["model", "initialisation", "fraction"], sort=False):
-        found = group.set_index("figure")
-        over = "images" if (found["seeds"] == 1).all() else "seeds"
+        found, over = group.set_index("figure"), _over(group)
         cells = [
             _figure(*found.loc[name, ["value", f"{over}_low", f"{over}_high"]]) if name in found.index else "–"
             for name in NAMES
@@ -46,13 +45,20 @@ def _table(curves: pd.DataFrame) -> str:
     return "\n".join(rows)
 
 
+def _over(rows: pd.DataFrame) -> str:
+    """What the intervals of some rows are over: images where each is of one seed."""
+    return "images" if (rows["seeds"] == 1).all() else "seeds"
+
+
 def _enough(row: pd.Series) -> str:
     if np.isnan(row["fraction"]):
         return "mean IoU is no better with all of the annotation than with none."
     interval = f" (95 % interval {row['low']:g} to {row['high']:g}, over seeds and examples)"
     doubt = f"; in {row['no_gain']:.0%} of the resamples there is no gain" if row["no_gain"] > 0 else ""
+    tried = f", of {', '.join(row['tried'].split())}"
     return (
-        f"{ENOUGH:.0%} of the gain in mean IoU is reached with {row['fraction']:g} of the annotation{interval}{doubt}."
+        f"{ENOUGH:.0%} of the gain in mean IoU from {row['from_fraction']:g} to {row['to_fraction']:g} of the "
+        f"annotation is reached with {row['fraction']:g}{tried}{interval}{doubt}."
     )
 
 
@@ -61,8 +67,9 @@ def _gaps(gaps: pd.DataFrame) -> list[str]:
     lines = []
     for key, group in gaps.groupby(["model", "initialisation", "question", "probe"], sort=False):
         model, start, question, probe = key
+        over = _over(group)
         told = ", ".join(
-            f"{_figure(row['value'], row['low'], row['high'])} at {row['fraction']:g}"
+            f"{_figure(row['value'], row[f'{over}_low'], row[f'{over}_high'])} at {row['fraction']:g}"
             for _, row in group.sort_values("fraction").iterrows()
         )
         what = f"the expression gap ({question}, {probe}: mean IoU of the probe minus the model's own)"

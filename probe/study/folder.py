@@ -1,0 +1,86 @@
+"""The folder of a study: what it says of the study, and how far its cells are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from grounding.config_files import read_json_object
+from grounding.errors import BadInput
+from grounding.folders import make_folder
+from probe.study.config import Cell, StudyConfig
+
+CONFIG, CELLS, INTERVENTIONS = "study.json", "cells", "interventions"
+ADDED = ("fractions", "seeds")  # of them a study may be given more later
+
+
+def open_folder(out: Path, config: StudyConfig) -> None:
+    """Write the study down in its folder, or add to the fractions and seeds of the one there.
+
+    Raises BadInput as ``verify_folder`` does.
+    """
+    stored = verify_folder(out, config)
+    make_folder(out)
+    (out / CONFIG).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+
+
+def verify_folder(out: Path, config: StudyConfig) -> dict[str, Any]:
+    """What the folder of a study will say of it: the one that is there with further fractions and seeds, or a new one.
+
+    Raises BadInput for a folder of something else, and of another study, naming what differs with both values.
+    """
+    path = out / CONFIG
+    wanted = json.loads(json.dumps({**config.to_json(), "resolved": config.resolved()}))
+    if path.exists():
+        found = read_json_object(path)
+        _verify(out, wanted, found)
+        for name in ADDED:
+            wanted[name] = list(dict.fromkeys([*found[name], *wanted[name]]))
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"out {str(out)!r} holds something else than a study; accepted: a new folder, or a study's")
+    return wanted
+
+
+def _verify(out: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    for name in (name for name in wanted if name not in (*ADDED, "resolved")):
+        if wanted[name] != found.get(name):
+            _refuse(out, name, found.get(name), wanted[name])
+    for cells, settings in wanted["resolved"].items():  # what a recipe that is read from a file says now
+        before = found.get("resolved", {}).get(cells, {})
+        for name in settings:
+            if settings[name] != before.get(name):
+                _refuse(out, f"{name} of {cells}", before.get(name), settings[name])
+
+
+def _refuse(out: Path, name: str, found: Any, wanted: Any) -> NoReturn:
+    raise BadInput(
+        f"out {str(out)!r} holds a study with {name} {found!r}, not {wanted!r}; "
+        "accepted: the same study (fractions and seeds may be added), or another folder"
+    )
+
+
+def read_folder(out: Path) -> StudyConfig:
+    """The study that a folder is of. Raises BadInput where it is of none."""
+    if not (out / CONFIG).is_file():
+        raise BadInput(f"study {str(out)!r} holds no {CONFIG}; accepted: a folder that probe study wrote")
+    stored = read_json_object(out / CONFIG)
+    stored.pop("resolved", None)
+    return StudyConfig(**stored)
+
+
+def is_evaluated(folder: Path) -> bool:
+    """Has the cell in that folder been evaluated?"""
+    return (folder / "evaluation").is_dir()
+
+
+def is_swept(folder: Path) -> bool:
+    """Have the probes of the cell in that folder been fitted?"""
+    return (folder / "sweep").is_dir()
+
+
+def is_whole(out: Path, cell: Cell, config: StudyConfig) -> bool:
+    """Has the cell been through every step?"""
+    folder = out / CELLS / cell.name
+    probed = config.extract is None or is_swept(folder)
+    return is_evaluated(folder) and probed and (config.intervene is None or (folder / INTERVENTIONS).is_dir())

@@ -1,0 +1,78 @@
+"""The options of a cell's steps, checked before anything is trained."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from extract.collect import VIEWS
+from extract.from_checkpoint import prepare_checkpoint
+from extract.shards import Options
+from extract.shards import Settings as ExtractSettings
+from grounding.benchmarks import benchmark_class
+from grounding.errors import BadInput, unknown_choice
+from grounding.evaluate_checkpoint import evaluate_checkpoint
+from probe.interventions.intervene import METHODS, intervene
+from probe.questions import QUESTIONS
+from probe.settings import SweepSettings
+from probe.sweep_config import ACCEPTED, checked
+
+# What the study itself says to a step, or has no use for.
+_OURS = (
+    *("ckpt", "benchmark", "root", "options", "data_seed", "skip_bad", "device", "run", "runs", "out", "progress"),
+    *("export", "train_root", "add", "command"),
+)
+
+
+def check_steps(steps: Mapping[str, Any], benchmarks: Iterable[str]) -> None:
+    """Check ``evaluate``, ``extract``, ``sweep`` and ``intervene`` of a study (None: no such step).
+
+    benchmarks: of its cells. Raises BadInput naming step and option: unknown ones, and splits, views, questions and the
+    like that there are not.
+    """
+    for name, options in steps.items():
+        if options is None:
+            continue
+        if not isinstance(options, Mapping):
+            raise BadInput(f"study: {name} is {options!r}; accepted: its options as keys and values")
+        for option in options:
+            if option not in (accepted := _accepted(name)):
+                raise unknown_choice(f"study: {name}: option", option, accepted)
+        for benchmark in benchmarks if "split" in options else ():
+            if options["split"] not in (splits := benchmark_class(benchmark).splits):
+                raise unknown_choice(f"study: {name}: split", options["split"], splits)
+    _check_extract(steps["extract"] or {})
+    _check_sweep(steps["sweep"])
+    if (method := (steps["intervene"] or {}).get("method", "erase")) not in METHODS:
+        raise unknown_choice("study: intervene: method", method, METHODS)
+
+
+def _accepted(step: str) -> list[str]:
+    if step == "sweep":
+        return [name for name in ACCEPTED if name not in _OURS]
+    functions: dict[str, Callable[..., Any]] = {
+        **{"evaluate": evaluate_checkpoint, "extract": prepare_checkpoint, "intervene": intervene}
+    }
+    parameters = inspect.signature(functions[step]).parameters.values()
+    names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    if step == "extract":
+        names += ExtractSettings.__annotations__
+    return [name for name in names if name not in _OURS]
+
+
+def _check_extract(options: Mapping[str, Any]) -> None:
+    for view in options.get("views") or ():
+        if view not in VIEWS:
+            raise unknown_choice("study: extract: view", view, VIEWS)
+    Options(**{name: value for name, value in options.items() if name in ExtractSettings.__annotations__})
+
+
+def _check_sweep(options: Mapping[str, Any]) -> None:
+    values = {name: value if value == [] else checked("study: sweep", name, value) for name, value in options.items()}
+    for question in values.get("questions", ()):
+        if question not in QUESTIONS:
+            raise unknown_choice("study: sweep: question", question, QUESTIONS)
+    if values.get("controls") == ["all"]:
+        del values["controls"]
+    SweepSettings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
