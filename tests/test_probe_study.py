@@ -18,6 +18,7 @@ from extract.share import Share
 from grounding.errors import BadInput, RunFailed
 from probe.study import StudyConfig, collect, copy_light, read_study, run_study
 from probe.study import run as run_module
+from probe.study.folder import read_folder
 from probe.study.results import Results, _curves, _effects, _enough, _over_seeds, mean_over_seeds, smallest_enough
 from probe.study.summary import summarise_study
 from visualize.study import draw_study, site_heat_map
@@ -35,6 +36,7 @@ CONTENT = {
 }
 
 
+SHIPPED = Path(__file__).resolve().parent.parent / "docs" / "study"
 A = {"model": "mdetr", "initialisation": "given", "fraction": 1, "site": "block.0"}
 
 
@@ -402,6 +404,14 @@ def test_a_summary_says_what_is_missing_and_draws(tmp_path):
     assert [path.name for path in draw_study(vars(results), tmp_path)] == ["fractions.png", "fractions.svg"]
     with pytest.raises(BadInput, match="no figure to draw"):
         draw_study({**vars(results), "curves": curves[:0]}, tmp_path)
+
+
+def test_the_tables_in_the_docs_are_those_of_the_cells_beside_them():
+    for name, table in vars(collect(SHIPPED)).items():
+        shipped = pd.read_csv(SHIPPED / f"{name}.csv")
+        of_cells = shipped[shipped["model"].isin(table["model"])].reset_index(drop=True)
+        pd.testing.assert_frame_equal(of_cells, table, check_dtype=False, rtol=1e-6)
+    assert read_folder(SHIPPED).resolved() == read_study("miniature").resolved()
 
 
 def test_changes_are_coloured_around_none_and_no_zero_is_negative():
