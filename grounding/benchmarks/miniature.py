@@ -1,4 +1,4 @@
-"""Benchmarks generated from a seed, with nothing on disk: ``mini-game`` and ``mini-sdr``.
+"""Benchmarks generated from a seed: ``mini-game`` and ``mini-sdr``.
 
 Every example is a function of (benchmark, options, seed, split, index), so splits never share a scene.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from operator import attrgetter
 from pathlib import Path
@@ -17,15 +16,17 @@ from typing import ClassVar
 
 from grounding.benchmarks import grammar
 from grounding.benchmarks.base import Benchmark
+from grounding.benchmarks.drawn_games import Game, Mention, kept_games
 from grounding.benchmarks.layout import Slot, drawn, random_scene, random_slots
 from grounding.benchmarks.miniature_pairs import KINDS, Puzzle, minimal_pair
 from grounding.benchmarks.minimal_pairs import MinimalPair, chosen_kinds, require_pairs
-from grounding.benchmarks.scenes import Description, Scene, excluded_by, regions
+from grounding.benchmarks.scenes import Scene, regions
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Phrase, Point, ReferenceGame, Span, SpatialDescription
 
 CANDIDATES = 6
 MOST_OBJECTS = 5  # in a candidate
+LONG = 10_000  # games from which on a split's are kept on disk
 PAIR_IS_ENOUGH = 0.7  # share of games in which two of the phrases exclude every distractor
 DIFFICULTIES = ("hard", "easy", "single")
 # How many phrases a game has, by whether a pair of them is enough: each count comes up about as often.
@@ -39,35 +40,6 @@ _KINDS = {
     for names in combinations(("colour", "size", "texture"), size)
 }
 _DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-
-
-@dataclass(frozen=True)
-class Mention:
-    """A phrase to be: which object of the target it describes, and by which attributes."""
-
-    object_index: int
-    description: Description
-
-
-@dataclass(frozen=True)
-class Game:
-    """Candidate scenes, which of them is meant, and what the caption will mention, in order."""
-
-    scenes: tuple[Scene, ...]
-    target_index: int
-    mentions: tuple[Mention, ...]
-
-    @property
-    def target(self) -> Scene:
-        """The scene that the caption is about."""
-        return self.scenes[self.target_index]
-
-    def excluded(self) -> list[frozenset[int]]:
-        """For every mention, the candidates in which nothing fits it."""
-        return [
-            frozenset(k for k, scene in enumerate(self.scenes) if excluded_by(mention.description, scene))
-            for mention in self.mentions
-        ]
 
 
 class Miniature(Benchmark):
@@ -145,9 +117,18 @@ class MiniatureGame(Miniature):
         count = 1 if self.difficulty == "single" else CANDIDATES
         return [random_scene(random, random.randint(fewest, MOST_OBJECTS)) for _ in range(count)]
 
+    def _read(self, split: str, limit: int | None) -> Iterator[Example]:
+        count = self.sizes[split]
+        if count < LONG or (limit is not None and limit < count):
+            return super()._read(split, limit)
+        games = kept_games(self.identity(), split, count, lambda index: self.game(split, index))
+        return (self._told(game, split, index) for index, game in enumerate(games))
+
     def example(self, split: str, index: int) -> Example:
         """The game at that place with its caption. Raises BadInput outside the split."""
-        game = self.game(split, index)
+        return self._told(self.game(split, index), split, index)
+
+    def _told(self, game: Game, split: str, index: int) -> Example:
         random = self._random(split, index, "caption")
         indices = [mention.object_index for mention in game.mentions]
         everything = game.target.objects

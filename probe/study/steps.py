@@ -75,4 +75,5 @@ def _check_sweep(options: Mapping[str, Any]) -> None:
             raise unknown_choice("study: sweep: question", question, QUESTIONS)
     if values.get("controls") == ["all"]:
         del values["controls"]
-    SweepSettings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    SweepSettings(**fields)
