@@ -7,12 +7,13 @@ import signal
 
 import pytest
 import torch
-from finetune_runs import SIZES, interrupt, rows, same, tuned, weights
+from finetune_runs import SIZES, interrupt, rows, same, settings, tuned, weights
 
 from grounding.checkpoint import load_checkpoint
-from grounding.errors import BadInput
+from grounding.errors import BadInput, RunFailed
 from grounding.finetune import run as run_module
 from grounding.finetune.module import FinetuneModule
+from grounding.finetune.run import finetune
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
 
@@ -37,6 +38,30 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, mo
     )
     steps = [int(row["step"]) for row in rows(resumed) if row["dev/accuracy"]]
     assert sorted(set(steps)) == [1, 3, 5, 6]  # nothing that was logged before the interruption is lost
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_run_that_is_told_to_stop_keeps_its_last_step(tmp_path, at, accumulate):
+    """Looks at dev after every second step, an epoch of five batches; told at one of these, it stops a step later."""
+    changes = {"steps": 7, "limit_train": 42, "accumulate": accumulate}
+    whole = tuned(tmp_path / "whole", **changes)
+
+    def stop(done: int, total: int | None, doing: str) -> None:
+        if total == 7 and done >= at:
+            raise RunFailed("the minutes are over")
+
+    with pytest.raises(RunFailed, match="the minutes are over"):
+        finetune(settings(**changes), tmp_path / "broken", device="cpu", progress=stop)
+    kept = torch.load(tmp_path / "broken" / "states" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == (at if at % 2 else at + 1)
+    resumed = tuned(tmp_path / "broken", **changes)
+    assert same(weights(resumed), weights(whole))
+    last = [torch.load(out / "states" / "last.ckpt", weights_only=True) for out in (whole, resumed)]
+    assert [state["global_step"] for state in last] == [7, 7]
+    assert same(*(state["current_model_state"] for state in last))
+    looks = [[(row["step"], row["dev/loss"]) for row in rows(out) if row["dev/loss"]] for out in (whole, resumed)]
+    assert looks[0] == looks[1]
 
 
 @pytest.mark.parametrize("at", [2, 3])

@@ -90,7 +90,7 @@ def make_trainer(
         warnings.filterwarnings("ignore", message=f".*{chatter}")
     # Both are saved after each validation, the best one first: a resumed run knows of it.
     last = ModelCheckpoint(out / "states", "last", enable_version_counter=False)
-    callbacks: list[Callback] = [best, last, StepProgress(progress)]
+    callbacks: list[Callback] = [best, last, StepProgress(progress, out / "states" / "last.ckpt")]
     if settings.patience is not None:
         callbacks.append(EarlyStopping(settings.monitored, patience=settings.patience, mode=_mode(settings)))
     if settings.ema_decay:
