@@ -19,8 +19,8 @@ Progress = Callable[[int, int | None, str], None]
 class StepProgress(Callback):
     """Tells of every step, of all steps, with the latest figures.
 
-    A RunFailed that ``progress`` raises ends the run after that step, whose state is kept in the file ``last``. Of a step
-    that a look at dev belongs to, nothing is told before it.
+    A RunFailed that ``progress`` raises ends the run after that step, whose state is kept in the file ``last``. Of a
+    step that a look at dev belongs to, nothing is told before it.
     """
 
     def __init__(self, progress: Progress, last: Path):
