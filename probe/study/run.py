@@ -46,8 +46,8 @@ def run_study(
     Each cell fine-tunes, evaluates, extracts, sweeps and intervenes in a folder of its own, and goes on where it
     stopped. root: files of the benchmark. share: of the cells, for one of several processes (Slurm, torchrun); engine
     ``ray``: on a cluster that all see the folder. minutes: after them nothing new is begun, and training stops
-    after a step that is kept. failed: takes the reason of each cell that cannot go on, by name, and the others do; without it, the
-    first such cell ends the study.
+    after a step that is kept. failed: takes the reason of each cell that cannot go on, by name, and the others do;
+    without it, the first such cell ends the study.
     Raises BadInput for a folder of another study, naming what differs, and for a benchmark that cannot be opened.
     """
     out, cells = Path(out), config.cells()
