@@ -122,6 +122,27 @@ def test_the_card_is_written_from_the_run(ckpt, evaluated, tmp_path):
     assert (tmp_path / "made" / "evaluation" / "phrases.parquet").is_file()
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"grounding_fraction": 1.0, "drop_rate": 0.2, "swap_rate": 0.25, "jitter_iou": 0.7},
+            "This run learned grounding from 100% of the annotated images, made worse on purpose (swap_rate 0.25: "
+            "share of the phrases with the regions of another one of their caption, drop_rate 0.2: share that lost "
+            "their regions, jitter_iou 0.7: overlap of every box with its true place): 301 of 1,200 phrases.",
+        ),
+        ({"grounding_weight": 0.0}, "This run learned from no grounding annotation."),
+        ({"grounding": False, "drop_rate": 0.2}, "This run learned from no grounding annotation."),
+        ({"drop_rate": 0.0, "jitter_iou": 1.0}, "from 25% of the annotated images: 301 of 1,200 phrases."),
+    ],
+)
+def test_the_card_tells_how_the_annotations_were_spoilt(tmp_path, changes, sentence):
+    training = {**INFO["training"], "settings": {**SETTINGS, **changes}}
+    save_checkpoint(tmp_path / "run", small_vilt(), {**INFO, "training": training})
+    push_checkpoint(tmp_path / "run", "owner/name", dry_run=tmp_path / "made")
+    assert sentence in ModelCard.load(tmp_path / "made" / "README.md").text
+
+
 def test_a_card_says_only_what_is_known(tmp_path):
     save_checkpoint(tmp_path / "plain", small_vilt(), {})
     push_checkpoint(tmp_path / "plain", "owner/name", dry_run=tmp_path / "made")
