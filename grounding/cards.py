@@ -22,6 +22,7 @@ SPOILT = {
     "drop_rate": "share that lost their regions",
     "jitter_iou": "overlap of every box with its true place",
 }
+VARIED = ("models", "initialisations", "fractions", "seeds")  # what a study runs every combination of
 _PRIVATE = ("root", "tokenizer")  # settings that name folders of whoever trained
 
 
@@ -68,9 +69,17 @@ def model_card(
 
 
 def results_card(
-    name: str, files: Sequence[str], about: Mapping[str, Any], summary: str, license: str | None = None
+    name: str,
+    files: Sequence[str],
+    about: Mapping[str, Any],
+    summary: str,
+    license: str | None = None,
+    study: Mapping[str, Any] | None = None,
 ) -> str:
-    """The card of tables: each of ``files`` is a configuration that ``datasets.load_dataset`` takes by its stem."""
+    """The card of tables: each of ``files`` is a configuration that ``datasets.load_dataset`` takes by its stem.
+
+    about: what an evaluation is of. study: the ``study.json`` of a study.
+    """
     tables = {Path(file).stem: file for file in files}
     data = DatasetCardData(
         license=license,
@@ -84,6 +93,7 @@ def results_card(
         title=name.partition("/")[2],
         tables=list(tables),
         about=about,
+        study={part: ", ".join(map(str, study[part])) for part in VARIED if part in study} if study else {},
         summary=summary.strip(),
     )
     return str(card)

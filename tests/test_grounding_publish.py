@@ -24,6 +24,7 @@ from grounding.checkpoint import load_checkpoint, save_checkpoint
 from grounding.errors import BadInput, RunFailed
 from grounding.evaluate_checkpoint import evaluate_checkpoint
 from grounding.publish import from_pretrained, push_checkpoint, push_results
+from probe.study.run import CONFIG
 
 SETTINGS = {
     **{"model": "vilt-aligner", "benchmark": "mini-game", "root": "/users/me/data", "init": "/users/me/runs/first"},
@@ -194,7 +195,24 @@ def test_tables_of_a_study_are_published_as_they_are(tmp_path, hub):
     assert hub["created"][1]["repo_type"] == "dataset"
     assert sorted(hub["files"]) == ["README.md", "curves.csv", "summary.md"]
     assert b"More annotation, more grounding" in hub["files"]["README.md"]
+    study = {
+        "models": {"vilt-aligner": {"recipe": "/users/me/own.yaml", "steps": 5}, "mdetr": {}},
+        "initialisations": {"scratch": {"init": None}, "mine": {"init": "~/runs/first"}},
+        **{"fractions": [0, 0.1, 1], "seeds": [0, 3], "settings": {"root": "/users/me/data"}},
+    }
+    (tmp_path / "study" / CONFIG).write_text(json.dumps(study))
     push_results(tmp_path / "study", "owner/study", dry_run=tmp_path / "made")
+    along = json.loads((tmp_path / "made" / "study.json").read_text())
+    assert along["models"] == {"vilt-aligner": {"recipe": "own.yaml", "steps": 5}, "mdetr": {}}
+    assert (along["initialisations"]["mine"], along["settings"]) == ({"init": "first"}, {"root": "data"})
+    card = (tmp_path / "made" / "README.md").read_text()
+    for line in (
+        "models: vilt-aligner, mdetr",
+        "initialisations: scratch, mine",
+        "fractions: 0, 0.1, 1",
+        "seeds: 0, 3",
+    ):
+        assert f"* {line}\n" in card
     read = load_dataset(str(tmp_path / "made"), "curves", split="train", cache_dir=str(tmp_path / "cache"))
     assert list(read["value"]) == [0.1, 0.5]
 
@@ -212,7 +230,9 @@ def test_what_cannot_be_published_is_refused(ckpt, evaluated, tmp_path, monkeypa
         push_checkpoint("nowhere", **made)
     other = tmp_path / "other"
     save_checkpoint(other, small_vilt(max_text=50), INFO)
-    with pytest.raises(BadInput, match="holds the evaluation of another checkpoint than 'other': content is '"):
+    contents = [load_checkpoint(folder).content for folder in (ckpt, other)]
+    told = "is of another checkpoint, content {}, not of 'other', content {}; accepted: what probe evaluate --ckpt"
+    with pytest.raises(BadInput, match=rf"^evaluation '.*dev' {told.format(*contents)} .*other --out wrote$"):
         push_checkpoint(other, evaluation=evaluated, **made)
     with pytest.raises(BadInput, match=r"evaluation '.*ckpt.*' holds no summary.json"):
         push_checkpoint(ckpt, evaluation=ckpt, **made)
