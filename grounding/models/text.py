@@ -118,11 +118,13 @@ def _hub_answers(name: str) -> bool:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    # What the client raises without an answer is a base of an answer that says no; its name changes with the version.
+    no_answer: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
         HfApi().repo_info(name, timeout=PATIENCE)
-    except HfHubHTTPError:  # an answer all the same
+    except HfHubHTTPError:
         return True
-    except (OSError, ValueError, *HfHubHTTPError.__bases__):  # what the client raises without one is among the bases
+    except no_answer:
         return False
     return True
 
