@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 
 from grounding.checkpoint import Checkpoint
 from grounding.evaluation_text import threshold_told
+from grounding.finetune.annotation_quality import AnnotationQuality
 from grounding.metrics.heatmaps import Threshold
 
 LIBRARY = "phrase-grounding-probe"
 TAGS = ("phrase-grounding", "vision-and-language", "interpretability", LIBRARY)
 TEMPLATES = Path(__file__).parent / "templates"
+SPOILT = {
+    "swap_rate": "share of the phrases with the regions of another one of their caption",
+    "drop_rate": "share that lost their regions",
+    "jitter_iou": "overlap of every box with its true place",
+}
+VARIED = ("models", "initialisations", "fractions", "seeds")  # what a study runs every combination of
 _PRIVATE = ("root", "tokenizer")  # settings that name folders of whoever trained
 
 
@@ -61,9 +69,17 @@ def model_card(
 
 
 def results_card(
-    name: str, files: Sequence[str], about: Mapping[str, Any], summary: str, license: str | None = None
+    name: str,
+    files: Sequence[str],
+    about: Mapping[str, Any],
+    summary: str,
+    license: str | None = None,
+    study: Mapping[str, Any] | None = None,
 ) -> str:
-    """The card of tables: each of ``files`` is a configuration that ``datasets.load_dataset`` takes by its stem."""
+    """The card of tables: each of ``files`` is a configuration that ``datasets.load_dataset`` takes by its stem.
+
+    about: what an evaluation is of. study: the ``study.json`` of a study.
+    """
     tables = {Path(file).stem: file for file in files}
     data = DatasetCardData(
         license=license,
@@ -77,6 +93,7 @@ def results_card(
         title=name.partition("/")[2],
         tables=list(tables),
         about=about,
+        study={part: ", ".join(map(str, study[part])) for part in VARIED if part in study} if study else {},
         summary=summary.strip(),
     )
     return str(card)
@@ -115,14 +132,23 @@ def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _annotated(training: Mapping[str, Any]) -> str:
-    """The annotation budget in a sentence."""
+    """The annotation budget, and how the annotations were spoilt, in a sentence."""
     settings, counts = training["settings"] if training else {}, training.get("annotations")
-    if not settings.get("grounding", True):
+    if not settings.get("grounding", True) or not settings.get("grounding_weight", 1.0):
         return "This run learned from no grounding annotation."
     share = f"{settings.get('grounding_fraction', 1.0):.0%} of the annotated {settings.get('budget_by', 'phrase')}s"
+    spoilt = _spoilt(settings)
+    told = f"{share}, made worse on purpose ({spoilt})" if spoilt else share
     if counts is None:
-        return f"This run learned grounding from {share}."
-    return f"This run learned grounding from {share}: {counts['learned']:,} of {counts['phrases']:,} phrases."
+        return f"This run learned grounding from {told}."
+    return f"This run learned grounding from {told}: {counts['learned']:,} of {counts['phrases']:,} phrases."
+
+
+def _spoilt(settings: Mapping[str, Any]) -> str:
+    """The options that made annotations worse, with what they did; empty where they are as they came."""
+    as_they_came = asdict(AnnotationQuality())
+    given = {name: settings.get(name, value) for name, value in as_they_came.items()}
+    return ", ".join(f"{name} {given[name]:g}: {SPOILT[name]}" for name in SPOILT if given[name] != as_they_came[name])
 
 
 def _steps(training: Mapping[str, Any]) -> str:

@@ -239,13 +239,14 @@ def _open_own(source: str | Path, folder: Path, weights: str | None, config: Map
         raise unknown_choice(f"{folder / CONFIG}: model", name, MODELS)
     sizes = content.pop("config", {})
     given = {**sizes, **config} if isinstance(sizes, Mapping) else sizes
+    without_query = isinstance(sizes, Mapping) and sizes.get("task_query") is False
     tokenizer = folder / TOKENIZER
     return Stored(
         path=folder,
         format="checkpoint folder",
         chosen="only",
         config=config_from_json(name, given, folder / CONFIG),
-        weights=Weights(read_safetensors(folder / WEIGHTS), complete=True),
+        weights=Weights(read_safetensors(folder / WEIGHTS), complete=not without_query),
         files=(folder / CONFIG, folder / WEIGHTS),
         tokenizer=tokenizer if tokenizer.is_file() else None,
         info=content,

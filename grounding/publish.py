@@ -17,12 +17,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from grounding.cards import model_card, results_card
 from grounding.checkpoint import CONFIG, TOKENIZER, WEIGHTS, Checkpoint, load_checkpoint, open_stored
+from grounding.config_files import read_json_object
 from grounding.errors import BadInput, RunFailed
 from grounding.evaluation_files import PLACES, SUMMARY
-from grounding.folders import check_folder, make_folder, read_note, refuse_another
+from grounding.folders import check_folder, make_folder, read_note
 from grounding.released.hub import download
 
 CARD, EVALUATION, TOLD = "README.md", "evaluation", "summary.md"
+STUDY = "study.json"  # what probe study ran, beside its tables
 OWN = "checkpoint folder"  # the format that ``save_checkpoint`` writes
 # A request that fails is the first base of an answer that says no; the client behind it changes with the hub's version.
 REFUSALS: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
@@ -82,8 +84,8 @@ def push_results(
 ) -> Pushed:
     """Upload the tables in a folder, of ``probe evaluate --out`` or a study, as the dataset repository ``name``.
 
-    ``datasets.load_dataset(name, TABLE)`` reads each of them. For the rest see ``push_checkpoint``. Raises BadInput for
-    a folder without tables too.
+    ``datasets.load_dataset(name, TABLE)`` reads each of them. A study's ``study.json`` goes along. For the rest see
+    ``push_checkpoint``. Raises BadInput for a folder without tables too.
     """
     _check(name, dry_run)
     source = Path(results)
@@ -94,7 +96,8 @@ def push_results(
     about = _named(read_note(source / SUMMARY, "about", "an evaluation") or {})
     with TemporaryDirectory() as made:
         files = _copy_tables(source, Path(made))
-        card = results_card(name, files, about, _told(source), license)
+        study = _copy_study(source, Path(made))
+        card = results_card(name, files, about, _told(source), license, study)
         (Path(made) / CARD).write_text(card, encoding="utf-8")
         return _publish(Path(made), name, "dataset", private, dry_run)
 
@@ -131,8 +134,12 @@ def _evaluation_of(folder: Path, checkpoint: Checkpoint) -> Mapping[str, Any]:
     there = read_note(folder / SUMMARY, "about", "an evaluation")
     if there is None:
         raise BadInput(f"evaluation {str(folder)!r} holds no {SUMMARY}; accepted: a folder of probe evaluate --out")
-    wrong = f"the evaluation of another checkpoint than {str(checkpoint.path.name)!r}"
-    refuse_another(folder, wrong, {"content": there.get("content")}, {"content": checkpoint.content})
+    if there.get("content") != checkpoint.content:
+        of = "predictions" if there.get("predictions") else "another checkpoint"
+        raise BadInput(
+            f"evaluation {str(folder)!r} is of {of}, content {there.get('content')}, not of {checkpoint.path.name!r}, "
+            f"content {checkpoint.content}; accepted: what probe evaluate --ckpt {checkpoint.path} --out wrote"
+        )
     return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
 
@@ -151,6 +158,24 @@ def _copy_tables(source: Path, target: Path) -> list[str]:
     if told := _told(source):
         (target / TOLD).write_text(told, encoding="utf-8")
     return list(found.values())
+
+
+def _copy_study(source: Path, target: Path) -> Mapping[str, Any]:
+    """Copy what a study ran, if the results are of one, with names where it has folders of whoever ran it."""
+    if not (source / STUDY).is_file():
+        return {}
+    study: Mapping[str, Any] = _without_folders(read_json_object(source / STUDY))
+    (target / STUDY).write_text(json.dumps(study, indent=1) + "\n", encoding="utf-8")
+    return study
+
+
+def _without_folders(value: Any) -> Any:
+    """Plain values with the last part alone of every path from the root or from home."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
 def _named(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from photo_fixture import (
     change_json,
     touchdown_file,
     write_coco,
+    write_flickr_mdetr,
     write_refcoco,
     write_touchdown,
     write_touchdown_raw,
 )
 
 from grounding.benchmarks import open_benchmark
+from grounding.benchmarks.verify import verify_benchmark
 from grounding.errors import BadInput
 from grounding.examples import ReferenceGame, Region, SpatialDescription
 
@@ -45,6 +49,57 @@ def test_images_are_not_opened_and_may_lie_elsewhere(tmp_path):
     example = open_benchmark("coco-json", root, images=str(tmp_path / "photos")).load("dev")[0]
     assert example.images[0].is_file()
     assert not open_benchmark("coco-json", root).load("dev")[0].images[0].exists()
+
+
+def write_mixed(root: Path) -> None:
+    """MDETR's mixed JSON as published: the first image is COCO's, the second Visual Genome's."""
+    write_coco(root, "train")
+    (root / "train.json").rename(root / "final_mixed_train.json")
+    sources = ("coco", "vg")
+    for number, source in enumerate(sources):
+        (root / "images" / source).mkdir()
+        (root / "images" / f"{number}.png").rename(root / "images" / source / f"{number}.png")
+    path = root / "final_mixed_train.json"
+    change_json(path, lambda c: [image.update(data_source=sources[image["id"]]) for image in c["images"]])
+
+
+def test_mdetrs_mixed_json_is_read_as_it_is_published(tmp_path):
+    write_mixed(tmp_path)
+    coco, genome = open_benchmark("coco-json", tmp_path).load("train")
+    assert coco.images == (tmp_path / "images" / "coco" / "0.png",)
+    assert genome.images == (tmp_path / "images" / "vg" / "1.png",)
+    assert coco.images[0].is_file()
+    assert genome.images[0].is_file()
+    with pytest.raises(BadInput, match=r"has no dev\.json; accepted: train\.json \(or final_mixed_train\.json\)"):
+        open_benchmark("coco-json", tmp_path).load("dev")
+    (tmp_path / "final_mixed_train.json").rename(tmp_path / "final_mixed_val.json")
+    assert len(open_benchmark("coco-json", tmp_path).load("dev")) == 2
+    write_coco(tmp_path)  # a file of the split's own name goes first; its images have no source
+    assert open_benchmark("coco-json", tmp_path).load("dev")[0].images == (tmp_path / "images" / "0.png",)
+
+
+@pytest.mark.parametrize("source", ["..", "elsewhere", ["coco"], None, 3])
+def test_a_source_without_a_folder_leads_nowhere_else(tmp_path, source):
+    write_mixed(tmp_path)
+    change_json(tmp_path / "final_mixed_train.json", lambda c: c["images"][0].update(data_source=source))
+    assert open_benchmark("coco-json", tmp_path).load("train")[0].images == (tmp_path / "images" / "0.png",)
+
+
+def test_flickr30k_joins_the_mixed_json_as_the_guide_says(tmp_path, monkeypatch):
+    guide = (Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    write_mixed(tmp_path)
+    write_flickr_mdetr(tmp_path, images=2)
+    (tmp_path / "final_flickr_separateGT_val.json").rename(tmp_path / "final_flickr_separateGT_train.json")
+    (tmp_path / "flickr30k-images").rename(tmp_path / "images" / "flickr")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "benchmarks.md", "exec"), {})
+    examples = open_benchmark("coco-json", tmp_path).load("train")
+    assert [example.id.rpartition("/")[2] for example in examples] == ["mixed-0", "mixed-1", "flickr-0", "flickr-1"]
+    assert [example.images[0].parent.name for example in examples] == ["coco", "vg", "flickr", "flickr"]
+    assert all(example.images[0].is_file() for example in examples)
+    assert [len(phrase.regions) for phrase in examples[2].phrases] == [1, 1]
+    assert not verify_benchmark("coco-json", root=tmp_path).faults
 
 
 def test_identity_follows_the_annotations(tmp_path):

@@ -62,6 +62,7 @@ def settings(model: str, **changes: Any) -> FinetuneSettings:
 
 def test_a_model_without_a_query_for_the_task_learns_grounding_alone(tmp_path):
     save_checkpoint(tmp_path / "plain", small_mdetr(task_query=False), {})
-    with pytest.raises(BadInput, match=r"has no query for the task; accepted: grounding alone \(--no-task\)"):
+    with pytest.raises(BadInput, match=r"has no query for the task; accepted: grounding alone \(--no-task\)") as raised:
         starting_model(settings("mdetr", init=str(tmp_path / "plain")))
+    assert f"`probe convert {tmp_path / 'plain'} NEW --config task_query=true`" in str(raised.value)
     assert starting_model(settings("mdetr", init=str(tmp_path / "plain"), task=False))([]).training

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from small_models import CAPTIONS, byte_level, wordpiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer
 
 from grounding.errors import BadInput
 from grounding.models.text import CaptionTokenizer, load_tokenizer, train_tokenizer
@@ -178,3 +181,34 @@ def test_loading_names_what_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match=rf"tokenizer '.*empty' cannot be loaded .*; {accepted}$") as error:
         load_tokenizer(tmp_path / "empty", 20)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "here"),
+    [(None, False), (HfHubHTTPError, False), (HfHubHTTPError.__bases__[0], True), (OfflineModeIsEnabled, True)],
+)
+def test_the_hub_is_asked_once_before_transformers_tries_for_a_minute(monkeypatch, answer, here):
+    asked = []
+
+    def repo_info(self: HfApi, name: str, timeout: float) -> None:
+        asked.append((name, timeout <= 10))
+        if answer is not None:  # made without the response that some of them want
+            raise answer.__new__(answer)
+
+    def from_pretrained(name: str, local_files_only: bool) -> None:
+        asked.append((name, local_files_only))
+        raise OSError("We could not connect.\nSee the page on offline mode.")
+
+    monkeypatch.setattr(HfApi, "repo_info", repo_info)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
+    with pytest.raises(
+        BadInput, match=r"^tokenizer 'roberta-base' cannot be loaded \(We could not connect\.\); accepted"
+    ):
+        load_tokenizer("roberta-base", 20)
+    assert asked == [("roberta-base", True), ("roberta-base", here)]
+
+
+def test_a_folder_is_no_name_to_ask_the_hub_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(HfApi, "repo_info", lambda *given, **options: pytest.fail("the hub was asked"))
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_tokenizer(tmp_path, 20)

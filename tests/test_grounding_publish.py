@@ -24,6 +24,7 @@ from grounding.checkpoint import load_checkpoint, save_checkpoint
 from grounding.errors import BadInput, RunFailed
 from grounding.evaluate_checkpoint import evaluate_checkpoint
 from grounding.publish import from_pretrained, push_checkpoint, push_results
+from probe.study.run import CONFIG
 
 SETTINGS = {
     **{"model": "vilt-aligner", "benchmark": "mini-game", "root": "/users/me/data", "init": "/users/me/runs/first"},
@@ -122,6 +123,27 @@ def test_the_card_is_written_from_the_run(ckpt, evaluated, tmp_path):
     assert (tmp_path / "made" / "evaluation" / "phrases.parquet").is_file()
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"grounding_fraction": 1.0, "drop_rate": 0.2, "swap_rate": 0.25, "jitter_iou": 0.7},
+            "This run learned grounding from 100% of the annotated images, made worse on purpose (swap_rate 0.25: "
+            "share of the phrases with the regions of another one of their caption, drop_rate 0.2: share that lost "
+            "their regions, jitter_iou 0.7: overlap of every box with its true place): 301 of 1,200 phrases.",
+        ),
+        ({"grounding_weight": 0.0}, "This run learned from no grounding annotation."),
+        ({"grounding": False, "drop_rate": 0.2}, "This run learned from no grounding annotation."),
+        ({"drop_rate": 0.0, "jitter_iou": 1.0}, "from 25% of the annotated images: 301 of 1,200 phrases."),
+    ],
+)
+def test_the_card_tells_how_the_annotations_were_spoilt(tmp_path, changes, sentence):
+    training = {**INFO["training"], "settings": {**SETTINGS, **changes}}
+    save_checkpoint(tmp_path / "run", small_vilt(), {**INFO, "training": training})
+    push_checkpoint(tmp_path / "run", "owner/name", dry_run=tmp_path / "made")
+    assert sentence in ModelCard.load(tmp_path / "made" / "README.md").text
+
+
 def test_a_card_says_only_what_is_known(tmp_path):
     save_checkpoint(tmp_path / "plain", small_vilt(), {})
     push_checkpoint(tmp_path / "plain", "owner/name", dry_run=tmp_path / "made")
@@ -173,7 +195,24 @@ def test_tables_of_a_study_are_published_as_they_are(tmp_path, hub):
     assert hub["created"][1]["repo_type"] == "dataset"
     assert sorted(hub["files"]) == ["README.md", "curves.csv", "summary.md"]
     assert b"More annotation, more grounding" in hub["files"]["README.md"]
+    study = {
+        "models": {"vilt-aligner": {"recipe": "/users/me/own.yaml", "steps": 5}, "mdetr": {}},
+        "initialisations": {"scratch": {"init": None}, "mine": {"init": "~/runs/first"}},
+        **{"fractions": [0, 0.1, 1], "seeds": [0, 3], "settings": {"root": "/users/me/data"}},
+    }
+    (tmp_path / "study" / CONFIG).write_text(json.dumps(study))
     push_results(tmp_path / "study", "owner/study", dry_run=tmp_path / "made")
+    along = json.loads((tmp_path / "made" / "study.json").read_text())
+    assert along["models"] == {"vilt-aligner": {"recipe": "own.yaml", "steps": 5}, "mdetr": {}}
+    assert (along["initialisations"]["mine"], along["settings"]) == ({"init": "first"}, {"root": "data"})
+    card = (tmp_path / "made" / "README.md").read_text()
+    for line in (
+        "models: vilt-aligner, mdetr",
+        "initialisations: scratch, mine",
+        "fractions: 0, 0.1, 1",
+        "seeds: 0, 3",
+    ):
+        assert f"* {line}\n" in card
     read = load_dataset(str(tmp_path / "made"), "curves", split="train", cache_dir=str(tmp_path / "cache"))
     assert list(read["value"]) == [0.1, 0.5]
 
@@ -191,7 +230,9 @@ def test_what_cannot_be_published_is_refused(ckpt, evaluated, tmp_path, monkeypa
         push_checkpoint("nowhere", **made)
     other = tmp_path / "other"
     save_checkpoint(other, small_vilt(max_text=50), INFO)
-    with pytest.raises(BadInput, match="holds the evaluation of another checkpoint than 'other': content is '"):
+    contents = [load_checkpoint(folder).content for folder in (ckpt, other)]
+    told = "is of another checkpoint, content {}, not of 'other', content {}; accepted: what probe evaluate --ckpt"
+    with pytest.raises(BadInput, match=rf"^evaluation '.*dev' {told.format(*contents)} .*other --out wrote$"):
         push_checkpoint(other, evaluation=evaluated, **made)
     with pytest.raises(BadInput, match=r"evaluation '.*ckpt.*' holds no summary.json"):
         push_checkpoint(ckpt, evaluation=ckpt, **made)

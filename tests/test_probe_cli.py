@@ -15,6 +15,7 @@ import probe.cli as cli
 from grounding.predictions import DROPPED
 
 TINY = ["--config", "width=32", "--config", "depth=2", "--config", "heads=2", "--config", "feed_forward=32"]
+WRONG = "Invalid value for"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -257,6 +258,21 @@ def test_skip_bad_goes_on_and_lists_what_was_left_out(monkeypatch, capsys, check
         (["evaluate", "--benchmark", "mini-game"], "accepted: either --ckpt or --predictions, once or several times"),
         (["extract", "--bogus"], "No such option: --bogus (Possible options: --out); help: probe extract --help"),
         (["sweep"], "Missing argument 'run'; help: probe sweep --help"),
+        (
+            ["finetune", "--steps", "x"],
+            f"{WRONG} '--steps': 'x'; accepted: a valid integer; help: probe finetune --help",
+        ),
+        (
+            ["demo", "--examples=1.5"],
+            f"{WRONG} '--examples': '1.5'; accepted: a valid integer; help: probe demo --help",
+        ),
+        (
+            ["finetune", "--grounding-fraction", "abc"],
+            f"{WRONG} '--grounding-fraction': 'abc'; accepted: a valid number; help: probe finetune --help",
+        ),
+        (["finetune", "--task=maybe"], "Option '--task' does not take a value; help: probe finetune --help"),
+        (["evaluate", "--limit"], "Option '--limit' requires an argument; help: probe evaluate --help"),
+        (["--version=3"], "Option '--version' does not take a value; help: probe --help"),
     ],
 )
 def test_wrong_usage_is_one_line_with_exit_code_2(monkeypatch, capsys, words, message):

@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from finetune_runs import SIZES
+from photo_fixture import write_coco
 from released_files import released_mdetr, released_vilt, write_mdetr, write_study, write_tokenizers, write_vilt
 from test_probe_cli import run
 
 import grounding.checkpoint
-from grounding.checkpoint import load_checkpoint
+from grounding.checkpoint import BUNDLED, load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,33 @@ def test_a_converted_checkpoint_tells_what_its_file_lacked(monkeypatch, capsys, 
     first, lacked = found["converted from"].splitlines()
     assert first == "vilt.ckpt (Lightning checkpoint), weights only"
     assert lacked.startswith("not in the file: random values of seed 0")
+
+
+def test_mdetr_pre_trained_without_a_query_gets_one_and_learns_a_task(monkeypatch, capsys, files, tmp_path):
+    """The whole way: MDETR's recipe on a made-up folder of its JSON, the query, one step of the task."""
+    for split in ("train", "dev"):
+        write_coco(tmp_path / "mixed", split)
+    first, second, third = (tmp_path / name for name in ("pretrained", "with-query", "tuned"))
+    tiny = {**SIZES["mdetr"], "shorter_side": 64, "longer_side": 128}
+    words = ["finetune", "--recipe", "mdetr-pretraining", "--root", tmp_path / "mixed", "--out", first]
+    words += ["--size", "miniature", *(word for size in tiny.items() for word in ("--config", "{}={}".format(*size)))]
+    words += ["--tokenizer", BUNDLED / "mdetr-pretrained", "--epochs", 1, "--batch-size", 2, "--precision", "fp32"]
+    printed(monkeypatch, capsys, *words, "--device", "cpu")
+    learning = ["finetune", "--model", "mdetr", "--benchmark", "mini-game", "--out", third, "--device", "cpu"]
+    learning += ["--steps", 1, "--batch-size", 2, "--limit-train", 2, "--limit-dev", 2]
+    code, _, err = run(monkeypatch, capsys, *learning, "--init", first)
+    assert code == 2
+    assert f"`probe convert {first} NEW --config task_query=true`" in " ".join(err.split())
+    code, out, err = run(monkeypatch, capsys, "convert", first, second, "--config", "task_query=true")
+    assert code == 0, err
+    assert "7 missing\nnot in the file: random values of seed 0" in out
+    assert "not in the file: a copy of the box head" in out
+    before, after = (load_checkpoint(folder).model.state_dict() for folder in (first, second))
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert {name.partition(".")[0] for name in after.keys() - before.keys()} == {"sdr_embed", "sdr_head"}
+    assert "not in the file" in printed(monkeypatch, capsys, "inspect", second)["converted from"]
+    printed(monkeypatch, capsys, *learning, "--init", second)
+    assert load_checkpoint(third).model.config.task_query
 
 
 def test_a_tokenizer_that_pads_with_another_token_is_refused(monkeypatch, capsys, files, tmp_path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from typing import Any
 
+import numpy as np
 from small_models import small_mdetr, small_vilt
 from test_probe_cli import run
 
 from grounding.benchmarks import BENCHMARKS, benchmark_class, benchmark_options
 from probe.cli.extract import SITES
-from probe.cli.options import OPTIONS, SPLITS, first_few, parse_list, progress_bar
+from probe.cli.options import OPTIONS, SPLITS, first_few, parse_list, progress_bar, show
 from probe.settings import CONTROLS
 
 
@@ -37,6 +41,23 @@ def test_the_help_of_sweep_has_every_control(monkeypatch, capsys):
 
 def test_blanks_in_lists_do_not_matter():
     assert parse_list("phrase, region ,tokens") == ["phrase", "region", "tokens"]
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text that has no NaN and no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(capsys):
+    cells = [{"low": float("nan"), "high": np.float64("inf")}, (1.5, -math.inf)]
+    show({"cells": cells, "text": "NaN", "n": 3}, True, "")
+    assert strict_json(capsys.readouterr().out) == {
+        "cells": [{"low": None, "high": None}, [1.5, None]], "text": "NaN", "n": 3
+    }  # fmt: skip
 
 
 def test_the_progress_bar_is_silent_off_terminals(capsys):

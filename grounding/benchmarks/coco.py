@@ -33,11 +33,14 @@ from grounding.examples import Example, ReferenceGame, Region, Span, Task, check
 Id = int | str
 Spans = tuple[Span, ...]
 
+SOURCES = ("coco", "vg", "flickr")  # of images, as an entry's ``data_source`` names them in MDETR's mixed JSON
+
 
 def read_coco(path: Path, images: Path, accepted: str) -> Iterator[Captioned | Fault]:
     """The captions of a file in its order, then a fault for every box of an image that the file does not have.
 
-    images: folder of the image files. accepted: what the file's folder should be. A Fault's id is that of the entry.
+    images: folder of the image files, or of a subfolder for each of ``SOURCES``. accepted: what the file's folder
+    should be. A Fault's id is that of the entry.
     Raises BadInput naming the file if it cannot be read, has no lists of images and annotations, or if its boxes are
     corners: those that fit would be wrong without a word.
     """
@@ -49,6 +52,7 @@ def read_coco(path: Path, images: Path, accepted: str) -> Iterator[Captioned | F
         boxes[_id(annotation, "image_id")].append(annotation)
     repeated = {key for key, count in Counter(_id(a, "id") for a in annotations).items() if count > 1}
     _refuse_corners(path, records, boxes)
+    apart = [source for source in SOURCES if (images / source).is_dir()]
     seen: set[Id] = set()
     for number, record in enumerate(records):
         image_id = _id(record, "id")
@@ -58,7 +62,9 @@ def read_coco(path: Path, images: Path, accepted: str) -> Iterator[Captioned | F
             if image_id in seen:
                 raise BadInput(f"{where}: two images have this id")
             seen.add(image_id)
-            yield _captioned(record, boxes.get(image_id, []), repeated, images, where)
+            source = record.get("data_source")
+            folder = images / source if source in apart else images
+            yield _captioned(record, boxes.get(image_id, []), repeated, folder, where)
         except BadInput as error:
             yield Fault(str(image_id), str(error))
     for annotation in annotations:
@@ -203,12 +209,19 @@ class CocoBenchmark(Benchmark):
 class CocoJson(CocoBenchmark):
     """``coco-json``: any such files, one a split, with nothing to do but to ground the phrases.
 
+    A split without a file of its name is read from MDETR's mixed JSON, where that is there.
+
     An example is a game of one candidate, which every model wins: task figures mean nothing, grounding does.
     """
 
     name: ClassVar[str] = "coco-json"
     splits: ClassVar[tuple[str, ...]] = ("train", "tune", "dev", "test")
-    files: ClassVar[str] = "train.json, tune.json, dev.json, test.json, as far as there are, and images/"
+    files: ClassVar[str] = (
+        "train.json (or final_mixed_train.json), tune.json, dev.json (or final_mixed_val.json), test.json, as far as "
+        "there are, and images/"
+    )
 
     def _annotations(self, split: str) -> Path:
-        return self._folder / f"{split}.json"
+        own = self._folder / f"{split}.json"
+        published = self._folder / f"final_mixed_{'val' if split == 'dev' else split}.json"
+        return published if published.is_file() and not own.exists() else own

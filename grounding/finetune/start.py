@@ -49,8 +49,8 @@ def _from_checkpoint(source: str, settings: FinetuneSettings) -> GroundingModel:
     model = checkpoint.model
     if settings.task and asdict(model.config).get("task_query") is False:
         raise BadInput(
-            f"init {source!r} has no query for the task; accepted: grounding alone (--no-task), or a checkpoint that "
-            "probe convert made with --config task_query=true"
+            f"init {source!r} has no query for the task; accepted: grounding alone (--no-task), or what "
+            f"`probe convert {source} NEW --config task_query=true` makes of it"
         )
     if settings.task and _never_learned_the_task(checkpoint.info):
         model.begin_task()

@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from grounding.errors import BadInput
 from grounding.examples import Span
 
+PATIENCE = 10.0  # seconds that the Hugging Face hub has for its first answer
+
 
 @dataclass(frozen=True)
 class EncodedText:
@@ -102,11 +104,29 @@ def load_tokenizer(source: str | Path, max_length: int, pad_id: int | None = Non
         raise BadInput(f"tokenizer {path} does not exist; accepted: {accepted}")
     from transformers import AutoTokenizer
 
+    here = path.exists() or not _hub_answers(str(source))
     try:
-        return CaptionTokenizer(AutoTokenizer.from_pretrained(str(source)).backend_tokenizer, max_length, pad_id)
+        found = AutoTokenizer.from_pretrained(str(source), local_files_only=here)
+        return CaptionTokenizer(found.backend_tokenizer, max_length, pad_id)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"tokenizer {str(source)!r} cannot be loaded ({reason}); accepted: {accepted}") from None
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the Hugging Face hub says anything of a name: asked once, where transformers would try for a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # What the client raises without an answer is a base of an answer that says no; its name changes with the version.
+    no_answer: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
+    try:
+        HfApi().repo_info(name, timeout=PATIENCE)
+    except HfHubHTTPError:
+        return True
+    except no_answer:
+        return False
+    return True
 
 
 def train_tokenizer(captions: Sequence[str], max_length: int, vocabulary_size: int = 2000) -> CaptionTokenizer:

@@ -32,7 +32,8 @@ COPIED = "not in the file: a copy of the box head, as the study began with; fine
 class Weights:
     """Tensors of a file under our names. renamed: our name -> the file's; ignored: the file's name -> the reason.
 
-    complete: the file is one of ours, and must have the heads for the study's task, which other models' lack.
+    complete: the file is one of ours, and must have the heads for the study's task, which other models' lack, and so
+    does an MDETR of ours that was trained without the query.
     """
 
     tensors: Mapping[str, Tensor]

@@ -28,14 +28,31 @@ def main() -> None:
         code = app(prog_name="probe", standalone_mode=False)
     except wrong_usage as error:
         code = error.exit_code
-        if message := error.format_message():  # none where the help was printed instead
-            _complain(f"{message.rstrip('.')}; help: {error.ctx.command_path} --help")
+        if message := _told(error):  # none where the help was printed instead
+            _complain(f"{message}; help: {_command(error)} --help")
     except (BadInput, RunFailed) as error:
         code = 2 if isinstance(error, BadInput) else 1
         _complain(str(error))
     if code == INTERRUPTED:
         print("Interrupted; what is complete is kept, the same command goes on from there.", file=sys.stderr)
     sys.exit(code)
+
+
+def _told(error: Any) -> str:
+    """A wrong usage in words, with the value that was given: pydantic, which reads values for Typer, leaves it out."""
+    message = error.format_message().rstrip(".")
+    if not hasattr(error.__cause__, "errors"):
+        return message
+    found = error.__cause__.errors()[0]
+    accepted = found["msg"].partition(",")[0].removeprefix("Input should be ")
+    return message.replace(error.message, f"{found['input']!r}; accepted: {accepted}")
+
+
+def _command(error: Any) -> str:
+    """The command that was used wrongly; an option without its value leaves it to the command line to say which."""
+    if error.ctx is not None:
+        return error.ctx.command_path
+    return " ".join(["probe", *(word for word in sys.argv[1:2] if not word.startswith("-"))])
 
 
 def _complain(message: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from grounding.devices import choose_device
-from probe.cli.options import AsJson, Device, Seed, progress_bar
+from probe.cli.options import AsJson, Device, Seed, progress_bar, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,10 +56,8 @@ def command(
     results = run_demo(out, examples, choose_device(device), seed, quiet=as_json)
     page = _write_page(out, results)
     if as_json:
-        import json
-
         rows = [dict(zip(COLUMNS, result.cells(), strict=True)) for result in results]
-        typer.echo(json.dumps({"page": str(page), "rows": rows}, indent=1))
+        show({"page": str(page), "rows": rows}, as_json, "")
         return
     _print_table(results)
     typer.echo(f"\nOpen {page}\n\nNext, for example:")

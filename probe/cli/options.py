@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,8 +106,17 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[..., None
 
 
 def show(result: Mapping[str, Any], as_json: bool, text: str) -> None:
-    """Print a result: JSON for machines, text for people."""
-    typer.echo(json.dumps(result, indent=1, default=str) if as_json else text)
+    """Print a result: JSON for machines, with null for numbers that are not finite; text for people."""
+    typer.echo(json.dumps(_finite(result), indent=1, default=str, allow_nan=False) if as_json else text)
+
+
+def _finite(value: Any) -> Any:
+    """The same values, None where JSON has no number."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def first_few(lines: Sequence[str], most: int = 10) -> list[str]:
