@@ -301,6 +301,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path
     assert not (tmp_path / "out" / "config.json").exists()
 
 
+@pytest.mark.parametrize("model", list(SIZES))
+def test_a_loss_of_dev_that_is_not_finite_stops_the_run_before_its_state_is_kept(tmp_path, monkeypatch, model):
+    """The steps are good; the weights are broken from the look at dev after step 4 on."""
+    look = FinetuneModule.validation_step
+
+    def poisoned(self: FinetuneModule, batch: Any, index: int) -> None:
+        if self.global_step == 4:
+            with torch.no_grad():
+                next(p for name, p in self.model.named_parameters() if "position_embeddings" in name).fill_(math.nan)
+        look(self, batch, index)
+
+    monkeypatch.setattr(FinetuneModule, "validation_step", poisoned)
+    with pytest.raises(RunFailed) as raised:
+        tuned(tmp_path / "out", model)
+    states = tmp_path / "out" / "states"
+    assert str(raised.value).startswith("dev/loss is nan at step 4 (batch of mini-game/dev/000000, ")
+    assert f"; states from before it stay in {str(states)!r}; " in str(raised.value)
+    assert not (tmp_path / "out" / "config.json").exists()
+    for name in ("best", "last"):
+        state = torch.load(states / f"{name}.ckpt", weights_only=True)
+        assert state["global_step"] == 2
+        assert all(value.isfinite().all() for value in state["state_dict"].values())
+
+
 def test_losses_are_computed_in_full_precision(monkeypatch, tmp_path):
     seen = []
 
