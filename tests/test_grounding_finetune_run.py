@@ -139,6 +139,20 @@ def test_grounding_alone_keeps_the_best_by_pointing(tmp_path):
     assert training["dev/pointing"] == pytest.approx(max(pointing))
 
 
+@pytest.mark.parametrize("grounding", [True, False])
+def test_a_task_that_does_not_exist_is_refused(tmp_path, grounding):
+    """A single picture is the right one by itself: accuracy would be 1 from the first look on, and the best."""
+    with pytest.raises(BadInput) as raised:
+        tuned(tmp_path / "out", benchmark_options={"difficulty": "single"}, grounding=grounding)
+    assert str(raised.value) == (
+        "task is on, but no example of split 'train' of 'mini-game' has candidates to choose from; "
+        "accepted: grounding alone (--no-task)"
+    )
+    assert not (tmp_path / "out").exists()
+    out = tuned(tmp_path / "out", benchmark_options={"difficulty": "single"}, task=False, steps=1)
+    assert "dev/pointing" in load_checkpoint(out).info["training"]
+
+
 def test_init_keeps_sizes_tokenizer_and_weights(finished, tmp_path):
     init = finished["vilt-aligner"]
     out = tuned(tmp_path / "out", init=str(init), config={}, learning_rate=1e-9, steps=1, grounding=False)

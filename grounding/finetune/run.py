@@ -22,6 +22,7 @@ from grounding.finetune.annotations import Annotations
 from grounding.finetune.data import make_loader
 from grounding.finetune.module import FinetuneModule
 from grounding.finetune.objectives import objective_for
+from grounding.finetune.possible import check_task
 from grounding.finetune.progress import Progress
 from grounding.finetune.reading import Reader
 from grounding.finetune.settings import FinetuneSettings
@@ -64,6 +65,7 @@ def finetune(
     tell = rank_zero_only(progress) if progress is not None else _tell_nobody
     reader = Reader(benchmark, settings.skip_bad, workers, tell)
     annotations = Annotations.learned(reader.read(settings.train_split, settings.limit_train), settings)
+    check_task(annotations.examples, settings)
     train, dev = annotations.examples, reader.read("dev", settings.limit_dev)
     model = model_from([example.caption for example in train])
     done = _steps_done(last)

@@ -70,7 +70,7 @@ def command(
     tokenizer: Annotated[
         str | None, _option("Tokenizer file, folder or name; without one, it is trained on the captions.")
     ] = None,
-    task: Annotated[bool, _option("Learn the task.", None, "--task/--no-task")] = True,
+    task: Annotated[bool, _option("Learn the task; single pictures have none.", None, "--task/--no-task")] = True,
     grounding: Annotated[
         bool, _option("Learn phrase grounding from annotated regions.", ANNOTATIONS, "--grounding/--no-grounding")
     ] = True,
