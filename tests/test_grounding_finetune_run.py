@@ -153,6 +153,33 @@ def test_a_task_that_does_not_exist_is_refused(tmp_path, grounding):
     assert "dev/pointing" in load_checkpoint(out).info["training"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "accepted"),
+    [
+        ({"task": False}, "a dev (--limit-dev) with some"),
+        ({"task": False, "monitor": "dev/loss"}, "a dev (--limit-dev) with some"),
+        ({"monitor": "dev/pointing"}, "dev/accuracy or dev/loss, or a dev (--limit-dev) with some"),
+    ],
+)
+def test_a_dev_without_what_is_monitored_is_told_before_training(tmp_path, monkeypatch, changes, accepted):
+    example = MiniatureGame.example
+
+    def bare(self: Any, split: str, index: int) -> Example:
+        found = example(self, split, index)
+        return replace(found, phrases=()) if split == "dev" else found
+
+    monkeypatch.setattr(MiniatureGame, "example", bare)
+    with pytest.raises(BadInput) as raised:
+        tuned(tmp_path / "out", **changes)
+    monitor = changes.get("monitor", "dev/pointing")
+    assert str(raised.value) == (
+        f"monitor {monitor!r} needs annotated phrases, but the 4 examples of split 'dev' have none; "
+        f"accepted: {accepted}"
+    )
+    assert not (tmp_path / "out").exists()
+    assert load_checkpoint(tuned(tmp_path / "out", steps=1)).info["training"]["steps"] == 1
+
+
 def test_init_keeps_sizes_tokenizer_and_weights(finished, tmp_path):
     init = finished["vilt-aligner"]
     out = tuned(tmp_path / "out", init=str(init), config={}, learning_rate=1e-9, steps=1, grounding=False)

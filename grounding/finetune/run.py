@@ -22,7 +22,7 @@ from grounding.finetune.annotations import Annotations
 from grounding.finetune.data import make_loader
 from grounding.finetune.module import FinetuneModule
 from grounding.finetune.objectives import objective_for
-from grounding.finetune.possible import check_task
+from grounding.finetune.possible import check_monitored, check_task
 from grounding.finetune.progress import Progress
 from grounding.finetune.reading import Reader
 from grounding.finetune.settings import FinetuneSettings
@@ -77,6 +77,7 @@ def finetune(
         )
         for examples in (train, dev)
     )  # fmt: skip
+    check_monitored(dev, set(reader.dropped_phrases), settings)
     steps = _steps(settings, len(train_loader) // machine.processes)
     module = FinetuneModule(model, objective_for(settings), settings, steps)
     make_folder(out)
