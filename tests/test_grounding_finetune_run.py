@@ -326,6 +326,16 @@ def test_devices_and_workers_that_cannot_be_are_refused(tmp_path, options, messa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_half_precision_is_refused_without_a_gpu(tmp_path, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(BadInput) as raised:
+        finetune(settings(precision="fp16"), tmp_path / "out", device=device)
+    assert str(raised.value) == (f"precision 'fp16' needs a GPU, but device is {device!r} here; accepted: fp32, bf16")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("model", list(SIZES))
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_examples(tmp_path, monkeypatch, model):
     step = FinetuneModule.training_step

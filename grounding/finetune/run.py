@@ -56,6 +56,7 @@ def finetune(
     if settings.train_split not in benchmark.splits:
         raise unknown_choice("train_split", settings.train_split, benchmark.splits)
     machine = Machine(device, devices, nodes, workers, tuple(loggers))
+    machine.check_precision(settings.precision)
     last = _state_to_resume(settings, out)
     check_folder(out)
     started = time.monotonic()

@@ -116,7 +116,7 @@ def command(
     patience: Annotated[int | None, _option("Stop after so many looks without a better one.", TRAINING)] = None,
     limit_train: Annotated[int | None, _option("Only the first so many examples of the split.", TRAINING)] = None,
     limit_dev: Annotated[int | None, _option("Only the first so many examples of dev.", TRAINING)] = 500,
-    precision: Annotated[str, _option("fp32, bf16 or fp16.", TRAINING)] = "fp32",
+    precision: Annotated[str, _option("fp32, bf16 or fp16 (on a GPU).", TRAINING)] = "fp32",
     device: Device = "auto",
     devices: Annotated[int, _option("GPUs, or processes on CPU, of each node.", MACHINE)] = 1,
     nodes: Annotated[int, _option("Machines (under Slurm or torchrun).", MACHINE)] = 1,
