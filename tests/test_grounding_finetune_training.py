@@ -13,7 +13,7 @@ from photo_fixture import write_coco, write_flickr, write_touchdown
 from released_files import write_tokenizers
 from test_probe_cli import run
 
-from grounding.checkpoint import load_checkpoint
+from grounding.checkpoint import find_checkpoint, load_checkpoint
 from grounding.errors import BadInput
 from grounding.finetune.recipes import RECIPES, read_recipe, settings_from
 from grounding.finetune.run import finetune
@@ -131,6 +131,20 @@ def test_the_command_line_wins_over_a_recipe(monkeypatch, capsys, tmp_path):
     code, _, err = run(monkeypatch, capsys, "finetune", "--model", "mdetr", "--out", tmp_path / "two")
     assert code == 2
     assert "setting 'benchmark' is missing" in err
+
+
+@pytest.mark.parametrize("recipe", ["flickr30k-mdetr", "mdetr-pretraining", "flickr30k-vilt-aligner"])
+def test_a_recipe_starts_from_a_checkpoint_with_the_sizes_that_this_brings(recipe, monkeypatch, capsys, tmp_path):
+    model = str(read_recipe(recipe)["model"])
+    root = real_benchmark(str(read_recipe(recipe)["benchmark"]), tmp_path / "data")
+    words = ["finetune", "--recipe", recipe, "--init", f"{model}-pretrained", "--root", root, "--epochs", 1]
+    words += ["--precision", "fp32", "--tokenizer", find_checkpoint(f"{model}-pretrained") / "tokenizer.json", "--json"]
+    words += ["--batch-size", 2, "--limit-train", 2, "--limit-dev", 1]
+    code, _, err = run(monkeypatch, capsys, *words, "--config", "candidate_size=384", "--out", tmp_path / "refused")
+    assert (code, "config candidate_size: init" in err) == (2, True)
+    code, _, err = run(monkeypatch, capsys, *words, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert load_checkpoint(tmp_path / "out").model.config == load_checkpoint(f"{model}-pretrained").model.config
 
 
 def test_a_recipe_of_ones_own(tmp_path):

@@ -147,7 +147,7 @@ def command(
 
 def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) -> FinetuneSettings:
     """The recipe's settings, and over them those given on the command line."""
-    from grounding.finetune.recipes import laid_over, read_recipe, settings_from
+    from grounding.finetune.recipes import read_recipe, settings_from, with_recipe
     from grounding.finetune.settings import FinetuneSettings
 
     names = [field.name for field in fields(FinetuneSettings)]
@@ -162,7 +162,7 @@ def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) 
         return settings_from(chosen, "finetune")
     if "steps" in said and "epochs" not in said:
         chosen["epochs"] = None
-    return settings_from(laid_over(read_recipe(recipe), chosen), f"recipe {recipe!r}")
+    return settings_from(with_recipe(read_recipe(recipe), chosen), f"recipe {recipe!r}")
 
 
 def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:
