@@ -15,6 +15,7 @@ from test_probe_cli import run
 
 from grounding.checkpoint import find_checkpoint, load_checkpoint
 from grounding.errors import BadInput
+from grounding.finetune.ignored import check_heeded
 from grounding.finetune.recipes import RECIPES, read_recipe, settings_from
 from grounding.finetune.run import finetune
 
@@ -131,6 +132,36 @@ def test_the_command_line_wins_over_a_recipe(monkeypatch, capsys, tmp_path):
     code, _, err = run(monkeypatch, capsys, "finetune", "--model", "mdetr", "--out", tmp_path / "two")
     assert code == 2
     assert "setting 'benchmark' is missing" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--init vilt-aligner-pretrained --size base",
+            "size 'base' has no effect: init 'vilt-aligner-pretrained' brings",
+        ),
+        (
+            "--learning-rate-backbone 1e-5",
+            "learning_rate_backbone 1e-05 has no effect: it is of mdetr, and model is 'vilt",
+        ),
+        ("--no-auxiliary", "auxiliary False has no effect: it is of mdetr"),
+        ("--no-grounding --grounding-fraction 0.1", "grounding_fraction 0.1 has no effect: the grounding loss is off"),
+        ("--no-grounding --jitter-iou 0.5", "jitter_iou 0.5 has no effect: the grounding loss is off"),
+        ("--no-task --task-weight 2", "task_weight 2.0 has no effect: the task is off"),
+        ("--steps 3 --epochs 2", "steps 3 has no effect: epochs 2 says how long"),
+    ],
+)
+def test_what_is_said_and_has_no_effect_is_refused(monkeypatch, capsys, tmp_path, words, message):
+    given = ["finetune", "--model", "vilt-aligner", "--benchmark", "mini-game", "--out", tmp_path / "out"]
+    code, out, err = run(monkeypatch, capsys, *given, *words.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_may_hold_what_has_no_effect_in_this_run():
+    check_heeded({"init", "grounding"}, settings(init="somewhere", config={}, grounding=False, grounding_fraction=0.1))
 
 
 @pytest.mark.parametrize("recipe", ["flickr30k-mdetr", "mdetr-pretraining", "flickr30k-vilt-aligner"])

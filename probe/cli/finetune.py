@@ -64,7 +64,7 @@ def command(
     root: Root = None,
     option: BenchmarkOptions = None,
     train_split: Annotated[str, _option(f"Split to learn from ({SPLITS}).")] = "train",
-    size: Annotated[str, _option("miniature or base (the released sizes).")] = "miniature",
+    size: Annotated[str, _option("miniature or base (the released sizes) of fresh weights.")] = "miniature",
     config: ChangedSizes = None,
     init: Annotated[str | None, _option("Checkpoint to start from, instead of fresh weights.")] = None,
     tokenizer: Annotated[
@@ -146,7 +146,8 @@ def command(
 
 
 def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) -> FinetuneSettings:
-    """The recipe's settings, and over them those given on the command line."""
+    """The recipe's settings, and over them those given on the command line, none of which may be without effect."""
+    from grounding.finetune.ignored import check_heeded
     from grounding.finetune.recipes import read_recipe, settings_from, with_recipe
     from grounding.finetune.settings import FinetuneSettings
 
@@ -158,11 +159,12 @@ def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) 
         if (source := ctx.get_parameter_source(options.get(name, name))) and source.name == "COMMANDLINE"
     }
     chosen = {name: given[name] for name in names if name in said}
-    if recipe is None:
-        return settings_from(chosen, "finetune")
-    if "steps" in said and "epochs" not in said:
+    if recipe is not None and "steps" in said and "epochs" not in said:
         chosen["epochs"] = None
-    return settings_from(with_recipe(read_recipe(recipe), chosen), f"recipe {recipe!r}")
+    own, where = ({}, "finetune") if recipe is None else (read_recipe(recipe), f"recipe {recipe!r}")
+    settings = settings_from(with_recipe(own, chosen), where)
+    check_heeded(said, settings)
+    return settings
 
 
 def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:
