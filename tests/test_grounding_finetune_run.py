@@ -245,6 +245,13 @@ def test_progress_tells_of_reading_encoding_and_every_step(tmp_path):
     assert told[-1][2] == "tuning the threshold on tune"
 
 
+@pytest.mark.parametrize("monitor", ["dev/accuracy", "dev/pointing", "dev/loss"])
+def test_progress_tells_the_figure_that_the_best_is_chosen_by(tmp_path, monitor):
+    told = []
+    finetune(settings(monitor=monitor), tmp_path / "out", device="cpu", progress=lambda *tick: told.append(tick))
+    assert [monitor in doing for _, _, doing in told if doing.startswith("train/loss")] == [False] * 2 + [True] * 4
+
+
 def test_skip_bad_trains_on_the_rest_and_lists_what_was_left_out(tmp_path):
     root = write_kilogram(tmp_path / "kilogram", tangrams=48, annotations=2)
     files = sorted((root / "tangrams-svg").glob("*.svg"))

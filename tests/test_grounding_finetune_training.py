@@ -41,6 +41,20 @@ def test_a_run_ends_where_its_figure_no_longer_improves(tmp_path):
     assert len([row for row in rows(out) if row["dev/loss"]]) == 3
 
 
+def test_what_is_printed_says_where_and_why_a_run_ended_and_what_it_learned_from(monkeypatch, capsys, tmp_path):
+    words = ["finetune", "--model", "vilt-aligner", "--benchmark", "mini-game", "--limit-train", 16, "--limit-dev", 4]
+    words += [word for name, value in SIZES["vilt-aligner"].items() for word in ("--config", f"{name}={value}")]
+    words += ["--batch-size", 8, "--evaluate-every", 1, "--steps", 9, "--learning-rate", 1e-12, "--ema-decay", 0]
+    words += ["--patience", 2, "--weight-decay", 0, "--grounding-fraction", 0.5, "--out", tmp_path / "out"]
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    counts = load_checkpoint(tmp_path / "out").info["training"]["annotations"]
+    assert "best step: 1 of 3" in lines
+    assert "stopped at step 3 of 9: dev/accuracy was no better in 2 looks at dev (patience)" in lines
+    assert f"learned from {counts['learned']} of {counts['phrases']} annotated phrases" in lines
+
+
 def test_the_best_may_be_that_of_the_lowest_loss(tmp_path):
     out = tuned(tmp_path / "out", monitor="dev/loss", steps=8, learning_rate=1e-2)
     losses = {int(row["step"]) + 1: float(row["dev/loss"]) for row in rows(out) if row["dev/loss"]}

@@ -78,7 +78,8 @@ class FinetuneModule(lightning.LightningModule):
         output = self.model(inputs)
         loss = torch.stack(list(self._losses(output, inputs, targets).values())).sum()
         self._check_finite(loss, "dev/loss", inputs)
-        self.log("dev/loss", loss, batch_size=len(inputs), sync_dist=True)
+        in_bar = self.settings.monitored == "dev/loss"
+        self.log("dev/loss", loss, prog_bar=in_bar, batch_size=len(inputs), sync_dist=True)
         correct = answered_correctly(output, targets)
         self.log("dev/accuracy", correct.float().mean(), prog_bar=True, batch_size=len(correct), sync_dist=True)
         hits = phrase_hits(output, targets)

@@ -164,6 +164,7 @@ def _finish(
             "settings": json.loads(json.dumps(asdict(settings))),
             "annotations": {"phrases": annotations.phrases, "learned": annotations.learned_phrases},
             "steps": trainer.global_step,
+            "planned_steps": module.steps,
             "best_step": state["global_step"],
             settings.monitored: float(best.best_model_score) if best.best_model_score is not None else None,
             "seconds": round(seconds),

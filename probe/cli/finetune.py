@@ -174,9 +174,19 @@ def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:
 
     info = load_checkpoint(out).info
     training = info["training"]
-    figures = {name: training[name] for name in (settings.monitored, "best_step", "annotations")}
+    told = (settings.monitored, "best_step", "steps", "planned_steps", "annotations")
+    figures = {name: training[name] for name in told}
     result = {"checkpoint": str(out), **figures, "threshold": info["threshold"], "seconds": training["seconds"]}
-    lines = [f"{name}: {value}" for name, value in result.items() if name != "threshold"]
+    lines = [f"checkpoint: {out}", f"{settings.monitored}: {training[settings.monitored]:.4g}"]
+    lines += [f"best step: {training['best_step']} of {training['steps']}"]
+    if training["steps"] < training["planned_steps"]:
+        lines.append(
+            f"stopped at step {training['steps']} of {training['planned_steps']}: {settings.monitored} was no better "
+            f"in {settings.patience} looks at dev (patience)"
+        )
+    annotations = training["annotations"]
+    lines.append(f"learned from {annotations['learned']} of {annotations['phrases']} annotated phrases")
+    lines.append(f"seconds: {training['seconds']}")
     if (threshold := info["threshold"]) is not None:
         lines.append(f"threshold of heatmaps: {threshold['value']:g}, chosen on {threshold['split']}")
     result |= {name: training[name] for name in ("skipped", "dropped_phrases")}
