@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import lightning
 import torch
@@ -121,7 +123,22 @@ def _state_to_resume(settings: FinetuneSettings, out: Path) -> Path | None:
 
 
 def _steps_done(last: Path | None) -> int:
-    return 0 if last is None else torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    return 0 if last is None else _read_state(last)["global_step"]
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A state that was saved in training, on the CPU. Raises BadInput for a file that breaks off or is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        whole = {"global_step", "state_dict"} <= set(state)
+    except (OSError, EOFError, RuntimeError, TypeError, LookupError, ValueError, UnpicklingError):
+        whole = False
+    if not whole:
+        raise BadInput(
+            f"state {str(path)!r} cannot be read: it breaks off, or is no run's; accepted: a whole one, or none: "
+            f"remove {str(path.parent)!r}, and the same command begins again"
+        )
+    return state
 
 
 def _tell_nobody(done: int, total: int | None, doing: str) -> None:
@@ -141,7 +158,7 @@ def _finish(
     """Write the checkpoint with the best weights, and a heatmap threshold tuned on a named split."""
     if not trainer.is_global_zero:
         return
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    state = _read_state(Path(best.best_model_path))
     module.load_state_dict(state["state_dict"])
     model = module.model.to(trainer.strategy.root_device)
     split = "tune" if "tune" in reader.benchmark.splits else "dev"
