@@ -85,7 +85,9 @@ def command(
     ] = "corrected",
     jitter_iou: Annotated[float, _option("Move every box until its IoU with itself is this.", ANNOTATIONS)] = 1.0,
     drop_rate: Annotated[float, _option("Share of the annotated phrases that lose their regions.", ANNOTATIONS)] = 0.0,
-    swap_rate: Annotated[float, _option("Share that get another phrase's regions.", ANNOTATIONS)] = 0.0,
+    swap_rate: Annotated[
+        float, _option("Share that get regions of another phrase of their caption.", ANNOTATIONS)
+    ] = 0.0,
     losses: Annotated[
         str, _option("corrected, or paper (with the originals' defects; docs/differences.md).", TRAINING)
     ] = "corrected",
