@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -95,7 +96,13 @@ def test_paper_counts_captions_as_images_but_for_flickr30k():
     [
         ({"fraction": 1.2}, "grounding fraction 1.2 is outside 0..1"),
         ({"fraction": float("nan")}, "grounding fraction nan is outside 0..1"),
-        ({"fraction": 0.01}, "keeps none; accepted: 0.1 or more"),
+        (
+            {"fraction": 0.09},
+            "grounding fraction 0.09 is less than one of 10 annotated phrases; accepted: 0.1 or more",
+        ),
+        ({"fraction": 0.0}, "grounding fraction 0.0 is less than one"),
+        ({"fraction": 1e-320, "mode": "paper"}, "grounding fraction 1e-320 is less than one of 10 annotated phrases"),
+        ({"fraction": 0.4, "by": "image"}, "less than one of 2 annotated images; accepted: 0.5 or more"),
         ({"by": "word"}, "budget unit 'word' is unknown; accepted: phrase, image"),
         ({"mode": "exact"}, "budget mode 'exact' is unknown"),
     ],
@@ -103,6 +110,24 @@ def test_paper_counts_captions_as_images_but_for_flickr30k():
 def test_impossible_budgets(changes, message):
     with pytest.raises(BadInput, match=message):
         annotation_budget(examples([5, 5]), **{"fraction": 0.5, **changes})
+
+
+@pytest.mark.parametrize("mode", ["corrected", "paper"])
+@pytest.mark.parametrize("count", [3, 7, 49, 109, 110, 2000])
+def test_the_least_share_that_is_told_keeps_one(mode, count):
+    given = examples([count])
+    with pytest.raises(BadInput) as raised:
+        annotation_budget(given, 0.99 / count, mode=mode)
+    told = re.search(r"accepted: (\S+) or more", str(raised.value))
+    assert told
+    assert annotated_phrases(annotation_budget(given, float(told[1]), mode=mode)) == 1
+    assert annotated_phrases(annotation_budget(given, 1 / count, mode=mode)) == 1
+
+
+def test_the_studys_draw_may_keep_none():
+    seed = next(seed for seed in range(9) if random.Random(seed).sample(range(2), 1) == [0])
+    with pytest.raises(BadInput, match="keeps none, as the study's program draws them; accepted: another fraction"):
+        annotation_budget(examples([2]), 0.6, "phrase", seed, "paper")
 
 
 def test_a_run_learns_from_its_share_and_says_so(tmp_path):
@@ -118,7 +143,7 @@ def test_a_run_learns_from_its_share_and_says_so(tmp_path):
 def test_a_budget_that_leaves_nothing_is_refused_before_training(tmp_path):
     with pytest.raises(BadInput, match="grounding_fraction 0 keeps none, but the grounding loss is on"):
         tuned(tmp_path / "zero", grounding_fraction=0.0)
-    with pytest.raises(BadInput, match=r"grounding fraction 0\.001 of \d+ annotated phrases keeps none"):
+    with pytest.raises(BadInput, match=r"grounding fraction 0\.001 is less than one of \d+ annotated phrases"):
         tuned(tmp_path / "small", grounding_fraction=0.001)
     with pytest.raises(BadInput, match=r"drop_rate 1\.0 leaves no annotation"):
         tuned(tmp_path / "dropped", drop_rate=1.0)

@@ -25,8 +25,8 @@ TABLE = "transformer.pos_embed"
 def single(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint that learned from scenes one by one, of 2 x 2 patches."""
     config = {**SIZES["vilt-aligner"], "position_grid": [2, 2]}
-    options = {"difficulty": "single"}
-    return str(tuned(tmp_path_factory.mktemp("init") / "single", config=config, benchmark_options=options, steps=2))
+    out = tmp_path_factory.mktemp("init") / "single"
+    return str(tuned(out, config=config, benchmark_options={"difficulty": "single"}, task=False, steps=2))
 
 
 def test_a_run_from_scenes_to_stacks_repeats_the_position_table(single, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -122,6 +123,29 @@ def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path, monkeypatch):
     path.write_text(json.dumps({name: v for name, v in json.loads(path.read_text()).items() if name != "skip_bad"}))
     with pytest.raises(BadInput, match="holds a run with skip_bad False, not True"):
         tuned(tmp_path / "out", skip_bad=True)
+    assert (tuned(tmp_path / "out") / "config.json").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 1000, 20_000, -1, None])
+def test_a_state_that_cannot_be_read_is_named_with_what_to_do(tmp_path, monkeypatch, kept):
+    """Broken off after so many bytes, or another file altogether."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "out")
+    states = tmp_path / "out" / "states"
+    last = states / "last.ckpt"
+    if kept is None:
+        torch.save({"weights": torch.zeros(3)}, last)
+    else:
+        last.write_bytes(last.read_bytes()[:kept])
+    with pytest.raises(BadInput) as raised:
+        tuned(tmp_path / "out")
+    assert str(raised.value) == (
+        f"state {str(last)!r} cannot be read: it breaks off, or is no run's; accepted: a whole one, or none: "
+        f"remove {str(states)!r}, and the same command begins again"
+    )
+    shutil.rmtree(states)
     assert (tuned(tmp_path / "out") / "config.json").exists()
 
 

@@ -13,8 +13,9 @@ from photo_fixture import write_coco, write_flickr, write_touchdown
 from released_files import write_tokenizers
 from test_probe_cli import run
 
-from grounding.checkpoint import load_checkpoint
+from grounding.checkpoint import find_checkpoint, load_checkpoint
 from grounding.errors import BadInput
+from grounding.finetune.ignored import check_heeded
 from grounding.finetune.recipes import RECIPES, read_recipe, settings_from
 from grounding.finetune.run import finetune
 
@@ -38,6 +39,20 @@ def test_a_run_ends_where_its_figure_no_longer_improves(tmp_path):
     out = tuned(tmp_path / "out", steps=40, learning_rate=1e-12, patience=2, ema_decay=0.0, weight_decay=0.0)
     assert steps_of(out) == 6
     assert len([row for row in rows(out) if row["dev/loss"]]) == 3
+
+
+def test_what_is_printed_says_where_and_why_a_run_ended_and_what_it_learned_from(monkeypatch, capsys, tmp_path):
+    words = ["finetune", "--model", "vilt-aligner", "--benchmark", "mini-game", "--limit-train", 16, "--limit-dev", 4]
+    words += [word for name, value in SIZES["vilt-aligner"].items() for word in ("--config", f"{name}={value}")]
+    words += ["--batch-size", 8, "--evaluate-every", 1, "--steps", 9, "--learning-rate", 1e-12, "--ema-decay", 0]
+    words += ["--patience", 2, "--weight-decay", 0, "--grounding-fraction", 0.5, "--out", tmp_path / "out"]
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    counts = load_checkpoint(tmp_path / "out").info["training"]["annotations"]
+    assert "best step: 1 of 3" in lines
+    assert "stopped at step 3 of 9: dev/accuracy was no better in 2 looks at dev (patience)" in lines
+    assert f"learned from {counts['learned']} of {counts['phrases']} annotated phrases" in lines
 
 
 def test_the_best_may_be_that_of_the_lowest_loss(tmp_path):
@@ -131,6 +146,50 @@ def test_the_command_line_wins_over_a_recipe(monkeypatch, capsys, tmp_path):
     code, _, err = run(monkeypatch, capsys, "finetune", "--model", "mdetr", "--out", tmp_path / "two")
     assert code == 2
     assert "setting 'benchmark' is missing" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--init vilt-aligner-pretrained --size base",
+            "size 'base' has no effect: init 'vilt-aligner-pretrained' brings",
+        ),
+        (
+            "--learning-rate-backbone 1e-5",
+            "learning_rate_backbone 1e-05 has no effect: it is of mdetr, and model is 'vilt",
+        ),
+        ("--no-auxiliary", "auxiliary False has no effect: it is of mdetr"),
+        ("--no-grounding --grounding-fraction 0.1", "grounding_fraction 0.1 has no effect: the grounding loss is off"),
+        ("--no-grounding --jitter-iou 0.5", "jitter_iou 0.5 has no effect: the grounding loss is off"),
+        ("--no-task --task-weight 2", "task_weight 2.0 has no effect: the task is off"),
+        ("--steps 3 --epochs 2", "steps 3 has no effect: epochs 2 says how long"),
+    ],
+)
+def test_what_is_said_and_has_no_effect_is_refused(monkeypatch, capsys, tmp_path, words, message):
+    given = ["finetune", "--model", "vilt-aligner", "--benchmark", "mini-game", "--out", tmp_path / "out"]
+    code, out, err = run(monkeypatch, capsys, *given, *words.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_may_hold_what_has_no_effect_in_this_run():
+    check_heeded({"init", "grounding"}, settings(init="somewhere", config={}, grounding=False, grounding_fraction=0.1))
+
+
+@pytest.mark.parametrize("recipe", ["flickr30k-mdetr", "mdetr-pretraining", "flickr30k-vilt-aligner"])
+def test_a_recipe_starts_from_a_checkpoint_with_the_sizes_that_this_brings(recipe, monkeypatch, capsys, tmp_path):
+    model = str(read_recipe(recipe)["model"])
+    root = real_benchmark(str(read_recipe(recipe)["benchmark"]), tmp_path / "data")
+    words = ["finetune", "--recipe", recipe, "--init", f"{model}-pretrained", "--root", root, "--epochs", 1]
+    words += ["--precision", "fp32", "--tokenizer", find_checkpoint(f"{model}-pretrained") / "tokenizer.json", "--json"]
+    words += ["--batch-size", 2, "--limit-train", 2, "--limit-dev", 1]
+    code, _, err = run(monkeypatch, capsys, *words, "--config", "candidate_size=384", "--out", tmp_path / "refused")
+    assert (code, "config candidate_size: init" in err) == (2, True)
+    code, _, err = run(monkeypatch, capsys, *words, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert load_checkpoint(tmp_path / "out").model.config == load_checkpoint(f"{model}-pretrained").model.config
 
 
 def test_a_recipe_of_ones_own(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from small_models import game, single_image
 
+from grounding.errors import BadInput
 from grounding.models.answers import (
     answer,
     candidate_box_to_canvas,
@@ -28,6 +31,13 @@ def test_the_target_point_of_a_game_answers_it(count):
             assert prediction.answer == target
             assert prediction.correct
             assert prediction.score == 0.25
+
+
+@pytest.mark.parametrize(("point", "score"), [((0.5, math.nan), 0.0), ((0.5, 0.5), math.inf)])
+def test_an_answer_that_is_not_finite_is_told_as_the_models(point, score):
+    with pytest.raises(BadInput) as raised:
+        answer(example := game(images=2, target=1), point, score, ())
+    assert str(raised.value).startswith(f"the model's answer to example {example.id!r} is {point} with score {score}, ")
 
 
 @pytest.mark.parametrize(("count", "side"), [(6, 64), (10, 224), (6, 100), (10, 7)])

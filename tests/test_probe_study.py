@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,26 @@ def test_the_miniature_has_24_cells_of_two_pairs_of_equal_settings():
     for model in ("vilt-aligner", "mdetr"):
         kept = [{k: v for k, v in vars(c.settings).items() if k not in varied} for c in cells if c.model == model]
         assert all(values == kept[0] for values in kept)
+
+
+def test_a_study_of_the_package_starts_from_checkpoints_as_its_comment_says(tmp_path):
+    """The sizes of a recipe are for fresh weights: a checkpoint brings its own."""
+    content = yaml.safe_load(files("probe.study").joinpath("configs/flickr30k.yaml").read_text())
+    for name, values in content["models"].items():
+        values["init"] = f"{name}-pretrained"
+    content["initialisations"] = {"pretrained": {}, "scratch": {"init": None}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    found = {(c.model, c.initialisation, c.settings.init, str(c.settings.config)) for c in read_study(path).cells()}
+    assert found == {
+        (model, *start)
+        for model in ("vilt-aligner", "mdetr")
+        for start in (("pretrained", f"{model}-pretrained", "{}"), ("scratch", None, "{'candidate_size': 384}"))
+    }
+    content["settings"] = {"config": {"candidate_size": 384}}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(BadInput, match=r"config candidate_size: init '.*-pretrained' brings its own"):
+        read_study(path)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ class AnnotationQuality:
 
     jitter_iou: every box is moved and scaled until its overlap (IoU) with itself is this; its outlines are dropped.
     drop_rate: share of the annotated phrases that lose their regions, and so are no longer trained on.
-    swap_rate: share of the annotated phrases that get the regions of another one of their caption, in a circle; a
-    caption with one annotated phrase has nothing to swap. Rates are exact to the nearest whole number of phrases.
+    swap_rate: share of the annotated phrases that get the regions of another one of their caption: caption after
+    caption, in random order, all of its annotated phrases in a circle until there are enough; a caption with one has
+    nothing to swap. Rates are exact to the nearest whole number of phrases, of swapped ones as far as captions allow.
     """
 
     jitter_iou: float = 1.0

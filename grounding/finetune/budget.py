@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from decimal import ROUND_CEILING, Context
 
 import numpy as np
 
@@ -28,7 +29,8 @@ def annotation_budget(
     are every ``int(1 / fraction)``-th one whatever the seed is (0.4 keeps a half), above that, and images, are drawn
     for each fraction anew, phrases one place off.
 
-    Raises BadInput for a fraction outside 0..1, an unknown unit or mode, or a budget that keeps nothing.
+    Raises BadInput for a fraction outside 0..1 or of less than one phrase or image, an unknown unit or mode, or a
+    budget that keeps nothing.
     """
     if not 0 <= fraction <= 1:
         raise BadInput(f"grounding fraction {fraction} is outside 0..1")
@@ -40,12 +42,17 @@ def annotation_budget(
         return list(examples)
     unit_of = {key: _unit(by, mode, key, examples[key[0]]) for key in _annotated(examples)}
     units = list(dict.fromkeys(unit_of.values()))
+    if fraction < 1 / max(len(units), 1):
+        least = Context(prec=2, rounding=ROUND_CEILING).divide(1, max(len(units), 1))
+        raise BadInput(
+            f"grounding fraction {fraction} is less than one of {len(units)} annotated {by}s; "
+            f"accepted: {least:f} or more, or no grounding loss"
+        )
     kept = _exact(units, fraction, seed) if mode == "corrected" else _originals(units, fraction, by, seed)
     if not kept:
-        least = 1 / max(len(units), 1)
         raise BadInput(
-            f"grounding fraction {fraction} of {len(units)} annotated {by}s keeps none; "
-            f"accepted: {least:.2g} or more, or no grounding loss"
+            f"grounding fraction {fraction} of {len(units)} annotated {by}s keeps none, as the study's program draws "
+            "them; accepted: another fraction or seed, or budget 'corrected'"
         )
     return [
         replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -42,12 +43,22 @@ class FinetuneModule(lightning.LightningModule):
         inputs, targets = batch
         losses = self._losses(self.model(inputs), inputs, targets)
         loss = torch.stack(list(losses.values())).sum()
-        if not math.isfinite(value := loss.item()):
-            ids = ", ".join(example.id for example in inputs.examples[:4])
-            raise RunFailed(f"loss is {value} at step {self.global_step} (batch of {ids}, ...)")
+        self._check_finite(loss, "loss", inputs)
         self.log_dict({f"train/{name}": part for name, part in losses.items()})
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _check_finite(self, loss: Tensor, name: str, inputs: Batch) -> None:
+        """Raise RunFailed naming step and examples, and what is kept, unless the loss is a number."""
+        if math.isfinite(value := loss.item()):
+            return
+        ids = ", ".join(example.id for example in inputs.examples[:4])
+        states = Path(self.trainer.checkpoint_callback.dirpath)  # type: ignore[union-attr, arg-type]
+        kept = f"states from before it stay in {str(states)!r}" if states.exists() else "no state was saved before it"
+        raise RunFailed(
+            f"{name} is {value} at step {self.global_step} (batch of {ids}, ...); {kept}; the same settings come here "
+            "again: try a lower learning_rate, or clip above 0, in another folder"
+        )
 
     def _losses(self, output: Output, inputs: Batch, targets: Targets) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, enabled=False):  # losses and matching are in fp32 whatever the model is
@@ -59,11 +70,16 @@ class FinetuneModule(lightning.LightningModule):
             self.trainer.should_stop = True
 
     def validation_step(self, batch: tuple[Batch, Targets], index: int) -> None:
-        """Loss, share of right answers, and of phrases whose point lies in one of their boxes."""
+        """Loss, share of right answers, and of phrases whose point lies in one of their boxes.
+
+        Raises RunFailed if the loss is not finite: before anything is saved, so that the last good state stays.
+        """
         inputs, targets = batch
         output = self.model(inputs)
         loss = torch.stack(list(self._losses(output, inputs, targets).values())).sum()
-        self.log("dev/loss", loss, batch_size=len(inputs), sync_dist=True)
+        self._check_finite(loss, "dev/loss", inputs)
+        in_bar = self.settings.monitored == "dev/loss"
+        self.log("dev/loss", loss, prog_bar=in_bar, batch_size=len(inputs), sync_dist=True)
         correct = answered_correctly(output, targets)
         self.log("dev/accuracy", correct.float().mean(), prog_bar=True, batch_size=len(correct), sync_dist=True)
         hits = phrase_hits(output, targets)

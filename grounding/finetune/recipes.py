@@ -8,13 +8,14 @@ matter (``losses``, ``budget``; docs/differences.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.finetune.settings import FinetuneSettings
+from grounding.finetune.settings import POSITION_GRID, FinetuneSettings
 
 _STUDY = {"size": "base", "schedule": "linear", "warmup": 0.01, "ema_decay": 0.9998, "precision": "fp16"}
 _VILT = {
@@ -103,6 +104,21 @@ def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     """
     both = [name for name in changes if isinstance(changes[name], Mapping) and isinstance(values.get(name), Mapping)]
     return {**values, **changes, **{name: {**values[name], **changes[name]} for name in both}}
+
+
+def with_recipe(recipe: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's settings with changes laid over them, one after another.
+
+    Where a change names an ``init``, that brings its own configuration: of the recipe's, ``position_grid`` alone stays.
+
+    >>> with_recipe({"model": "mdetr", "config": {"candidate_size": 384}}, {"init": "mdetr.ckpt"})
+    {'model': 'mdetr', 'config': {}, 'init': 'mdetr.ckpt'}
+    """
+    given = reduce(laid_over, changes, {})
+    own = dict(recipe)
+    if given.get("init") is not None and isinstance(config := own.get("config"), Mapping):
+        own["config"] = {name: value for name, value in config.items() if name == POSITION_GRID}
+    return laid_over(own, given)
 
 
 def settings_from(values: Mapping[str, Any], where: str) -> FinetuneSettings:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import lightning
 import torch
@@ -22,6 +24,7 @@ from grounding.finetune.annotations import Annotations
 from grounding.finetune.data import make_loader
 from grounding.finetune.module import FinetuneModule
 from grounding.finetune.objectives import objective_for
+from grounding.finetune.possible import check_monitored, check_task
 from grounding.finetune.progress import Progress
 from grounding.finetune.reading import Reader
 from grounding.finetune.settings import FinetuneSettings
@@ -55,6 +58,7 @@ def finetune(
     if settings.train_split not in benchmark.splits:
         raise unknown_choice("train_split", settings.train_split, benchmark.splits)
     machine = Machine(device, devices, nodes, workers, tuple(loggers))
+    machine.check_precision(settings.precision)
     last = _state_to_resume(settings, out)
     check_folder(out)
     started = time.monotonic()
@@ -64,6 +68,7 @@ def finetune(
     tell = rank_zero_only(progress) if progress is not None else _tell_nobody
     reader = Reader(benchmark, settings.skip_bad, workers, tell)
     annotations = Annotations.learned(reader.read(settings.train_split, settings.limit_train), settings)
+    check_task(annotations.examples, settings)
     train, dev = annotations.examples, reader.read("dev", settings.limit_dev)
     model = model_from([example.caption for example in train])
     done = _steps_done(last)
@@ -75,6 +80,7 @@ def finetune(
         )
         for examples in (train, dev)
     )  # fmt: skip
+    check_monitored(dev, set(reader.dropped_phrases), settings)
     steps = _steps(settings, len(train_loader) // machine.processes)
     module = FinetuneModule(model, objective_for(settings), settings, steps)
     make_folder(out)
@@ -117,7 +123,22 @@ def _state_to_resume(settings: FinetuneSettings, out: Path) -> Path | None:
 
 
 def _steps_done(last: Path | None) -> int:
-    return 0 if last is None else torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    return 0 if last is None else _read_state(last)["global_step"]
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A state that was saved in training, on the CPU. Raises BadInput for a file that breaks off or is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        whole = {"global_step", "state_dict"} <= set(state)
+    except (OSError, EOFError, RuntimeError, TypeError, LookupError, ValueError, UnpicklingError):
+        whole = False
+    if not whole:
+        raise BadInput(
+            f"state {str(path)!r} cannot be read: it breaks off, or is no run's; accepted: a whole one, or none: "
+            f"remove {str(path.parent)!r}, and the same command begins again"
+        )
+    return state
 
 
 def _tell_nobody(done: int, total: int | None, doing: str) -> None:
@@ -137,7 +158,7 @@ def _finish(
     """Write the checkpoint with the best weights, and a heatmap threshold tuned on a named split."""
     if not trainer.is_global_zero:
         return
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    state = _read_state(Path(best.best_model_path))
     module.load_state_dict(state["state_dict"])
     model = module.model.to(trainer.strategy.root_device)
     split = "tune" if "tune" in reader.benchmark.splits else "dev"
@@ -160,6 +181,7 @@ def _finish(
             "settings": json.loads(json.dumps(asdict(settings))),
             "annotations": {"phrases": annotations.phrases, "learned": annotations.learned_phrases},
             "steps": trainer.global_step,
+            "planned_steps": module.steps,
             "best_step": state["global_step"],
             settings.monitored: float(best.best_model_score) if best.best_model_score is not None else None,
             "seconds": round(seconds),

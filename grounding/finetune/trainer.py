@@ -57,6 +57,12 @@ class Machine:
             if name not in LOGGERS:
                 raise unknown_choice("logger", name, LOGGERS)
 
+    def check_precision(self, precision: str) -> None:
+        """Raise BadInput for fp16 on a CPU, where Lightning would train in bf16 instead."""
+        found = torch.cuda.is_available() or torch.backends.mps.is_available()
+        if precision == "fp16" and (self.device == "cpu" or not found):
+            raise BadInput(f"precision 'fp16' needs a GPU, but device is {self.device!r} here; accepted: fp32, bf16")
+
     @property
     def processes(self) -> int:
         """How many share every epoch."""

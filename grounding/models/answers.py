@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from grounding.errors import BadInput
 from grounding.examples import Example, PhrasePrediction, Point, Prediction, ReferenceGame, SpatialDescription
 
 SDR_CANVAS = (3712, 800)
@@ -29,7 +30,15 @@ def sdr_distance(point: Point, truth: Point) -> float:
 
 
 def answer(example: Example, point: Point, score: float, phrases: tuple[PhrasePrediction, ...]) -> Prediction:
-    """Prediction for a point (x, y) on the canvas: floor(y * N) is the candidate; SDR is right within 80 pixels."""
+    """Prediction for a point (x, y) on the canvas: floor(y * N) is the candidate; SDR is right within 80 pixels.
+
+    Raises BadInput for a point or score that is not finite: the model's weights are broken.
+    """
+    if not np.isfinite((*point, score)).all():
+        raise BadInput(
+            f"the model's answer to example {example.id!r} is {point} with score {score}, not finite; accepted: "
+            "a model whose training did not diverge"
+        )
     if isinstance(example.task, SpatialDescription):
         correct = sdr_distance(point, example.task.target_xy) < SDR_THRESHOLD
         return Prediction(example.id, point, score, correct, phrases)

@@ -7,7 +7,7 @@ arXiv 2309.02691, section 3. State-dict names equal those of the released checkp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -307,12 +307,13 @@ class Mdetr(GroundingModel):
         owners = batch.phrase_example.tolist()
         predictions = []
         for row, example in enumerate(batch.examples):
+            x, y = points[row]
+            of_task = answer(example, (x, y), point_score(example, (x, y)), ())
             phrases = []
             for p in (p for p, owner in enumerate(owners) if owner == row):
                 own, index = canvas_boxes_to_candidates(boxes[row][order[p]].numpy(), len(example.images))
                 phrases.append(PhrasePrediction(batch.phrase_ids[p], boxes=own, image_index=index, scores=scores[p]))
-            x, y = points[row]
-            predictions.append(answer(example, (x, y), point_score(example, (x, y)), tuple(phrases)))
+            predictions.append(replace(of_task, phrases=tuple(phrases)))
         return predictions
 
     def boxes_of(self, states: Tensor) -> Tensor:

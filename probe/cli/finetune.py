@@ -64,13 +64,13 @@ def command(
     root: Root = None,
     option: BenchmarkOptions = None,
     train_split: Annotated[str, _option(f"Split to learn from ({SPLITS}).")] = "train",
-    size: Annotated[str, _option("miniature or base (the released sizes).")] = "miniature",
+    size: Annotated[str, _option("miniature or base (the released sizes) of fresh weights.")] = "miniature",
     config: ChangedSizes = None,
     init: Annotated[str | None, _option("Checkpoint to start from, instead of fresh weights.")] = None,
     tokenizer: Annotated[
         str | None, _option("Tokenizer file, folder or name; without one, it is trained on the captions.")
     ] = None,
-    task: Annotated[bool, _option("Learn the task.", None, "--task/--no-task")] = True,
+    task: Annotated[bool, _option("Learn the task; single pictures have none.", None, "--task/--no-task")] = True,
     grounding: Annotated[
         bool, _option("Learn phrase grounding from annotated regions.", ANNOTATIONS, "--grounding/--no-grounding")
     ] = True,
@@ -85,7 +85,9 @@ def command(
     ] = "corrected",
     jitter_iou: Annotated[float, _option("Move every box until its IoU with itself is this.", ANNOTATIONS)] = 1.0,
     drop_rate: Annotated[float, _option("Share of the annotated phrases that lose their regions.", ANNOTATIONS)] = 0.0,
-    swap_rate: Annotated[float, _option("Share that get another phrase's regions.", ANNOTATIONS)] = 0.0,
+    swap_rate: Annotated[
+        float, _option("Share that get regions of another phrase of their caption.", ANNOTATIONS)
+    ] = 0.0,
     losses: Annotated[
         str, _option("corrected, or paper (with the originals' defects; docs/differences.md).", TRAINING)
     ] = "corrected",
@@ -116,7 +118,7 @@ def command(
     patience: Annotated[int | None, _option("Stop after so many looks without a better one.", TRAINING)] = None,
     limit_train: Annotated[int | None, _option("Only the first so many examples of the split.", TRAINING)] = None,
     limit_dev: Annotated[int | None, _option("Only the first so many examples of dev.", TRAINING)] = 500,
-    precision: Annotated[str, _option("fp32, bf16 or fp16.", TRAINING)] = "fp32",
+    precision: Annotated[str, _option("fp32, bf16 or fp16 (on a GPU).", TRAINING)] = "fp32",
     device: Device = "auto",
     devices: Annotated[int, _option("GPUs, or processes on CPU, of each node.", MACHINE)] = 1,
     nodes: Annotated[int, _option("Machines (under Slurm or torchrun).", MACHINE)] = 1,
@@ -146,8 +148,9 @@ def command(
 
 
 def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) -> FinetuneSettings:
-    """The recipe's settings, and over them those given on the command line."""
-    from grounding.finetune.recipes import laid_over, read_recipe, settings_from
+    """The recipe's settings, and over them those given on the command line, none of which may be without effect."""
+    from grounding.finetune.ignored import check_heeded
+    from grounding.finetune.recipes import read_recipe, settings_from, with_recipe
     from grounding.finetune.settings import FinetuneSettings
 
     names = [field.name for field in fields(FinetuneSettings)]
@@ -158,11 +161,12 @@ def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) 
         if (source := ctx.get_parameter_source(options.get(name, name))) and source.name == "COMMANDLINE"
     }
     chosen = {name: given[name] for name in names if name in said}
-    if recipe is None:
-        return settings_from(chosen, "finetune")
-    if "steps" in said and "epochs" not in said:
+    if recipe is not None and "steps" in said and "epochs" not in said:
         chosen["epochs"] = None
-    return settings_from(laid_over(read_recipe(recipe), chosen), f"recipe {recipe!r}")
+    own, where = ({}, "finetune") if recipe is None else (read_recipe(recipe), f"recipe {recipe!r}")
+    settings = settings_from(with_recipe(own, chosen), where)
+    check_heeded(said, settings)
+    return settings
 
 
 def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:
@@ -172,9 +176,19 @@ def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:
 
     info = load_checkpoint(out).info
     training = info["training"]
-    figures = {name: training[name] for name in (settings.monitored, "best_step", "annotations")}
+    told = (settings.monitored, "best_step", "steps", "planned_steps", "annotations")
+    figures = {name: training[name] for name in told}
     result = {"checkpoint": str(out), **figures, "threshold": info["threshold"], "seconds": training["seconds"]}
-    lines = [f"{name}: {value}" for name, value in result.items() if name != "threshold"]
+    lines = [f"checkpoint: {out}", f"{settings.monitored}: {training[settings.monitored]:.4g}"]
+    lines += [f"best step: {training['best_step']} of {training['steps']}"]
+    if training["steps"] < training["planned_steps"]:
+        lines.append(
+            f"stopped at step {training['steps']} of {training['planned_steps']}: {settings.monitored} was no better "
+            f"in {settings.patience} looks at dev (patience)"
+        )
+    annotations = training["annotations"]
+    lines.append(f"learned from {annotations['learned']} of {annotations['phrases']} annotated phrases")
+    lines.append(f"seconds: {training['seconds']}")
     if (threshold := info["threshold"]) is not None:
         lines.append(f"threshold of heatmaps: {threshold['value']:g}, chosen on {threshold['split']}")
     result |= {name: training[name] for name in ("skipped", "dropped_phrases")}

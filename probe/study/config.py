@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.finetune.recipes import laid_over, read_recipe, settings_from
+from grounding.finetune.recipes import read_recipe, settings_from, with_recipe
 from grounding.finetune.settings import FinetuneSettings
 from probe.study.steps import check_steps
 
@@ -96,9 +96,8 @@ class StudyConfig:
 
     def _settings(self, model: str, initialisation: str, fraction: float, seed: int) -> FinetuneSettings:
         own = dict(self.models[model])
-        values = read_recipe(own.pop("recipe")) if "recipe" in own else {}
-        for changes in (own, self.initialisations[initialisation], self.settings):
-            values = laid_over(values, changes)
+        recipe = read_recipe(own.pop("recipe")) if "recipe" in own else {}
+        values = with_recipe(recipe, own, self.initialisations[initialisation], self.settings)
         for name in _OF_CELLS:
             if name in values:
                 raise BadInput(
