@@ -22,6 +22,7 @@ from grounding.errors import BadInput, RunFailed
 from grounding.evaluation_files import PLACES, SUMMARY
 from grounding.folders import check_folder, make_folder, read_note
 from grounding.released.hub import download
+from grounding.values import without_folders
 
 CARD, EVALUATION, TOLD = "README.md", "evaluation", "summary.md"
 STUDY = "study.json"  # what probe study ran, beside its tables
@@ -164,18 +165,9 @@ def _copy_study(source: Path, target: Path) -> Mapping[str, Any]:
     """Copy what a study ran, if the results are of one, with names where it has folders of whoever ran it."""
     if not (source / STUDY).is_file():
         return {}
-    study: Mapping[str, Any] = _without_folders(read_json_object(source / STUDY))
+    study: Mapping[str, Any] = without_folders(read_json_object(source / STUDY))
     (target / STUDY).write_text(json.dumps(study, indent=1) + "\n", encoding="utf-8")
     return study
-
-
-def _without_folders(value: Any) -> Any:
-    """Plain values with the last part alone of every path from the root or from home."""
-    if isinstance(value, Mapping):
-        return {key: _without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
 def _named(about: Mapping[str, Any]) -> dict[str, Any]:

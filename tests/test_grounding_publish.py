@@ -24,7 +24,7 @@ from grounding.checkpoint import load_checkpoint, save_checkpoint
 from grounding.errors import BadInput, RunFailed
 from grounding.evaluate_checkpoint import evaluate_checkpoint
 from grounding.publish import from_pretrained, push_checkpoint, push_results
-from probe.study.run import CONFIG
+from probe.study.folder import CONFIG
 
 SETTINGS = {
     **{"model": "vilt-aligner", "benchmark": "mini-game", "root": "/users/me/data", "init": "/users/me/runs/first"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from test_probe_cli import run
 
 from extract.share import Share
 from grounding.errors import BadInput, RunFailed
+from grounding.finetune.recipes import laid_over
 from probe.study import StudyConfig, collect, copy_light, read_study, run_study
 from probe.study import run as run_module
 from probe.study.folder import read_folder
@@ -37,7 +39,7 @@ CONTENT = {
 }
 
 
-SHIPPED = Path(__file__).resolve().parent.parent / "docs" / "study"
+SHIPPED = Path(__file__).resolve().parent.parent / "docs"
 A = {"model": "mdetr", "initialisation": "given", "fraction": 1, "site": "block.0"}
 
 
@@ -217,6 +219,7 @@ def test_a_light_copy_gives_the_same_tables_and_goes_on(done, tmp_path, monkeypa
     given = ("study", path, "--out", out, "--device", "cpu")
     assert run(monkeypatch, capsys, *given, "--light-copy", light)[0] == 0
     assert not [file for file in light.rglob("*") if file.is_file() and file.suffix not in (".json", ".csv", ".md")]
+    assert not [file for file in light.glob("cells/**/*.json") if str(out) in file.read_text()]
     whole, copied = collect(out, resamples=20), collect(light, resamples=20)
     for name, table in vars(whole).items():
         pd.testing.assert_frame_equal(vars(copied)[name], table)
@@ -427,12 +430,22 @@ def test_a_summary_says_what_is_missing_and_draws(tmp_path):
         draw_study({**vars(results), "curves": curves[:0]}, tmp_path)
 
 
-def test_the_tables_in_the_docs_are_those_of_the_cells_beside_them():
-    for name, table in vars(collect(SHIPPED)).items():
-        shipped = pd.read_csv(SHIPPED / f"{name}.csv")
+@pytest.mark.parametrize(
+    ("folder", "name", "options"),
+    [
+        ("study", "miniature", {}),
+        ("study-kilogram-random", "kilogram-small", {"colour_order": "random"}),
+        ("study-kilogram-caption", "kilogram-small", {"colour_order": "caption"}),
+    ],
+)
+def test_the_tables_in_the_docs_are_those_of_the_cells_beside_them(folder, name, options):
+    for file, table in vars(collect(SHIPPED / folder)).items():
+        shipped = pd.read_csv(SHIPPED / folder / f"{file}.csv")
         of_cells = shipped[shipped["model"].isin(table["model"])].reset_index(drop=True)
         pd.testing.assert_frame_equal(of_cells, table, check_dtype=False, rtol=1e-6)
-    assert read_folder(SHIPPED).resolved() == read_study("miniature").resolved()
+    study = read_study(name)
+    given = replace(study, settings=laid_over(study.settings, {"benchmark_options": options} if options else {}))
+    assert read_folder(SHIPPED / folder).resolved() == given.resolved()
 
 
 def test_changes_are_coloured_around_none_and_no_zero_is_negative():

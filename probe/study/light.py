@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pandas as pd
 
+from grounding.config_files import read_json_object
 from grounding.errors import BadInput
+from grounding.values import without_folders
 from probe.study.config import Cell, StudyConfig
 from probe.study.folder import CELLS, INTERVENTIONS, is_whole, open_folder, verify_folder
 
-OF_A_CELL = (
-    "ckpt/config.json",
-    "evaluation/summary.json",
-    "sweep/sweep.csv",
-    "sweep/joined.csv",
-    f"{INTERVENTIONS}/interventions.csv",
-)
+NOTES = ("ckpt/config.json", "evaluation/summary.json")
+TABLES = ("sweep/sweep.csv", "sweep/joined.csv", f"{INTERVENTIONS}/interventions.csv")
 EXAMPLES = "evaluation/examples.csv"
 COLUMNS = ["id", "phrases", "score", "correct", "mean_iou"]  # of the examples; the rest can be evaluated again
 
@@ -32,6 +30,8 @@ def check_light(config: StudyConfig, study: Path | str, out: Path | str) -> None
 def copy_light(config: StudyConfig, study: Path | str, out: Path | str) -> list[Cell]:
     """Copy the small files of a study's whole cells to ``out``, a new folder or an earlier copy; returns these cells.
 
+    Of folders of whoever ran it, cells name the last part alone.
+
     ``collect`` gives of the copy what it gives of the study, and ``run_study`` goes on with it: cells that are there
     count as done. Cells that only the copy has stay. Raises BadInput as ``check_light`` does.
     """
@@ -40,10 +40,13 @@ def copy_light(config: StudyConfig, study: Path | str, out: Path | str) -> list[
     cells = [cell for cell in config.cells() if is_whole(Path(study), cell, config)]
     for cell in cells:
         source, target = (Path(place) / CELLS / cell.name for place in (study, out))
-        for name in OF_A_CELL:
-            if (source / name).is_file():
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
+        for name in (*NOTES, *(name for name in TABLES if (source / name).is_file())):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            if name in TABLES:
                 shutil.copyfile(source / name, target / name)
+            else:
+                note = without_folders(read_json_object(source / name))
+                (target / name).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
         examples = pd.read_csv(source / EXAMPLES)
         examples[[name for name in COLUMNS if name in examples]].to_csv(target / EXAMPLES, index=False)
     return cells
