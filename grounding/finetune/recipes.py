@@ -8,7 +8,6 @@ matter (``losses``, ``budget``; docs/differences.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -114,7 +113,9 @@ def with_recipe(recipe: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[
     >>> with_recipe({"model": "mdetr", "config": {"candidate_size": 384}}, {"init": "mdetr.ckpt"})
     {'model': 'mdetr', 'config': {}, 'init': 'mdetr.ckpt'}
     """
-    given = reduce(laid_over, changes, {})
+    given: dict[str, Any] = {}
+    for change in changes:
+        given = laid_over(given, change)
     own = dict(recipe)
     if given.get("init") is not None and isinstance(config := own.get("config"), Mapping):
         own["config"] = {name: value for name, value in config.items() if name == POSITION_GRID}
