@@ -51,7 +51,7 @@ def test_what_is_printed_says_where_and_why_a_run_ended_and_what_it_learned_from
     lines = out.splitlines()
     counts = load_checkpoint(tmp_path / "out").info["training"]["annotations"]
     assert "best step: 1 of 3" in lines
-    assert "stopped at step 3 of 9: dev/accuracy was no better in 2 looks at dev (patience)" in lines
+    assert "stopped at step 3 of 9: dev/accuracy was no better after step 1 (patience 2)" in lines
     assert f"learned from {counts['learned']} of {counts['phrases']} annotated phrases" in lines
 
 

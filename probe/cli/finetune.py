@@ -184,7 +184,7 @@ def _tell(settings: FinetuneSettings, out: Path, as_json: bool) -> None:
     if training["steps"] < training["planned_steps"]:
         lines.append(
             f"stopped at step {training['steps']} of {training['planned_steps']}: {settings.monitored} was no better "
-            f"in {settings.patience} looks at dev (patience)"
+            f"after step {training['best_step']} (patience {settings.patience})"
         )
     annotations = training["annotations"]
     lines.append(f"learned from {annotations['learned']} of {annotations['phrases']} annotated phrases")
