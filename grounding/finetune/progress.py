@@ -19,8 +19,8 @@ Progress = Callable[[int, int | None, str], None]
 class StepProgress(Callback):
     """Tells of every step, of all steps, with the latest figures.
 
-    A RunFailed that ``progress`` raises ends the run after that step, whose state is kept in the file ``last``. Of a
-    step that a look at dev belongs to, nothing is told before it.
+    A RunFailed that ``progress`` raises ends the run after that step, whose state is kept in the file ``last``. A
+    step that a look at dev belongs to has that first: the run ends after the next.
     """
 
     def __init__(self, progress: Progress, last: Path):
@@ -30,15 +30,15 @@ class StepProgress(Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, *of_batch: Any) -> None:
         """One batch more is done, and perhaps a step."""
         step, batches = trainer.global_step, trainer.accumulate_grad_batches
-        is_look_due = step * batches % int(trainer.val_check_interval) == 0
-        if (of_batch[-1] + 1) % batches or is_look_due:
+        if (of_batch[-1] + 1) % batches:
             return
         figures = [f"{name} {value:.3f}" for name, value in trainer.progress_bar_metrics.items()]
         try:
             self.progress(step, trainer.max_steps, ", ".join(figures))
         except RunFailed:
-            trainer.save_checkpoint(self.last)
-            raise
+            if step * batches % int(trainer.val_check_interval):
+                trainer.save_checkpoint(self.last)
+                raise
 
     def on_validation_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         """The steps wait."""
