@@ -75,10 +75,7 @@ def evaluate_checkpoint(
     """
     check_folder(out)
     check_file(export, "export")
-    if train_root is not None and not Path(train_root).is_dir():
-        raise BadInput(
-            f"train_root {str(train_root)!r} is not a folder; accepted: that of the training benchmark's files"
-        )
+    _check_train_root(train_root)
     _check_thresholds(threshold, tune_split)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
@@ -227,6 +224,12 @@ def _told(source: Benchmark, split: str, limit: int | None, metrics: str) -> dic
         "identity": json.loads(json.dumps(source.identity())),
         "metrics": metrics,
     }
+
+
+def _check_train_root(train_root: Path | str | None) -> None:
+    if train_root is not None and not Path(train_root).is_dir():
+        accepted = "that of the training benchmark's files"
+        raise BadInput(f"train_root {str(train_root)!r} is not a folder; accepted: {accepted}")
 
 
 def _check_thresholds(threshold: float | None, tune_split: str | None) -> None:

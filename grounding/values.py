@@ -21,7 +21,7 @@ def like(value: Any, default: Any) -> bool:
 def without_folders(value: Any) -> Any:
     """JSON values with the last part alone of every path from the root or from home.
 
-    >>> without_folders({"root": "/home/ada/kilogram", "sizes": [1, "dev"]})
+    >>> without_folders({"root": "/data/kilogram", "sizes": [1, "dev"]})
     {'root': 'kilogram', 'sizes': [1, 'dev']}
     """
     if isinstance(value, Mapping):

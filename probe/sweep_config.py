@@ -10,7 +10,6 @@ out: runs/compared
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return {key: checked(f"config {str(path)!r}", key, value) for key, value in said.items()}
 
 
-def checked(where: str, key: Any, value: Any, accepted: Sequence[str] = ACCEPTED) -> Any:
+def checked(where: str, key: Any, value: Any) -> Any:
     """The value of a key of such a mapping; one where a list belongs becomes a list of it.
 
     Raises BadInput, beginning with ``where``, for an unknown key and for a value of another kind.
     """
-    if key not in accepted:
-        raise unknown_choice(f"{where}: key", key, accepted)
+    if key not in ACCEPTED:
+        raise unknown_choice(f"{where}: key", key, ACCEPTED)
     if key in _SINGLE:
         if not _is(value, _SINGLE[key]):
             raise BadInput(f"{where}: {key} is {value!r}; accepted: {_SINGLE[key].__name__}")

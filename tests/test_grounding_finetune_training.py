@@ -175,7 +175,10 @@ def test_what_is_said_and_has_no_effect_is_refused(monkeypatch, capsys, tmp_path
 
 
 def test_a_recipe_may_hold_what_has_no_effect_in_this_run():
-    check_heeded({"init", "grounding"}, settings(init="somewhere", config={}, grounding=False, grounding_fraction=0.1))
+    chosen = settings(init="somewhere", config={}, grounding=False, grounding_fraction=0.1)
+    assert check_heeded({"init", "grounding"}, chosen) is None
+    with pytest.raises(BadInput, match=r"grounding_fraction 0\.1 has no effect"):  # said for this run
+        check_heeded({"init", "grounding", "grounding_fraction"}, chosen)
 
 
 @pytest.mark.parametrize("recipe", ["flickr30k-mdetr", "mdetr-pretraining", "flickr30k-vilt-aligner"])

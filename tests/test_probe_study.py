@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from finetune_runs import SIZES
 from kilogram_fixture import write_kilogram
+from study_files import CONTENT, write
 from test_probe_cli import run
 
 from extract.share import Share
 from grounding.errors import BadInput, RunFailed
-from grounding.finetune.recipes import laid_over
-from probe.study import StudyConfig, collect, copy_light, read_study, run_study
+from probe.study import collect, copy_light, read_study, run_study
 from probe.study import run as run_module
-from probe.study.folder import read_folder
-from probe.study.results import Results, _curves, _effects, _enough, _over_seeds, mean_over_seeds, smallest_enough
 from probe.study.summary import summarise_study
-from visualize.study import draw_study, site_heat_map
+from visualize.study import draw_study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
-CONTENT = {
-    "models": {"vilt-aligner": {"model": "vilt-aligner", "benchmark": "mini-game", "config": SIZES["vilt-aligner"]}},
-    "fractions": [0, 1],
-    "seeds": [0],
-    "settings": {"steps": 2, "batch_size": 4, "limit_train": 8, "limit_dev": 4, "evaluate_every": 1},
-    "evaluate": {"split": "dev", "limit": 12},
-    "extract": {"split": "dev", "limit": 30, "views": ["phrase", "region", "tokens"]},
-    "sweep": {"questions": ["alignment", "localisation"], "probes": ["linear"], "controls": []},
-    "intervene": {"method": "knockout", "limit": 6, "draws": 1},
-}
-
-
-SHIPPED = Path(__file__).resolve().parent.parent / "docs"
-A = {"model": "mdetr", "initialisation": "given", "fraction": 1, "site": "block.0"}
-
-
-def write(path: Path, **changes) -> Path:
-    path.write_text(yaml.safe_dump({**CONTENT, **changes}))
-    return path
 
 
 @pytest.mark.parametrize("name", ["miniature", "kilogram", "kilogram-small", "flickr30k", "touchdown-sdr"])
@@ -203,6 +179,11 @@ def test_another_study_is_refused_and_a_longer_one_goes_on(done, tmp_path, monke
     left = run_study(read_study(write(tmp_path / "b.yaml", fractions=[0, 0.5, 1], seeds=[0, 1])), out)
     assert begun == [cell.name for cell in left]
     assert sorted(begun) == [f"vilt-aligner-given-{name}" for name in ("0-1", "0.5-0", "0.5-1", "1-1")]
+    (out / "cells" / "vilt-aligner-given-0-1").mkdir()
+    run_study(read_study(write(tmp_path / "c.yaml")), out)
+    kept = json.loads((out / "study.json").read_text())
+    assert (kept["fractions"], kept["seeds"]) == ([0, 1], [0, 1])  # of cells that were begun, not of 0.5
+    (out / "cells" / "vilt-aligner-given-0-1").rmdir()
     run_study(read_study(write(tmp_path / "c.yaml")), out)  # as it was, for other tests
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -323,79 +304,12 @@ def test_when_the_minutes_are_over_training_stops_and_goes_on_later(tmp_path):
 
 @pytest.mark.slow
 def test_cells_run_on_a_ray_cluster(tmp_path):
-    study = read_study(write(tmp_path / "a.yaml", extract=None, intervene=None))
-    assert run_study(study, tmp_path / "out", engine="ray", address="local") == []
+    study = read_study(write(tmp_path / "a.yaml", extract=None, intervene=None, fractions=[0, 1e-4, 1]))
+    failed: dict[str, str] = {}
+    left = run_study(study, tmp_path / "out", engine="ray", address="local", failed=failed)
+    assert [cell.name for cell in left] == list(failed) == ["vilt-aligner-given-0.0001-0"]
+    assert failed["vilt-aligner-given-0.0001-0"].startswith("grounding fraction 0.0001 is less than one of ")
     assert len(collect(tmp_path / "out", resamples=10).effects)
-
-
-def test_enough_by_hand():
-    fractions = np.array([0, 0.1, 0.3, 1])
-    assert smallest_enough(fractions, np.array([0.1, 0.3, 0.48, 0.5])) == 0.3
-    assert smallest_enough(fractions, np.array([0.1, 0.46, 0.3, 0.5])) == 0.1
-    assert smallest_enough(fractions, np.array([0.0, 0.0, 0.0, 1.0])) == 1.0
-    assert np.isnan(smallest_enough(fractions, np.array([0.5, 0.9, 0.9, 0.5])))
-
-
-def test_means_over_seeds_by_hand():
-    mean, low, high = mean_over_seeds(np.array([1.0, 2.0, 3.0]))
-    assert (mean, high - mean, mean - low) == pytest.approx((2.0, 2.48414, 2.48414), rel=1e-4)  # 4.30265 / sqrt(3)
-    assert np.isnan(mean_over_seeds(np.array([1.0]))[1])
-
-
-def planted(gain: bool) -> dict:
-    """Cells of three seeds whose examples gain all from 0.3 on, or nothing anywhere."""
-    random = np.random.default_rng(0)
-    content = {**CONTENT, "fractions": (0, 0.3, 1), "seeds": (0, 1, 2)}
-    cells = StudyConfig(**content).cells()
-    ids = [f"e{n}" for n in range(200)]
-    return {
-        cell: pd.Series(0.2 + 0.4 * (gain and cell.fraction >= 0.3) + random.normal(0, 0.1, 200), index=ids)
-        for cell in cells
-    }
-
-
-def test_a_planted_fraction_is_found_and_no_gain_is_told():
-    found = _enough(planted(True), (0, 1), 500, 0).iloc[0]
-    assert (found["fraction"], found["low"], found["high"], found["no_gain"]) == (0.3, 0.3, 0.3, 0.0)
-    assert (found["from_fraction"], found["to_fraction"], found["tried"]) == (0, 1, "0 0.3 1")
-    none = _enough(planted(False), (0, 1), 500, 0).iloc[0]
-    assert none["no_gain"] > 0.05
-    assert none["high"] - none["low"] >= 0.7 or np.isnan(none["fraction"])
-
-
-def test_what_is_enough_is_not_told_before_the_largest_fraction_is_there():
-    so_far = {cell: scores for cell, scores in planted(True).items() if cell.fraction < 1}
-    assert _enough(so_far, (0, 1), 20, 0).empty
-    assert _enough(so_far, (0, 0.3), 20, 0).iloc[0]["to_fraction"] == 0.3
-
-
-def test_intervals_over_images_are_those_of_the_cells():
-    cells = [{**keys, "value": v, "low": v - 0.2, "high": v + 0.1, "chance": 0.25} for keys, v in ((A, 0.5), (A, 0.7))]
-    row = _over_seeds([pd.DataFrame([cell]) for cell in cells], ["site"]).iloc[0]
-    assert tuple(row[["value", "images_low", "images_high", "chance", "seeds"]]) == pytest.approx(
-        (0.6, 0.4, 0.7, 0.25, 2)
-    )
-    alone = _over_seeds([pd.DataFrame(cells[:1])], ["site"]).iloc[0]
-    assert np.isnan(alone["seeds_low"])
-    assert alone["images_high"] == pytest.approx(0.6)
-
-
-def figures() -> pd.DataFrame:
-    """Two seeds of one model, mean IoU at three fractions."""
-    values = {(0, 0): 0.1, (0, 1): 0.2, (0.5, 0): 0.4, (0.5, 1): 0.4, (1, 0): 0.5, (1, 1): 0.8}
-    keys = {"model": "mdetr", "initialisation": "given", "figure": "mean_iou", "n": 9, "learned_phrases": 3}
-    return pd.DataFrame(
-        [
-            {**keys, "fraction": fraction, "seed": seed, "value": value, "low": value - 0.1, "high": value + 0.1}
-            for (fraction, seed), value in values.items()
-        ]
-    )
-
-
-def test_gains_are_paired_by_seed():
-    row = _effects(figures()).iloc[0]
-    assert (row["gain"], row["seeds"], row["from_fraction"], row["to_fraction"]) == (pytest.approx(0.5), 2, 0, 1)
-    assert row["high"] - row["gain"] == pytest.approx(12.7062 * np.std([0.4, 0.6], ddof=1) / np.sqrt(2), rel=1e-4)
 
 
 def test_a_study_with_one_cell_so_far_has_no_gains_and_says_so(done, tmp_path):
@@ -413,44 +327,3 @@ def test_a_study_with_one_cell_so_far_has_no_gains_and_says_so(done, tmp_path):
     results.write(tmp_path)
     assert all(pd.read_csv(tmp_path / f"{name}.csv").empty for name in ("effects", "enough"))
     assert "fractions.png" in [path.name for path in draw_study(vars(results), tmp_path / "figures")]
-
-
-def test_a_summary_says_what_is_missing_and_draws(tmp_path):
-    curves = _curves(figures())
-    enough = pd.DataFrame([{"model": "mdetr", "initialisation": "given", "fraction": float("nan"), "no_gain": 1.0}])
-    layers = pd.DataFrame(columns=["model", "initialisation", "question", "condition", "probe", "score"])
-    none = pd.DataFrame(columns=["model", "initialisation", "method", "target", "score", "question", "probe"])
-    results = Results(figures(), curves, layers, none, none, enough, _effects(figures()))
-    text = summarise_study(results, missing=3)
-    assert "3 cells of the study are not whole yet" in text
-    assert "| mdetr | given | 0.5 | – | 0.400 [0.400, 0.400] | – |" in text
-    assert "mean IoU is no better with all of the annotation than with none." in text
-    assert [path.name for path in draw_study(vars(results), tmp_path)] == ["fractions.png", "fractions.svg"]
-    with pytest.raises(BadInput, match="no figure to draw"):
-        draw_study({**vars(results), "curves": curves[:0]}, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("folder", "name", "options"),
-    [
-        ("study", "miniature", {}),
-        ("study-kilogram-random", "kilogram-small", {"colour_order": "random"}),
-        ("study-kilogram-caption", "kilogram-small", {"colour_order": "caption"}),
-    ],
-)
-def test_the_tables_in_the_docs_are_those_of_the_cells_beside_them(folder, name, options):
-    for file, table in vars(collect(SHIPPED / folder)).items():
-        shipped = pd.read_csv(SHIPPED / folder / f"{file}.csv")
-        of_cells = shipped[shipped["model"].isin(table["model"])].reset_index(drop=True)
-        pd.testing.assert_frame_equal(of_cells, table, check_dtype=False, rtol=1e-6)
-    study = read_study(name)
-    given = replace(study, settings=laid_over(study.settings, {"benchmark_options": options} if options else {}))
-    assert read_folder(SHIPPED / folder).resolved() == given.resolved()
-
-
-def test_changes_are_coloured_around_none_and_no_zero_is_negative():
-    rows = pd.DataFrame({"site": ["a", "a", "b", "b"], "fraction": [0, 1, 0, 1], "value": [-0.001, -0.3, 0.0, 0.1]})
-    panel = site_heat_map(rows, "title", "change", signed=True).axes[0]
-    assert panel.collections[0].get_clim() == (-0.3, 0.3)
-    assert [text.get_text() for text in panel.texts] == ["0.00", "-0.30", "0.00", "0.10"]
-    assert site_heat_map(rows, "title", "score").axes[0].collections[0].get_clim() == (-0.3, 0.1)

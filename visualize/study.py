@@ -66,10 +66,12 @@ def _with_gaps(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.Dat
     of_first = (gaps["question"] == gaps["question"].iloc[0]) & (gaps["probe"] == gaps["probe"].iloc[0])
     added = gaps[of_first].assign(figure="expression_gap")
     alone = added[added["seeds"] == 1].rename(columns={"images_low": "low", "images_high": "high"}).assign(seed=0)
-    return tuple(  # type: ignore[return-value]
-        pd.concat([table, more[[name for name in table.columns if name in more]]])
-        for table, more in ((figures, alone), (curves, added))
-    )
+    return _with_rows(figures, alone), _with_rows(curves, added)
+
+
+def _with_rows(table: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
+    """A table and more rows, of which only its own columns count."""
+    return pd.concat([table, more[[name for name in table.columns if name in more]]])
 
 
 @styled

@@ -1,4 +1,4 @@
-"""Drawn games kept on disk: to draw the games of a long split takes minutes, to read them back seconds.
+"""Drawn games kept on disk: to draw the games of a long split takes minutes, to load them again half of one.
 
 A file a split, in ``$PROBE_CACHE`` or the user's cache folder, named by what the games depend on. A game is its scenes,
 its target, and which attributes of which objects its caption names; all else is made of these again.
@@ -20,7 +20,7 @@ import numpy as np
 
 from grounding.benchmarks.scenes import Description, Scene, excluded_by
 
-NAMES = ("colour", "size", "texture", "shape")  # the order in which descriptions name attributes
+NAMES = ("colour", "size", "texture", "shape")  # what descriptions may name, in this order; the last one always
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _name(identity: Mapping[str, object], split: str) -> str:
 
 def _write(path: Path, games: Sequence[Game]) -> None:
     """All numbers in a few arrays; under another name until they are whole."""
-    mentions = [(game, mention) for game in games for mention in game.mentions]
+    mentions = [mention for game in games for mention in game.mentions]
     arrays: dict[str, Any] = {
         "scenes": np.array([len(game.scenes) for game in games], np.uint8),
         "mentions": np.array([len(game.mentions) for game in games], np.uint8),
@@ -92,8 +92,8 @@ def _write(path: Path, games: Sequence[Game]) -> None:
         "lengths": np.array([len(scene.packed) for game in games for scene in game.scenes], np.uint16),
         "backgrounds": np.array([scene.background for game in games for scene in game.scenes], np.int64),
         "packed": np.frombuffer(b"".join(scene.packed for game in games for scene in game.scenes), np.uint8),
-        "objects": np.array([mention.object_index for _, mention in mentions], np.uint8),
-        "named": np.array([[name in mention.description for name in NAMES] for _, mention in mentions], bool),
+        "objects": np.array([mention.object_index for mention in mentions], np.uint8),
+        "named": np.array([[name in mention.description for name in NAMES] for mention in mentions], bool),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.stem}.{os.getpid()}.npz")

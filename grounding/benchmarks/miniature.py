@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from grounding.benchmarks import grammar
 from grounding.benchmarks.base import Benchmark
-from grounding.benchmarks.drawn_games import Game, Mention, kept_games
+from grounding.benchmarks.drawn_games import NAMES, Game, Mention, kept_games
 from grounding.benchmarks.layout import Slot, drawn, random_scene, random_slots
 from grounding.benchmarks.miniature_pairs import KINDS, Puzzle, minimal_pair
 from grounding.benchmarks.minimal_pairs import MinimalPair, chosen_kinds, require_pairs
@@ -35,9 +35,9 @@ PHRASE_COUNTS = {True: ((2, 3, 4, 5), (0.36, 0.21, 0.21, 0.22)), False: ((3, 4, 
 NEARNESS = 0.1  # image heights between the bear and the edge of the landmark it is just beside
 # Which attributes a description may name, and what reads them from an object.
 _KINDS = {
-    (*names, "shape"): attrgetter(*names, "shape")
-    for size in range(4)
-    for names in combinations(("colour", "size", "texture"), size)
+    (*names, NAMES[-1]): attrgetter(*names, NAMES[-1])
+    for size in range(len(NAMES))
+    for names in combinations(NAMES[:-1], size)
 }
 _DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 

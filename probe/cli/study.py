@@ -14,7 +14,7 @@ from probe.cli.engines import Address, ShardIndex
 from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, parse_pairs, progress_bar, show
 
 if TYPE_CHECKING:
-    from probe.study import Cell, StudyConfig
+    from probe.study import Cell, Results, StudyConfig
 
 NAME = "study"
 EPILOG = "Example: probe study miniature --out runs/study --minutes 45   (again, until nothing is left)"
@@ -85,23 +85,32 @@ def command(
 def _tell(
     study: StudyConfig, out: Path, left: list[Cell], light_copy: Path | None, as_json: bool, failed: dict[str, str]
 ) -> None:
-    """Write tables, summary and figures of what is there, and print what was found."""
-    from probe.study import collect, copy_light
-    from probe.study.summary import summarise_study
+    """Write tables, summary and figures of what is there, also in a light copy, and print what was found."""
+    from probe.study import copy_light
     from visualize.study import draw_study
 
-    results = collect(out)
-    results.write(out)
-    text = summarise_study(results, len(left))
-    (out / "summary.md").write_text(text, encoding="utf-8")
+    results, text = _write(study, out)
     pictures = draw_study(vars(results), out / "figures")
     places = [f"Tables: {out}", f"Figures: {out / 'figures'}"]
     if light_copy is not None:
         copied = copy_light(study, out, light_copy)
-        collect(light_copy).write(light_copy)
-        (light_copy / "summary.md").write_text(text, encoding="utf-8")
+        _write(study, light_copy)
         places.append(f"Light copy: {light_copy}, {len(copied)} cells")
     result = {"out": str(out), "left": len(left), "failed": failed, "curves": results.curves.to_dict("records")}
     result |= {"enough": results.enough.to_dict("records"), "figures": [str(path) for path in pictures]}
     following = "" if not left else f"\nLeft: {len(left)} of {len(study.cells())} cells; the same command goes on"
     show(result, as_json, text + "\n" + "\n".join(places) + following)
+
+
+def _write(study: StudyConfig, folder: Path) -> tuple[Results, str]:
+    """Write tables and summary of what is in the folder of a study, or in a copy of it."""
+    from probe.study import collect
+    from probe.study.folder import is_whole
+    from probe.study.summary import summarise_study
+
+    results = collect(folder)
+    results.write(folder)
+    missing = sum(not is_whole(folder, cell, study) for cell in study.cells())
+    text = summarise_study(results, missing)
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    return results, text

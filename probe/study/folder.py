@@ -12,11 +12,14 @@ from grounding.folders import make_folder
 from probe.study.config import Cell, StudyConfig
 
 CONFIG, CELLS, INTERVENTIONS = "study.json", "cells", "interventions"
+# What a cell's folder holds of what was found.
+CHECKPOINT, SUMMARY, EXAMPLES = "ckpt/config.json", "evaluation/summary.json", "evaluation/examples.csv"
+SWEEP, JOINED, EFFECTS = "sweep/sweep.csv", "sweep/joined.csv", f"{INTERVENTIONS}/interventions.csv"
 ADDED = ("fractions", "seeds")  # of them a study may be given more later
 
 
 def open_folder(out: Path, config: StudyConfig) -> None:
-    """Write the study down in its folder, or add to the fractions and seeds of the one there.
+    """Write the study down in its folder, whose cells keep their fractions and seeds.
 
     Raises BadInput as ``verify_folder`` does.
     """
@@ -26,7 +29,7 @@ def open_folder(out: Path, config: StudyConfig) -> None:
 
 
 def verify_folder(out: Path, config: StudyConfig) -> dict[str, Any]:
-    """What the folder of a study will say of it: the one that is there with further fractions and seeds, or a new one.
+    """What the folder of a study will say of it: with fractions and seeds of cells that were begun there before, too.
 
     Raises BadInput for a folder of something else, and of another study, naming what differs with both values.
     """
@@ -35,8 +38,9 @@ def verify_folder(out: Path, config: StudyConfig) -> dict[str, Any]:
     if path.exists():
         found = read_json_object(path)
         _verify(out, wanted, found)
-        for name in ADDED:
-            wanted[name] = list(dict.fromkeys([*found[name], *wanted[name]]))
+        begun = [cell for cell in read_folder(out).cells() if (out / CELLS / cell.name).is_dir()]
+        wanted["fractions"] = list(dict.fromkeys([*wanted["fractions"], *(cell.fraction for cell in begun)]))
+        wanted["seeds"] = list(dict.fromkeys([*wanted["seeds"], *(cell.seed for cell in begun)]))
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"out {str(out)!r} holds something else than a study; accepted: a new folder, or a study's")
     return wanted

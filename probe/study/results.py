@@ -15,7 +15,7 @@ from scipy import stats
 from grounding.errors import BadInput
 from grounding.metrics.intervals import RESAMPLES
 from probe.study.config import Cell
-from probe.study.folder import CELLS, INTERVENTIONS, is_evaluated, read_folder
+from probe.study.folder import CELLS, CHECKPOINT, EFFECTS, EXAMPLES, JOINED, SUMMARY, SWEEP, is_evaluated, read_folder
 
 FIGURES = ("accuracy", "mean_iou", "pointing", "recall@1", "pearson", "point_biserial")
 ENOUGH = 0.9  # of the gain that all annotations bring
@@ -23,7 +23,7 @@ KEYS = ["model", "initialisation", "fraction"]
 OVER = ["value", "seeds_low", "seeds_high", "seeds", "images_low", "images_high"]
 LAYERS = ["question", "site", "stage", "layer", "probe", "condition", "score"]
 GAPS = ["question", "probe"]
-EFFECTS = ["method", "target", "site", "stage", "layer", "score"]
+CHANGES = ["method", "target", "site", "stage", "layer", "score"]
 GAINS = ["model", "initialisation", "figure", "from_fraction", "to_fraction", "gain", "low", "high", "seeds"]
 ASKED = ["model", "initialisation", "figure", "from_fraction", "to_fraction", "tried", "share_of_gain"]
 NEEDED = [*ASKED, "fraction", "low", "high", "no_gain", "seeds", "examples"]
@@ -37,9 +37,8 @@ class Results:
     fraction and figure: mean over seeds, its 95 % interval over seeds (Student's t; none for one seed) and the mean of
     the cells' intervals over images. layers: the same of probe scores a site and question, beside chance. gaps: of the
     expression gap (``probe.joined``) of a question and probe. interventions: of effects beyond their control, a site.
-    enough: how much annotation reaches ``ENOUGH`` of the gain that the study's largest fraction brings, of the
-    fractions ``tried``; no row until that fraction is there. effects: the gain from the smallest fraction to the
-    largest that are there, paired by seed.
+    enough: how much annotation, of the fractions ``tried``, reaches ``ENOUGH`` of the gain that the largest brings; of
+    seeds that have them all. effects: the gain from the smallest to the largest that are there, paired by seed.
     """
 
     figures: pd.DataFrame
@@ -68,17 +67,17 @@ def collect(out: Path | str, resamples: int = RESAMPLES, seed: int = 0) -> Resul
     return Results(
         figures=figures,
         curves=_curves(figures),
-        layers=_over_seeds(_rows(out, cells, "sweep/sweep.csv", _real), LAYERS),
-        gaps=_over_seeds(_rows(out, cells, "sweep/joined.csv", _gap), GAPS),
-        interventions=_over_seeds(_rows(out, cells, f"{INTERVENTIONS}/interventions.csv", _specific), EFFECTS),
-        enough=_enough(examples, (min(config.fractions), max(config.fractions)), resamples, seed),
+        layers=_over_seeds(_rows(out, cells, SWEEP, _real), LAYERS),
+        gaps=_over_seeds(_rows(out, cells, JOINED, _gap), GAPS),
+        interventions=_over_seeds(_rows(out, cells, EFFECTS, _specific), CHANGES),
+        enough=_enough(examples, sorted(config.fractions), resamples, seed),
         effects=_effects(figures),
     )
 
 
 def _figures(folder: Path, cell: Cell) -> Iterator[dict[str, Any]]:
-    found = json.loads((folder / "evaluation" / "summary.json").read_text(encoding="utf-8"))["figures"]
-    training = json.loads((folder / "ckpt" / "config.json").read_text(encoding="utf-8")).get("training", {})
+    found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["figures"]
+    training = json.loads((folder / CHECKPOINT).read_text(encoding="utf-8")).get("training", {})
     learned = training.get("annotations", {}).get("learned")
     for name in FIGURES:
         if name in found and found[name]["value"] is not None:
@@ -169,23 +168,22 @@ def _over_seeds(tables: Iterable[pd.DataFrame], columns: list[str]) -> pd.DataFr
 
 def _examples(folder: Path) -> pd.Series:
     """Mean IoU of every example with phrases, by id."""
-    table = pd.read_csv(folder / "evaluation" / "examples.csv", usecols=["id", "mean_iou", "phrases"])
+    table = pd.read_csv(folder / EXAMPLES, usecols=["id", "mean_iou", "phrases"])
     return table[table["phrases"] > 0].set_index("id")["mean_iou"]
 
 
-def _enough(examples: dict[Cell, pd.Series], between: tuple[float, float], resamples: int, seed: int) -> pd.DataFrame:
+def _enough(examples: dict[Cell, pd.Series], fractions: list[float], resamples: int, seed: int) -> pd.DataFrame:
     """The smallest fraction whose mean IoU has ``ENOUGH`` of the gain; its interval resamples seeds and examples.
 
-    between: the fractions that the gain is from and to; models that were not fine-tuned with both have no row.
+    fractions: of the study, ascending; models without a seed that has them all have no row.
     """
     rows = []
     for model, initialisation in dict.fromkeys((cell.model, cell.initialisation) for cell in examples):
         mine = {c: s for c, s in examples.items() if (c.model, c.initialisation) == (model, initialisation)}
-        fractions = sorted({cell.fraction for cell in mine})
         seeds = sorted(
             {c.seed for c in mine if all(any(d.seed == c.seed and d.fraction == f for d in mine) for f in fractions)}
         )
-        if len(fractions) < 2 or not seeds or (fractions[0], fractions[-1]) != between:
+        if len(fractions) < 2 or not seeds:
             continue
         ids = sorted(set.intersection(*(set(series.index) for series in mine.values())))
         scores = np.array(
@@ -199,7 +197,7 @@ def _enough(examples: dict[Cell, pd.Series], between: tuple[float, float], resam
         low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
         rows.append(
             {"model": model, "initialisation": initialisation, "figure": "mean_iou"}
-            | {"from_fraction": between[0], "to_fraction": between[1]}
+            | {"from_fraction": fractions[0], "to_fraction": fractions[-1]}
             | {"tried": " ".join(f"{fraction:g}" for fraction in fractions), "share_of_gain": ENOUGH}
             | {"fraction": smallest_enough(np.array(fractions), scores.mean((0, 2))), "low": low, "high": high}
             | {"no_gain": float(np.isnan(found).mean()), "seeds": len(seeds), "examples": len(ids)}

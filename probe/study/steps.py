@@ -18,6 +18,11 @@ from probe.questions import QUESTIONS
 from probe.settings import SweepSettings
 from probe.sweep_config import ACCEPTED, checked
 
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "evaluate": evaluate_checkpoint,
+    "extract": prepare_checkpoint,
+    "intervene": intervene,
+}
 # What the study itself says to a step, or has no use for.
 _OURS = (
     *("ckpt", "benchmark", "root", "options", "data_seed", "skip_bad", "device", "run", "runs", "out", "progress"),
@@ -37,8 +42,8 @@ def check_steps(steps: Mapping[str, Any], benchmarks: Iterable[str]) -> None:
         if not isinstance(options, Mapping):
             raise BadInput(f"study: {name} is {options!r}; accepted: its options as keys and values")
         for option in options:
-            if option not in (accepted := _accepted(name)):
-                raise unknown_choice(f"study: {name}: option", option, accepted)
+            if option not in _accepted(name):
+                raise unknown_choice(f"study: {name}: option", option, _accepted(name))
         for benchmark in benchmarks if "split" in options else ():
             if options["split"] not in (splits := benchmark_class(benchmark).splits):
                 raise unknown_choice(f"study: {name}: split", options["split"], splits)
@@ -51,10 +56,7 @@ def check_steps(steps: Mapping[str, Any], benchmarks: Iterable[str]) -> None:
 def _accepted(step: str) -> list[str]:
     if step == "sweep":
         return [name for name in ACCEPTED if name not in _OURS]
-    functions: dict[str, Callable[..., Any]] = {
-        **{"evaluate": evaluate_checkpoint, "extract": prepare_checkpoint, "intervene": intervene}
-    }
-    parameters = inspect.signature(functions[step]).parameters.values()
+    parameters = inspect.signature(FUNCTIONS[step]).parameters.values()
     names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     if step == "extract":
         names += ExtractSettings.__annotations__
