@@ -134,7 +134,7 @@ def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
 def _annotated(training: Mapping[str, Any]) -> str:
     """The annotation budget, and how the annotations were spoilt, in a sentence."""
     settings, counts = training["settings"] if training else {}, training.get("annotations")
-    if not settings.get("grounding", True) or not settings.get("grounding_weight", 1.0):
+    if not settings.get("grounding", True):
         return "This run learned from no grounding annotation."
     share = f"{settings.get('grounding_fraction', 1.0):.0%} of the annotated {settings.get('budget_by', 'phrase')}s"
     spoilt = _spoilt(settings)

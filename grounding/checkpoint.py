@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from grounding.config_files import config_from_json, read_json_object
 from grounding.errors import BadInput, unknown_choice
-from grounding.folders import check_folder, make_folder
+from grounding.folders import check_folder, make_folder, name_of
 from grounding.models import MODELS, GroundingModel
 from grounding.models.hf import HfConfig
 from grounding.models.hf.captions import word_tokenizer
@@ -211,7 +211,7 @@ def convert_checkpoint(
         raise BadInput(f"checkpoint {str(source)!r} is a Hugging Face folder, which every command takes as it is")
     loaded = load_checkpoint(source, tokenizer=tokenizer, weights=weights, config=config)
     origin = {
-        "file": loaded.path.name,
+        "file": name_of(loaded.path),
         "format": loaded.format,
         "weights": loaded.chosen,
         "content": loaded.content,

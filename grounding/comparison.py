@@ -18,8 +18,9 @@ def differences(evaluations: Mapping[str, Evaluation], resamples: int = RESAMPLE
     """Every figure that two evaluations share, first minus second, with paired 95 % intervals, for each pair of them.
 
     Both are over the examples and phrases that both have, and over the same images (or tangrams, or captions) in every
-    resample. Columns: first, second (names), figure, value_first, value_second, difference, low, high, n, groups,
-    reason. Raises BadInput for fewer than two evaluations, and two without a common example.
+    resample; distances and correlations over the examples that both answer. Columns: first, second (names), figure,
+    value_first, value_second, difference, low, high, n, groups, reason. Raises BadInput for fewer than two evaluations,
+    and two without a common example.
     """
     if len(evaluations) < 2:
         raise BadInput(f"{len(evaluations)} evaluations; accepted: two or more to compare")
@@ -36,20 +37,26 @@ def differences(evaluations: Mapping[str, Evaluation], resamples: int = RESAMPLE
 
 
 def in_common(one: Evaluation, other: Evaluation, names: str) -> tuple[Evaluation, Evaluation]:
-    """Both over the examples and phrases that both have. Raises BadInput where there is no such example."""
+    """Both over the examples and phrases that both have; ``answered`` are those that both answer.
 
-    def answered(evaluation: Evaluation) -> set[tuple[str, bool]]:
-        table = evaluation.per_example
-        return set(zip(table["id"], table["answered"], strict=True))
+    Raises BadInput where there is no such example.
+    """
+
+    def answered(evaluation: Evaluation) -> set[str]:
+        return set(evaluation.per_example["id"][evaluation.per_example["answered"]])
 
     def phrases(evaluation: Evaluation) -> set[tuple[str, str]]:
         return set(zip(evaluation.per_phrase["example"], evaluation.per_phrase["phrase"], strict=True))
 
-    examples = {example for example, _ in answered(one) & answered(other)}
+    pair = one, other
+    examples, by_both, both = (
+        set.intersection(*sets)
+        for sets in zip(*((set(e.per_example["id"]), answered(e), phrases(e)) for e in pair), strict=True)
+    )
     if not examples:
         raise BadInput(f"{names} have no example in common: there is nothing to compare")
-    both = phrases(one) & phrases(other)
-    return one.restricted(examples, both), other.restricted(examples, both)
+    first, second = (evaluation.restricted(examples, both, by_both) for evaluation in pair)
+    return first, second
 
 
 def differences_told(table: pd.DataFrame) -> str:

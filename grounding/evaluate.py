@@ -23,7 +23,7 @@ from grounding.metrics.measure import Measure, PhraseItem
 from grounding.metrics.phrases import heatmap_curves, phrase_table
 from grounding.metrics.precision import average_precisions
 from grounding.metrics.sensitivity import SENSITIVITY_THRESHOLDS, sensitivity_table
-from grounding.metrics.tasks import SDR_SIZE, sdr_distances
+from grounding.metrics.tasks import SDR_SIZE, SDR_SOLVED, sdr_distances
 from grounding.models.base import Batch, GroundingModel
 from grounding.predictions import Predictions, check_examples, match
 
@@ -239,10 +239,11 @@ def _without_gaps(per_example: pd.DataFrame) -> pd.DataFrame:
 
 def _example_row(example: Example, prediction: Prediction, sdr_size: tuple[int, int]) -> dict[str, object]:
     task = example.task
-    answered = example.has_task and prediction.answer is not None
+    answered = prediction.answers(example)
     row: dict[str, object] = {"id": example.id, "split": example.split}
     row |= {f"group_{name}": value for name, value in example.groups.items()}
-    row |= {"task": "game" if isinstance(task, ReferenceGame) else "sdr", "answered": answered}
+    row |= {"task": "game" if isinstance(task, ReferenceGame) else "sdr"}
+    row |= {"has_task": example.has_task, "answered": answered}
     row |= {"answer_index": -1, "answer_x": np.nan, "answer_y": np.nan}
     row |= {"correct": answered and bool(prediction.correct), "score": prediction.score if answered else np.nan}
     row |= {"distance": np.nan, "caption_id": "", "propagated": False}
@@ -253,5 +254,5 @@ def _example_row(example: Example, prediction: Prediction, sdr_size: tuple[int, 
     if answered and not isinstance(task, ReferenceGame):
         x, y = np.asarray(prediction.answer, dtype=np.float64)
         distance = sdr_distances(np.array([[x, y]]), np.array([task.target_xy]), sdr_size)[0]
-        row |= {"answer_x": x, "answer_y": y, "distance": distance}
+        row |= {"answer_x": x, "answer_y": y, "distance": distance, "correct": distance < SDR_SOLVED}
     return row | {"words": len(example.caption.split())}

@@ -23,7 +23,8 @@ from grounding.evaluation_files import (
     write_evaluation,
 )
 from grounding.examples import Example
-from grounding.folders import check_file, check_folder
+from grounding.folders import check_file, check_folder, name_of
+from grounding.image_hash import image_hash
 from grounding.metrics.heatmaps import Threshold, check_threshold, check_tuning_split
 from grounding.models.base import GroundingModel
 from grounding.overlap import training_overlap
@@ -82,7 +83,7 @@ def evaluate_checkpoint(
     examples = source.load(split, limit, skip_bad)
     source.require(examples, split)
     skipped = tuple(source.skipped)
-    about = {"checkpoint": str(ckpt), "content": checkpoint.content, **_told(source, split, limit, metrics)}
+    about = {"checkpoint": str(ckpt), "content": checkpoint.content, **_told(source, examples, split, limit, metrics)}
     about |= {"threshold": threshold, "tune_split": tune_split}
     check_evaluation_out(out, about)
     level = threshold if threshold is not None else stored_threshold(checkpoint.info)
@@ -136,7 +137,7 @@ def evaluate_checkpoints(
 
         return evaluate_checkpoint(ckpts[place], benchmark, split, out=folder, progress=tell, **options)
 
-    return _compared("checkpoints", [Path(ckpt).name for ckpt in ckpts], out, one)
+    return _compared("checkpoints", [name_of(ckpt) for ckpt in ckpts], out, one)
 
 
 def evaluate_predictions(
@@ -164,7 +165,7 @@ def evaluate_predictions(
     source.require(examples, split)
     given, threshold = read_predictions(predictions, examples)
     content = hashlib.sha256(Path(predictions).read_bytes()).hexdigest()
-    about = {"predictions": str(predictions), "content": content, **_told(source, split, limit, metrics)}
+    about = {"predictions": str(predictions), "content": content, **_told(source, examples, split, limit, metrics)}
     check_evaluation_out(out, about)
     evaluation = score(examples, given, threshold, metrics, need_answers=need_answers, thresholds=())
     evaluation = replace(evaluation, skipped=(*source.skipped, *evaluation.skipped), about=about)
@@ -213,15 +214,19 @@ def _compared(
     return found
 
 
-def _told(source: Benchmark, split: str, limit: int | None, metrics: str) -> dict[str, Any]:
+def _told(
+    source: Benchmark, examples: Sequence[Example], split: str, limit: int | None, metrics: str
+) -> dict[str, Any]:
     """What was evaluated on and by which metrics, JSON values only: enough to find it again."""
     root = None if source.root is None else str(source.root)
+    images = image_hash(examples)
+    identity = {**source.identity(), **({} if images is None else {"images": images})}
     return {
         "benchmark": source.name,
         "split": split,
         "limit": limit,
         "root": root,
-        "identity": json.loads(json.dumps(source.identity())),
+        "identity": json.loads(json.dumps(identity)),
         "metrics": metrics,
     }
 

@@ -20,6 +20,7 @@ from grounding.figures import (
     task_columns,
     task_statistics,
 )
+from grounding.grounded import GROUNDED_AT
 from grounding.metrics.bars import BARS, success_bars
 from grounding.metrics.heatmaps import Threshold
 from grounding.metrics.intervals import RESAMPLES, Estimate, Statistic, bootstrap
@@ -29,7 +30,6 @@ from grounding.metrics.partial import partial_correlations
 from grounding.overlap import Overlap
 from grounding.predictions import DROPPED
 
-GROUNDED_AT = 0.5  # mean IoU from which on an example counts as grounded
 SETTINGS_RESAMPLES = 2_000  # resamples, and permutations, where there is a correlation for every setting
 
 
@@ -37,11 +37,11 @@ SETTINGS_RESAMPLES = 2_000  # resamples, and permutations, where there is a corr
 class Evaluation:
     """Scored predictions, as tidy tables.
 
-    per_example: id, split, group_* (one a kind of group), task (game | sdr), answered (is there a task, with more than
-    one candidate, and an answer to it; if not, what follows is empty), answer_index (-1 for sdr), answer_x, answer_y
-    (NaN for games), correct, score (higher is better), distance (pixels; NaN for games), caption_id, propagated (of
-    sdr), words (in its caption); over its phrases (NaN without any): mean_iou, region_size (mean share of the image);
-    phrases (how many are scored).
+    per_example: id, split, group_* (one a kind of group), task (game | sdr), has_task (not of one candidate alone),
+    answered (is there an answer to it; if not, what follows is empty, and not correct), answer_index (-1 for sdr),
+    answer_x, answer_y (NaN for games), correct, score (higher is better), distance (pixels; NaN for games), caption_id,
+    propagated (of sdr), words (in its caption); over its phrases (NaN without any): mean_iou, region_size (mean share
+    of the image); phrases (how many are scored).
     per_phrase: see ``grounding.metrics.phrases.phrase_table``, with average_precision (of ranked boxes, else NaN);
     phrases without regions have no row.
     sensitivity: see ``grounding.metrics.sensitivity.sensitivity_table``.
@@ -74,7 +74,8 @@ class Evaluation:
 
         Games: accuracy, and accuracy_nested where annotations and tangrams are known (resampling tangrams).
         Spatial description: mean_distance, accuracy@40px, @80px, @120px, also of the examples that are not propagated
-        (_main) and those that are (_propagated), and consistency@40px, ... (resampling captions).
+        (_main) and those that are (_propagated), and consistency@40px, ... (resampling captions). Where the model
+        answers some examples and not others, those others are wrong; mean_distance is of those answered.
         Grounding, over phrases: mean_iou, mean_iou_any, mean_iou_merged, and the share with an IoU of 0.5 or more as
         recall@1, recall_any@1, recall_merged@1, of ranked boxes also @5, @10, @all, and average_precision; pointing.
         Over examples with phrases and an answer, against mean_iou: pearson, spearman (task score) and point_biserial
@@ -140,8 +141,11 @@ class Evaluation:
         examples = linked_examples(self.per_example)
         return success_bars(examples["mean_iou"].to_numpy(), examples["correct"].to_numpy(), bars)
 
-    def restricted(self, examples: set[str], phrases: set[tuple[str, str]]) -> Evaluation:
-        """The same over some examples and some (example id, phrase id) only; means over phrases are taken anew."""
+    def restricted(self, examples: set[str], phrases: set[tuple[str, str]], answered: set[str]) -> Evaluation:
+        """The same over some examples and some (example id, phrase id) only; means over phrases are taken anew.
+
+        answered: the examples that still count as answered.
+        """
 
         def kept(table: pd.DataFrame) -> pd.DataFrame:
             pairs = zip(table["example"], table["phrase"], strict=True)
@@ -151,6 +155,7 @@ class Evaluation:
         per_phrase = kept(self.per_phrase)
         of_example = self.per_example[self.per_example["id"].isin(examples)].reset_index(drop=True)
         of_example = with_phrase_means(of_example, per_phrase)
+        of_example["answered"] &= of_example["id"].isin(answered)
         return replace(self, per_example=of_example, per_phrase=per_phrase, sensitivity=kept(self.sensitivity))
 
     def without_boxes(self) -> int:
@@ -165,15 +170,22 @@ class Evaluation:
         lines += ["", *evaluation_text.about_lines(self.about)]
         lines += [f"Metrics: {self.measure.mode}. {evaluation_text.threshold_told(self.threshold)}"]
         lines += [] if self.overlap is None else [self.overlap.told()]
-        unanswered = int((~self.per_example["answered"]).sum())
-        lines += (
-            [f"{unanswered} examples have no task, or no answer: their grounding counts alone"] if unanswered else []
-        )
+        lines += self._unanswered_told()
         if boxless := self.without_boxes():
             lines += [f"{boxless} phrases have no box from the model: their IoU is 0"]
         lines += [f"skipped {skip.id}: {skip.reason}" for skip in self.skipped]
         lines += [f"phrase {phrase} of {example} {DROPPED}" for example, phrase in self.dropped_phrases]
         return "\n".join(lines) + "\n"
+
+    def _unanswered_told(self) -> list[str]:
+        """How many examples have no task, and how many with one have no answer; nothing where all have both."""
+        tasks, answered = (self.per_example[name] for name in ("has_task", "answered"))
+        without, silent = int((~tasks).sum()), int((tasks & ~answered).sum())
+        lines = [f"{without} examples have no task: their grounding counts alone"] if without else []
+        if silent and not answered.any():
+            return [*lines, f"{silent} examples have no answer: their grounding counts alone"]
+        told = "have no answer: wrong in the task's figures, left out of correlations and quadrants"
+        return [*lines, f"{silent} examples {told}"] if silent else lines
 
     def to_json(self, summary: Mapping[str, Estimate] | None = None) -> dict[str, object]:
         """The same for machines: about, metrics, threshold, figures by name, quadrants, overlap, what was left out."""

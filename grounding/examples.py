@@ -22,7 +22,10 @@ Point = tuple[float, float]
 
 @runtime_checkable
 class RenderedImage(Protocol):
-    """An image that is drawn when it is needed (a procedural scene, an SVG)."""
+    """An image that is drawn when it is needed (a procedural scene, an SVG).
+
+    Those with an equal attribute ``drawing``, if they have one, are one image in several colours.
+    """
 
     def render(self, size: int | None = None) -> np.ndarray:
         """Pixels, uint8 ``[height, width, 3]``; ``size`` asks for a square of that side."""
@@ -129,7 +132,7 @@ class Prediction:
     """A model's answer to one example.
 
     answer: chosen candidate (game) or ``(x, y)`` relative (spatial description); None where there is none.
-    score: how well the answer fits the truth, oriented so that higher is better for every model.
+    score: how well the answer fits the truth, oriented so that higher is better for every model; NaN without an answer.
     canvas_size: height and width in pixels of what the model saw, a game's candidates stacked; the ``paper`` metrics
     need it.
     """
@@ -140,6 +143,10 @@ class Prediction:
     correct: bool
     phrases: tuple[PhrasePrediction, ...]
     canvas_size: tuple[int, int] | None = None
+
+    def answers(self, example: Example) -> bool:
+        """Whether the example has a task, and this is an answer to it."""
+        return example.has_task and self.answer is not None
 
 
 def validate(example: Example) -> None:

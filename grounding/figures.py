@@ -18,10 +18,12 @@ _MEANS = {"mean_iou": "iou", "mean_iou_any": "iou_any", "mean_iou_merged": "iou_
 
 
 def task_statistics(examples: pd.DataFrame) -> dict[str, Statistic]:
-    """Of the examples that have an answer. See ``Evaluation.summary`` for the names."""
-    examples = examples[examples["answered"]]
+    """Of the examples that have a task, if any was answered. See ``Evaluation.summary`` for the names."""
+    if not examples["answered"].any():
+        return {}
+    examples = examples[examples["has_task"]]
     figures = _game_statistics if (examples["task"] == "game").all() else _distance_statistics
-    return figures(examples) if len(examples) else {}
+    return figures(examples)
 
 
 def _game_statistics(examples: pd.DataFrame) -> dict[str, Statistic]:
@@ -41,10 +43,11 @@ def _distance_statistics(examples: pd.DataFrame) -> dict[str, Statistic]:
     found = {}
     for part, rows in parts.items():
         distances, images = rows["distance"], rows["group_image"]
-        found[f"mean_distance{part}"] = Statistic.mean(distances, images)
+        if (known := rows["answered"]).any():
+            found[f"mean_distance{part}"] = Statistic.mean(distances[known], images[known])
         for limit in SDR_THRESHOLDS:
             found[f"accuracy@{limit}px{part}"] = Statistic.mean(distances < limit, images)
-    worst = examples.groupby("caption_id")["distance"].max()
+    worst = examples["distance"].fillna(np.inf).groupby(examples["caption_id"]).max()
     for limit in SDR_THRESHOLDS:
         found[f"consistency@{limit}px"] = Statistic.mean(worst < limit, worst.index.to_numpy())
     return found

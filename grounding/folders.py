@@ -27,6 +27,15 @@ def check_folder(out: Path | str | None, name: str = "out") -> None:
         raise BadInput(f"{name} {str(out)!r} cannot be written: no permission in {str(there)!r}")
 
 
+def name_of(folder: Path | str) -> str:
+    """The last part of a path; of one that ends in ``.`` or ``..``, that of the folder which it means.
+
+    >>> name_of("runs/vilt"), name_of("runs/vilt/figures/..")
+    ('vilt', 'vilt')
+    """
+    return Path(os.path.abspath(folder)).name
+
+
 def make_folder(out: Path | str, name: str = "out") -> Path:
     """The folder, made if need be. Raises BadInput, naming the parameter, where it cannot be made."""
     check_folder(out, name)

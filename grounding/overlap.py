@@ -16,6 +16,7 @@ from grounding.errors import BadInput
 from grounding.examples import Example, ImageSource
 
 LISTED = 10  # examples that are named
+MONITORED = "dev"  # the split that fine-tuning chooses the step on
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Overlap:
     trained_on: benchmark and split, in words; '' where the checkpoint does not tell. images: different ones evaluated.
     shared: how many of them are training images; None where that is not known, ``reason`` says why. examples: ids (the
     first few) with a shared image. same_split: the evaluated split is the one of training. transfer: from which
-    benchmark to which other, in words; '' where they are the same, or the first is not known.
+    benchmark to which other, in words; '' where they are the same, or the first is not known. chosen_on: whether the
+    checkpoint's step was chosen on the evaluated split.
     """
 
     trained_on: str
@@ -35,10 +37,14 @@ class Overlap:
     same_split: bool = False
     reason: str | None = None
     transfer: str = ""
+    chosen_on: bool = False
 
     def told(self) -> str:
-        """In a sentence, after one that tells of another benchmark; what spoils a result begins with WARNING."""
-        return f"{self.transfer}. {self._shared_told()}" if self.transfer else self._shared_told()
+        """In a sentence, beside what tells of another benchmark; what spoils a result begins with WARNING."""
+        told = [self.transfer + "."] if self.transfer else []
+        told += [self._shared_told()]
+        told += ["The checkpoint's step was chosen on this split, which flatters it."] if self.chosen_on else []
+        return " ".join(told)
 
     def _shared_told(self) -> str:
         if self.same_split:
@@ -62,7 +68,9 @@ def training_overlap(
     """
     settings = info.get("training", {}).get("settings", {})
     found = _overlap(settings, benchmark, examples, root)
-    return replace(found, transfer=_transfer(settings, benchmark, examples[0].split, root))
+    split = examples[0].split
+    chosen_on = split == MONITORED and _is_of_training(settings, benchmark, root)
+    return replace(found, transfer=_transfer(settings, benchmark, split, root), chosen_on=chosen_on)
 
 
 def _transfer(settings: Mapping[str, Any], benchmark: Benchmark, split: str, root: Path | str | None) -> str:
@@ -86,20 +94,37 @@ def _overlap(
     name, train_split = settings["benchmark"], settings["train_split"]
     trained_on = f"{name} {train_split}"
     try:
-        generated = not benchmark_class(name).needs_root
-        place = None if generated else root or (benchmark.root if name == benchmark.name else None) or settings["root"]
-        training = open_benchmark(name, place, settings["data_seed"], **settings["benchmark_options"])
-        alike = name == benchmark.name and train_split == split
-        if alike and dict(training.identity()) == dict(benchmark.identity()):
+        if train_split == split and _is_of_training(settings, benchmark, root):
             return Overlap(trained_on, images, images, same_split=True)
-        if generated:
+        if not benchmark_class(name).needs_root:
             return _of_generated(trained_on, images, benchmark)
+        training = _training_benchmark(settings, benchmark, root)
         trained = training.load(train_split, settings.get("limit_train"), skip_bad=True)
     except BadInput as error:
         return Overlap(trained_on, images, None, reason=str(error))
     found = shared_images(trained, examples)
     ids = tuple(example.id for example in examples if any(_identity(image) in found for image in example.images))
     return Overlap(trained_on, images, len(found), ids[:LISTED])
+
+
+def _training_benchmark(settings: Mapping[str, Any], benchmark: Benchmark, root: Path | str | None) -> Benchmark:
+    """What a checkpoint was trained on. Raises BadInput where it cannot be opened."""
+    if missing := {"root", "data_seed", "benchmark_options"} - set(settings):
+        raise BadInput(f"the checkpoint does not name the {', '.join(sorted(missing))} of its training")
+    name = settings["benchmark"]
+    place = root or (benchmark.root if name == benchmark.name else None) or settings["root"]
+    place = place if benchmark_class(name).needs_root else None
+    return open_benchmark(name, place, settings["data_seed"], **settings["benchmark_options"])
+
+
+def _is_of_training(settings: Mapping[str, Any], benchmark: Benchmark, root: Path | str | None) -> bool:
+    """Whether a benchmark is the one of training, with the same seed and options; not if that cannot be opened."""
+    if settings.get("benchmark") != benchmark.name:
+        return False
+    try:
+        return dict(_training_benchmark(settings, benchmark, root).identity()) == dict(benchmark.identity())
+    except BadInput:
+        return False
 
 
 def _of_generated(trained_on: str, images: int, benchmark: Benchmark) -> Overlap:
@@ -129,7 +154,7 @@ def shared_images(trained: Iterable[Example], evaluated: Iterable[Example]) -> s
 
 
 def _identity(image: ImageSource) -> object:
-    """Equal only for equal content: a file's resolved path, an array's hash, what is drawn itself."""
+    """Equal only for equal content: a file's resolved path, an array's hash, what is drawn itself, in any colours."""
     if isinstance(image, (str, Path)):
         return Path(image).resolve()
     if isinstance(image, np.ndarray):
@@ -138,7 +163,7 @@ def _identity(image: ImageSource) -> object:
         hash(image)
     except TypeError:
         return _identity(image.render())
-    return image
+    return getattr(image, "drawing", image)
 
 
 def _size(image: ImageSource) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from grounding.config_files import read_json_object
 from grounding.errors import BadInput
 from grounding.examples import Example, PhrasePrediction, Prediction, ReferenceGame
 from grounding.metrics.heatmaps import check_threshold
-from grounding.models.answers import SDR_THRESHOLD, sdr_distance
+from grounding.metrics.tasks import sdr_solved
 from grounding.predictions import Predictions
 
 Record = Mapping[str, Any]
@@ -80,7 +81,8 @@ def _prediction(
     threshold: float,
 ) -> Prediction:
     if example is None:
-        return Prediction(name, None, 0.0, False, ())  # of no example that is asked for: refused, whatever it holds
+        # Of no example that is asked for: refused, whatever it holds.
+        return Prediction(name, None, math.nan, False, ())
     record, where = answer or ({}, "")
     default = [phrase for owner, phrase in found if owner == name]
     listed = _field(record, "phrases", list, where) if "phrases" in record else default
@@ -93,7 +95,7 @@ def _prediction(
     height, width = sizes.pop() if len(sizes) == 1 else (1.0, 1.0)
     canvas = None if (height, width) == (1, 1) else (round(height * count), round(width))
     if record.get("answer") is None:
-        return Prediction(name, None, 0.0, False, phrases, canvas)
+        return Prediction(name, None, math.nan, False, phrases, canvas)
     chosen = _field(record, "answer", (int, list), where)
     score = float(_field(record, "score", (int, float), where))
     point = tuple(chosen) if isinstance(chosen, list) else chosen
@@ -104,7 +106,7 @@ def _prediction(
 def _is_right(example: Example, answer: Any) -> bool:
     if isinstance(example.task, ReferenceGame):
         return bool(answer == example.task.target_index)
-    return np.shape(answer) == (2,) and sdr_distance(answer, example.task.target_xy) < SDR_THRESHOLD
+    return np.shape(answer) == (2,) and sdr_solved(answer, example.task.target_xy)
 
 
 def _phrase(name: str, found: Sequence[tuple[_Image, Record, str]], count: int, threshold: float) -> PhrasePrediction:

@@ -111,6 +111,8 @@ def from_pretrained(
     revision: branch, tag or commit of the repository. loading: as ``load_checkpoint`` takes it. Raises BadInput in one
     line: no such name, no network and nothing in the cache, no weights.
     """
+    if revision is not None and Path(name).exists():
+        raise BadInput(f"revision {revision!r} of {str(name)!r}, which is here; accepted: with owner/name on the hub")
     return load_checkpoint(name if revision is None else download(str(name), revision), device, **loading)
 
 

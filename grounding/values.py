@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from grounding.errors import BadInput
 
 
 def like(value: Any, default: Any) -> bool:
@@ -18,6 +21,15 @@ def like(value: Any, default: Any) -> bool:
     return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> counted(1, "example"), counted(1200, "phrase")
+    ('1 example', '1200 phrases')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def without_folders(value: Any) -> Any:
     """JSON values with the last part alone of every path from the root or from home.
 
@@ -29,3 +41,23 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, list):
         return [without_folders(item) for item in value]
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def check_kind(where: str, value: Any, hint: Any) -> None:
+    """Raise BadInput, beginning with ``where``, for a value of a file that is not of a parameter's type."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if not any(_fits(value, kind) for kind in kinds):
+        words = {type(None): "null", Sequence: "a list"}
+        told = " or ".join(words.get(get_origin(kind) or kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
+        raise BadInput(f"{where} is {value!r}; accepted: {told}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    kind = get_origin(kind) or kind
+    if kind is Sequence:
+        return isinstance(value, (list, tuple))
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    return isinstance(value, kind) or (kind is float and isinstance(value, int))

@@ -299,7 +299,7 @@ def _example(benchmark: str, split: str, annotation: Annotation, game: Game[Anno
         ),
         task=ReferenceGame(game.target_index),
         groups={
-            "image": annotation.id,
+            "image": annotation.tangram,  # one drawing, whoever annotated it and whatever its colours
             "caption": annotation.id,
             "annotation": annotation.id,
             "tangram": annotation.tangram,

@@ -21,9 +21,9 @@ def annotation_budget(
 ) -> list[Example]:
     """The same examples, holding a share of their annotated phrases; the others are taken away whole.
 
-    fraction: of the annotated phrases, or with ``by="image"`` of the images (``groups["image"]``) that have any; the
-    nearest whole number of them is kept. One seed gives nested subsets: what 0.1 keeps, 0.2 keeps too. Phrases without
-    regions stay, since they annotate nothing.
+    fraction: of the annotated phrases, or with ``by="image"`` of the images that have any (each annotation of one that
+    several people annotated); the nearest whole number of them is kept. One seed gives nested subsets: what 0.1 keeps,
+    0.2 keeps too. Phrases without regions stay, since they annotate nothing.
 
     mode: ``corrected``, or ``paper`` for the subsets of the study's program (docs/differences.md): phrases up to 0.5
     are every ``int(1 / fraction)``-th one whatever the seed is (0.4 keeps a half), above that, and images, are drawn
@@ -83,7 +83,7 @@ def _unit(by: str, mode: str, key: tuple[int, int], example: Example) -> object:
         return key
     if mode == "paper" and not example.id.startswith("flickr30k"):
         return key[0]
-    return example.groups["image"]
+    return example.groups.get("annotation") or example.groups["image"]
 
 
 def _exact(units: Sequence[object], fraction: float, seed: int) -> set[object]:

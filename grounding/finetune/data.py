@@ -132,6 +132,8 @@ class EncodedGames(Dataset):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, position), shuffled by seed and epoch alone; each process of several takes its share.
 
+    Shares are equal: up to one example fewer than there are processes is left out at the end, of dev too, whose figures
+    so depend a little on the number of processes.
     Lightning calls ``set_epoch``. step_size: examples that a process reads a step; what is left over at the end of an
     epoch is left out. steps_done: of an interrupted run: the first iteration begins after those of its epoch.
     """
@@ -149,13 +151,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length // _world() // self.step_size * self.step_size
+        return self.length // world_size() // self.step_size * self.step_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        if (world := _world()) > 1:
+        if (world := world_size()) > 1:
             order = order[: self.length // world * world][torch.distributed.get_rank() :: world]
         order = order[: len(self)]
         if self.steps_done:
@@ -164,7 +166,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(position)) for position in order])
 
 
-def _world() -> int:
+def world_size() -> int:
+    """Processes that train together, now."""
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if ready else 1
 
@@ -204,19 +207,25 @@ def make_loader(
     steps_done: int = 0,
     accumulate: int = 1,
     losses: str = "corrected",
+    processes: int = 1,
 ) -> DataLoader:
     """Loader of (Batch, Targets); in training shuffled, with shuffled candidates and no incomplete batch.
 
     steps_done: of an interrupted run, whose epoch goes on where it stopped; accumulate: batches a step. losses: as
-    ``make_targets`` has it. Raises BadInput for more batches a step than there are, and when it comes to an image that
-    cannot be read.
+    ``make_targets`` has it. processes: how many share the examples. Raises BadInput where a process's share is
+    empty, or less than a step, and when it comes to an image that cannot be read.
     """
-    if train and accumulate > 1 and batch_size * accumulate > len(examples):
+    share = len(examples) // processes
+    if share == 0:
         raise BadInput(
-            f"accumulate {accumulate} batches of {batch_size} are more than the {len(examples)} examples; "
-            "accepted: fewer"
+            f"split {examples[0].split!r} has too few examples for {processes} processes (devices x nodes): "
+            f"{len(examples)}; accepted: fewer processes"
         )
-    size = min(batch_size, len(examples))
+    if train and accumulate > 1 and batch_size * accumulate > share:
+        shared = f" that each of {processes} processes has of {len(examples)}" if processes > 1 else ""
+        told = f"accumulate {accumulate} batches of {batch_size} are more than the {share} examples{shared}"
+        raise BadInput(f"{told}; accepted: fewer")
+    size = min(batch_size, share)
     step = size * accumulate if train else 1
     return _Loader(
         EncodedGames(examples, preprocessor, seed, train, KEPT_BYTES // max(1, workers)),

@@ -77,7 +77,7 @@ def _paired_giou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def soft_token_loss(
-    token_logits: Tensor, positive_map: Tensor, matching: Matching, boxes: int, annotated: Tensor | None = None
+    token_logits: Tensor, positive_map: Tensor, matching: Matching, boxes: float, annotated: Tensor | None = None
 ) -> Tensor:
     """Soft token prediction (MDETR, section 2.2): cross-entropy with the phrase's tokens, or with no object.
 
@@ -95,7 +95,7 @@ def soft_token_loss(
 
 
 def box_losses(
-    boxes_cxcywh: Tensor, target_boxes_xyxy: Tensor, matching: Matching, boxes: int
+    boxes_cxcywh: Tensor, target_boxes_xyxy: Tensor, matching: Matching, boxes: float
 ) -> tuple[Tensor, Tensor]:
     """L1 and generalised IoU losses of matched boxes, each over the number of boxes."""
     predicted = boxes_cxcywh[matching.example, matching.query]
@@ -106,7 +106,7 @@ def box_losses(
 
 
 def contrastive_alignment_loss(
-    queries: Tensor, tokens: Tensor, token_map: Tensor, matching: Matching, boxes: int
+    queries: Tensor, tokens: Tensor, token_map: Tensor, matching: Matching, boxes: float
 ) -> Tensor:
     """Contrastive alignment of queries and text tokens (MDETR, equations 1 and 2).
 

@@ -15,10 +15,11 @@ from grounding.errors import RunFailed
 from grounding.finetune.objectives import Objective
 from grounding.finetune.settings import FinetuneSettings
 from grounding.finetune.targets import Targets
-from grounding.models.answers import SDR_CANVAS, SDR_THRESHOLD
+from grounding.metrics.tasks import SDR_SIZE, SDR_SOLVED
 from grounding.models.base import Batch, GroundingModel, Output
 
 LOG_EVERY = 50
+PROCESSES = "processes"  # of a state: how many shared its epochs
 
 
 class FinetuneModule(lightning.LightningModule):
@@ -46,7 +47,14 @@ class FinetuneModule(lightning.LightningModule):
         self._check_finite(loss, "loss", inputs)
         self.log_dict({f"train/{name}": part for name, part in losses.items()})
         self.log("train/loss", loss, prog_bar=True)
+        self.log("train/learning_rate", self.settings.learning_rate * self.rate_at(self.global_step))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The norm of the gradient before it is clipped, at the steps that are logged."""
+        if (self.global_step + 1) % LOG_EVERY == 0:
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
     def _check_finite(self, loss: Tensor, name: str, inputs: Batch) -> None:
         """Raise RunFailed naming step and examples, and what is kept, unless the loss is a number."""
@@ -80,11 +88,21 @@ class FinetuneModule(lightning.LightningModule):
         self._check_finite(loss, "dev/loss", inputs)
         in_bar = self.settings.monitored == "dev/loss"
         self.log("dev/loss", loss, prog_bar=in_bar, batch_size=len(inputs), sync_dist=True)
-        correct = answered_correctly(output, targets)
-        self.log("dev/accuracy", correct.float().mean(), prog_bar=True, batch_size=len(correct), sync_dist=True)
-        hits = phrase_hits(output, targets)
-        if len(hits):
-            self.log("dev/pointing", hits.float().mean(), prog_bar=True, batch_size=len(hits), sync_dist=True)
+        self._log_share("dev/accuracy", answered_correctly(output, targets))
+        self._log_share("dev/pointing", phrase_hits(output, targets))
+
+    def _log_share(self, name: str, right: Tensor) -> None:
+        """Log the share of what is right, of all batches together; nothing where no batch has any.
+
+        Of several processes each logs it at every batch: at the end they wait for each other.
+        """
+        if len(right) or self.trainer.world_size > 1:
+            share = right.float().mean() if len(right) else torch.zeros((), device=right.device)
+            self.log(name, share, prog_bar=True, batch_size=len(right), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A state says how many processes shared the epochs: for another number it is another run."""
+        checkpoint[PROCESSES] = self.trainer.world_size
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on norms and biases; backbone and text encoder may have rates of their own."""
@@ -123,13 +141,13 @@ class FinetuneModule(lightning.LightningModule):
 
 
 def answered_correctly(output: Output, targets: Targets) -> Tensor:
-    """bool ``[B]``: the right candidate, or within 80 pixels of a 3712 x 800 panorama."""
+    """bool, one an example with a task: the right candidate, or within 80 pixels of a 3712 x 800 panorama."""
     last = targets.candidates - 1
     chosen = (output.task_point[:, 1] * targets.candidates).long().minimum(last)
     meant = (targets.points[:, 1] * targets.candidates).long()
-    scale = torch.tensor(SDR_CANVAS, dtype=torch.float32, device=last.device)
-    near = ((output.task_point - targets.points) * scale).norm(dim=1) < SDR_THRESHOLD
-    return torch.where(last >= 0, chosen == meant, near)
+    scale = torch.tensor(SDR_SIZE, dtype=torch.float32, device=last.device)
+    near = ((output.task_point - targets.points) * scale).norm(dim=1) < SDR_SOLVED
+    return torch.where(last >= 0, chosen == meant, near)[targets.has_task]
 
 
 def phrase_hits(output: Output, targets: Targets) -> Tensor:

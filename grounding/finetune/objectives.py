@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from grounding.errors import BadInput
+from grounding.finetune.data import world_size
 from grounding.finetune.losses import (
     box_losses,
     contrastive_alignment_loss,
@@ -49,13 +50,29 @@ def aligner_losses(
     losses = {}
     if weights.task:
         truth = point_maps(targets.points, batch.valid, canvas)
-        losses["task"] = weights.task * map_divergence(truth, output.log_task).mean()
+        losses["task"] = weights.task * mean_of_tasks(map_divergence(truth, output.log_task), targets)
     if weights.grounding:
         truth = box_maps(targets, len(output.log_phrases), batch.valid, canvas)
         annotated = truth.new_zeros(len(truth)).index_fill(0, targets.box_phrase, 1.0)
         each = map_divergence(truth, output.log_phrases)
         losses["phrases"] = weights.grounding * mean_over_phrases(each, batch.phrase_example, annotated, len(batch))
     return losses
+
+
+def mean_of_tasks(each: Tensor, targets: Targets) -> Tensor:
+    """Mean of the losses ``[B]`` of examples that have a task; 0, with gradients of 0, where none has."""
+    known = each[targets.has_task]
+    return known.mean() if len(known) else each.sum() * 0
+
+
+def boxes_a_process(targets: Targets) -> float:
+    """Boxes that MDETR's losses are divided by: the mean over the processes' batches, as in DETR, and 1 at least."""
+    boxes, processes = float(len(targets.boxes)), world_size()
+    if processes > 1:
+        total = torch.tensor(boxes, device=targets.boxes.device)
+        torch.distributed.all_reduce(total)
+        boxes = total.item() / processes
+    return max(boxes, 1.0)
 
 
 def mdetr_losses(
@@ -74,7 +91,7 @@ def mdetr_losses(
     """
     parts = {}
     if weights.task:
-        parts["task"] = weights.task * (output.task_point - targets.points).abs().sum(1).mean()
+        parts["task"] = weights.task * mean_of_tasks((output.task_point - targets.points).abs().sum(1), targets)
     if weights.grounding:
         first = 0 if auxiliary else -1
         token_logits, predicted = output.token_logits[first:], output.boxes_cxcywh[first:].flatten(0, 1)
@@ -93,7 +110,7 @@ def mdetr_losses(
         annotated[targets.box_example] = True
         if losses == "paper" and annotated.any():
             annotated[:] = True
-        boxes = max(len(targets.boxes), 1)
+        boxes = boxes_a_process(targets)
         matching = match(logits, predicted, truth, positive_map, owner)
         distance, overlap = box_losses(predicted, truth, matching, boxes)
         queries, tokens = output.projected_queries[first:].flatten(0, 1), output.projected_tokens.repeat(layers, 1, 1)

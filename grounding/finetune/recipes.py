@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.finetune.settings import POSITION_GRID, FinetuneSettings
+from grounding.values import check_kind
+from grounding.yaml_text import load_yaml
 
 _STUDY = {"size": "base", "schedule": "linear", "warmup": 0.01, "ema_decay": 0.9998, "precision": "fp16"}
 _VILT = {
@@ -87,7 +89,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise unknown_choice("recipe", name, [*RECIPES, "a YAML or JSON file of settings"])
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"recipe {name!r} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -98,9 +100,15 @@ def read_recipe(name: str) -> dict[str, Any]:
 def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with changes laid over them; those that are mappings are changed key by key.
 
+    A change of ``steps`` alone takes the place of ``epochs``, which would say how long.
+
     >>> laid_over({"steps": 5, "config": {"dim": 8, "heads": 2}}, {"config": {"dim": 16}})
     {'steps': 5, 'config': {'dim': 16, 'heads': 2}}
+    >>> laid_over({"epochs": 9}, {"steps": 5})
+    {'epochs': None, 'steps': 5}
     """
+    if "steps" in changes and "epochs" in values:
+        changes = {"epochs": None, **changes}
     both = [name for name in changes if isinstance(changes[name], Mapping) and isinstance(values.get(name), Mapping)]
     return {**values, **changes, **{name: {**values[name], **changes[name]} for name in both}}
 
@@ -128,20 +136,8 @@ def settings_from(values: Mapping[str, Any], where: str) -> FinetuneSettings:
     for name, value in values.items():
         if name not in hints:
             raise unknown_choice(f"{where}: setting", name, hints)
-        if not _fits(value, hints[name]):
-            accepted = getattr(hints[name], "__name__", str(hints[name]))
-            raise BadInput(f"{where}: setting {name!r} is {value!r}; accepted: {accepted}")
+        check_kind(f"{where}: setting {name!r}", value, hints[name])
     for name in ("model", "benchmark"):
         if name not in values:
             raise BadInput(f"{where}: setting {name!r} is missing")
     return FinetuneSettings(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    kinds = get_args(hint) if get_origin(hint) is not Mapping else (Mapping,)
-    for kind in kinds or (hint,):
-        if isinstance(value, bool) and kind is not bool:
-            continue
-        if isinstance(value, kind) or (kind is float and isinstance(value, int)):
-            return True
-    return False

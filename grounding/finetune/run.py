@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,18 +19,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from grounding.benchmarks import open_benchmark
 from grounding.checkpoint import save_checkpoint
 from grounding.config_files import read_json_object
-from grounding.errors import BadInput, unknown_choice
+from grounding.errors import BadInput, RunFailed, unknown_choice
 from grounding.evaluate import tune
 from grounding.finetune.annotations import Annotations
 from grounding.finetune.data import make_loader
-from grounding.finetune.module import FinetuneModule
+from grounding.finetune.module import PROCESSES, FinetuneModule
 from grounding.finetune.objectives import objective_for
 from grounding.finetune.possible import check_monitored, check_task
 from grounding.finetune.progress import Progress
 from grounding.finetune.reading import Reader
 from grounding.finetune.settings import FinetuneSettings
 from grounding.finetune.start import starting_model
-from grounding.finetune.trainer import Machine, best_kept, ctrl_c_as_usual, make_trainer
+from grounding.finetune.trainer import DEFAULT_LOGGERS, Machine, as_meant, best_kept, ctrl_c_as_usual, make_trainer
 from grounding.folders import check_folder, make_folder
 
 SETTINGS = "settings.json"
@@ -43,7 +44,7 @@ def finetune(
     devices: int = 1,
     nodes: int = 1,
     workers: int = 0,
-    loggers: Sequence[str] = ("csv", "tensorboard"),
+    loggers: Sequence[str] = DEFAULT_LOGGERS,
     progress: Progress | None = None,
 ) -> Path:
     """Fine-tune (or go on where an interrupted run stopped) and return the checkpoint folder ``out``.
@@ -60,9 +61,9 @@ def finetune(
     machine = Machine(device, devices, nodes, workers, tuple(loggers))
     machine.check_precision(settings.precision)
     last = _state_to_resume(settings, out)
+    done = _steps_done(last, machine)
     check_folder(out)
     started = time.monotonic()
-    torch.set_float32_matmul_precision("high")  # tensor cores on GPU, nothing else changes
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     model_from = starting_model(settings)
     tell = rank_zero_only(progress) if progress is not None else _tell_nobody
@@ -71,25 +72,31 @@ def finetune(
     check_task(annotations.examples, settings)
     train, dev = annotations.examples, reader.read("dev", settings.limit_dev)
     model = model_from([example.caption for example in train])
-    done = _steps_done(last)
     train_loader, dev_loader = (
         make_loader(
             reader.usable(examples, model.preprocessor), model.preprocessor, settings.batch_size, seed=settings.seed,
             train=examples is train, workers=workers, steps_done=done, accumulate=settings.accumulate,
-            losses=settings.losses,
+            losses=settings.losses, processes=machine.processes,
         )
         for examples in (train, dev)
     )  # fmt: skip
     check_monitored(dev, set(reader.dropped_phrases), settings)
     steps = _steps(settings, len(train_loader) // machine.processes)
     module = FinetuneModule(model, objective_for(settings), settings, steps)
+    if module.warmup >= steps:
+        told = f"warmup {module.warmup} is no shorter than the run of {steps} steps"
+        warnings.warn(f"{told}: the learning rate only rises, and ends below {settings.learning_rate}", stacklevel=2)
     make_folder(out)
     (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
     best = best_kept(settings, out)
-    trainer = make_trainer(settings, steps, out, best, machine, tell, done)
-    with ctrl_c_as_usual():
-        trainer.fit(module, train_loader, dev_loader, ckpt_path=last, weights_only=True)
+    with as_meant():
+        trainer = make_trainer(settings, steps, out, best, machine, tell, done)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(asdict(settings))
+        with ctrl_c_as_usual():
+            trainer.fit(module, train_loader, dev_loader, ckpt_path=last, weights_only=True)
     _finish(settings, out, module, trainer, best, reader, annotations, time.monotonic() - started)
+    trainer.strategy.barrier("the checkpoint is written")  # nobody reads it before, or ends those who write it
     return out
 
 
@@ -122,8 +129,17 @@ def _state_to_resume(settings: FinetuneSettings, out: Path) -> Path | None:
     return last if last.exists() else None
 
 
-def _steps_done(last: Path | None) -> int:
-    return 0 if last is None else _read_state(last)["global_step"]
+def _steps_done(last: Path | None, machine: Machine) -> int:
+    """Steps behind a state. Raises BadInput where other processes would go on with other batches."""
+    if last is None:
+        return 0
+    state = _read_state(last)
+    if (before := state.get(PROCESSES, machine.processes)) != machine.processes:
+        raise BadInput(
+            f"state {str(last)!r} is of {before} processes, not {machine.processes} (devices x nodes), whose "
+            "batches are others; accepted: as many, or another folder"
+        )
+    return state["global_step"]
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -155,7 +171,14 @@ def _finish(
     annotations: Annotations,
     seconds: float,
 ) -> None:
-    """Write the checkpoint with the best weights, and a heatmap threshold tuned on a named split."""
+    """Write the checkpoint with the best weights, and a heatmap threshold tuned on a named split.
+
+    Raises RunFailed, in every process, if there are no best weights.
+    """
+    if not best.best_model_path:
+        raise RunFailed(
+            f"the run ended at step {trainer.global_step} of {module.steps} without a look at dev: no weights were kept"
+        )
     if not trainer.is_global_zero:
         return
     state = _read_state(Path(best.best_model_path))

@@ -19,7 +19,7 @@ POSITION_GRID = "position_grid"  # the one field of a configuration that may dif
 LEAST = {
     **dict.fromkeys(("steps", "batch_size", "evaluate_every", "limit_train", "limit_dev"), 1),
     **dict.fromkeys(("epochs", "accumulate", "patience"), 1),
-    **dict.fromkeys(("warmup", "seed", "clip", "weight_decay", "task_weight", "grounding_weight"), 0),
+    **dict.fromkeys(("warmup", "seed", "clip", "weight_decay"), 0),
 }
 
 
@@ -107,6 +107,10 @@ class FinetuneSettings:
         for name in ("learning_rate", "learning_rate_backbone", "learning_rate_text"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:  # also of NaN
                 raise BadInput(f"{name} {value} is not above 0 and finite")
+        for loss in ("task", "grounding"):
+            weight = getattr(self, f"{loss}_weight")
+            if weight is not None and not 0 < weight < math.inf:
+                raise BadInput(f"{loss}_weight {weight} is not above 0 and finite; without that loss: --no-{loss}")
         if not 0 <= self.grounding_fraction <= 1:
             raise BadInput(f"grounding_fraction {self.grounding_fraction} is outside 0..1")
         if self.grounding and not self.grounding_fraction:

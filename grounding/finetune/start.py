@@ -12,7 +12,8 @@ from grounding.checkpoint import load_checkpoint
 from grounding.config_files import checked_fields
 from grounding.errors import BadInput
 from grounding.finetune.settings import POSITION_GRID, FinetuneSettings
-from grounding.models import GroundingModel, ModelConfig, build_model, model_config
+from grounding.models import GroundingModel, ModelConfig, build_fresh, build_model, model_config
+from grounding.models.mdetr import Mdetr
 from grounding.models.text import CaptionTokenizer, load_tokenizer, train_tokenizer
 from grounding.models.vilt_aligner import ViltAligner
 
@@ -27,11 +28,18 @@ def starting_model(settings: FinetuneSettings) -> Callable[[Sequence[str]], Grou
         return lambda captions: model
     config: Any = changed_config(model_config(settings.model, settings.size), settings.config)
     if settings.tokenizer is not None:
-        model = _fresh(config, load_tokenizer(settings.tokenizer, config.max_text), config.vocabulary)
+        tokenizer = load_tokenizer(settings.tokenizer, config.max_text)
+        model = build_fresh(_fitted(config, tokenizer, config.vocabulary), tokenizer)
         return lambda captions: model
     with torch.device("meta"):  # some of what is wrong shows only when the model is built: here, without its memory
-        _fresh(config, train_tokenizer(["caption"], config.max_text))
-    return lambda captions: _fresh(config, train_tokenizer(captions, config.max_text))
+        tokenizer = train_tokenizer(["caption"], config.max_text)
+        build_model(_fitted(config, tokenizer), tokenizer)
+
+    def trained(captions: Sequence[str]) -> GroundingModel:
+        tokenizer = train_tokenizer(captions, config.max_text)
+        return build_fresh(_fitted(config, tokenizer), tokenizer)
+
+    return trained
 
 
 def changed_config(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
@@ -54,6 +62,8 @@ def _from_checkpoint(source: str, settings: FinetuneSettings) -> GroundingModel:
         )
     if settings.task and _never_learned_the_task(checkpoint.info):
         model.begin_task()
+    if isinstance(model, Mdetr):
+        model.mdetr.backbone[0].freeze_stem()  # type: ignore[operator]
     if settings.config:
         if not isinstance(model, ViltAligner):
             raise BadInput(
@@ -70,9 +80,9 @@ def _never_learned_the_task(info: Mapping[str, Any]) -> bool:
     return info.get("training", {}).get("settings", {}).get("task") is False
 
 
-def _fresh(config: ModelConfig, tokenizer: CaptionTokenizer, vocabulary: int = 0) -> GroundingModel:
-    """A model with an embedding for every token of the tokenizer, and no fewer than ``vocabulary``."""
+def _fitted(config: ModelConfig, tokenizer: CaptionTokenizer, vocabulary: int = 0) -> ModelConfig:
+    """With an embedding for every token of the tokenizer, and no fewer than ``vocabulary``."""
     fitted = {"vocabulary": max(tokenizer.vocabulary_size, vocabulary)}
     if "pad_id" in asdict(config):
         fitted["pad_id"] = tokenizer.pad_id
-    return build_model(replace(config, **fitted), tokenizer)
+    return replace(config, **fitted)

@@ -34,6 +34,11 @@ class Targets:
     candidates: Tensor
     contrasted: Tensor | None = None
 
+    @property
+    def has_task(self) -> Tensor:
+        """bool ``[B]``: whether there is something to solve, which there is not with one candidate."""
+        return self.candidates != 1
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same targets on ``device``."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))

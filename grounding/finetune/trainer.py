@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -21,9 +24,12 @@ from grounding.errors import BadInput, unknown_choice
 from grounding.finetune.module import LOG_EVERY
 from grounding.finetune.progress import Progress, StepProgress
 from grounding.finetune.settings import FinetuneSettings
+from grounding.folders import name_of
 
 DEVICES = ("auto", "cpu", "cuda")
 LOGGERS = ("csv", "tensorboard", "wandb")
+DEFAULT_LOGGERS = LOGGERS[:2]
+WANDB_ID = "wandb-id"
 CHATTER = (  # of Lightning, about what is meant to be so
     "does not have many workers",
     "You are trying to.*log",
@@ -31,6 +37,7 @@ CHATTER = (  # of Lightning, about what is meant to be so
     "exists and is not empty",
     "smaller than the logging interval",
     "isinstance.treespec, LeafSpec",
+    ".weights_only. was not set",
 )
 _LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -56,6 +63,8 @@ class Machine:
         for name in self.loggers:
             if name not in LOGGERS:
                 raise unknown_choice("logger", name, LOGGERS)
+        if "wandb" in self.loggers and find_spec("wandb") is None:
+            raise BadInput("logger 'wandb' needs pip install wandb")
 
     def check_precision(self, precision: str) -> None:
         """Raise BadInput for fp16 on a CPU, where Lightning would train in bf16 instead."""
@@ -69,15 +78,49 @@ class Machine:
         return self.devices * self.nodes
 
 
+class MovableCheckpoint(ModelCheckpoint):
+    """Knows its files again where the folder of a run was moved; Lightning's forgets the best figure so far."""
+
+    @property
+    def state_key(self) -> str:
+        """The name of Lightning's own, under which states of earlier runs have it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state, its paths in today's folder."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else ""
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        kept = {here(path): figure for path, figure in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": kept})
+
+
 def best_kept(settings: FinetuneSettings, out: Path) -> ModelCheckpoint:
     """Keeps the weights of the best validation."""
-    return ModelCheckpoint(
+    return MovableCheckpoint(
         out / "states", "best", monitor=settings.monitored, mode=_mode(settings), enable_version_counter=False
     )
 
 
 def _mode(settings: FinetuneSettings) -> str:
     return "min" if settings.monitored == "dev/loss" else "max"
+
+
+@contextmanager
+def as_meant() -> Iterator[None]:
+    """Inside it, float32 matrices are multiplied on tensor cores, and Lightning is silent about what is to be so."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with warnings.catch_warnings():
+            for chatter in CHATTER:
+                warnings.filterwarnings("ignore", message=f".*{chatter}")
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def make_trainer(
@@ -92,10 +135,8 @@ def make_trainer(
     """The trainer of a run of ``steps``, ``done`` of which are done."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for chatter in CHATTER:
-        warnings.filterwarnings("ignore", message=f".*{chatter}")
     # Both are saved after each validation, the best one first: a resumed run knows of it.
-    last = ModelCheckpoint(out / "states", "last", enable_version_counter=False)
+    last = MovableCheckpoint(out / "states", "last", enable_version_counter=False)
     callbacks: list[Callback] = [best, last, StepProgress(progress, out / "states" / "last.ckpt")]
     if settings.patience is not None:
         callbacks.append(EarlyStopping(settings.monitored, patience=settings.patience, mode=_mode(settings)))
@@ -128,13 +169,19 @@ def _loggers(names: Sequence[str], out: Path, done: int) -> list[Logger]:
     make: dict[str, Callable[[], Logger]] = {
         # A CSV logger deletes the file it finds: a resumed run writes to a folder of its own.
         "csv": lambda: CSVLogger(out, "logs", version=f"from-step-{done}" if done else ""),
-        "tensorboard": lambda: TensorBoardLogger(str(out), "logs", version=""),
-        "wandb": lambda: WandbLogger(name=out.name, save_dir=out),
+        "tensorboard": lambda: TensorBoardLogger(str(out), "logs", version="", default_hp_metric=False),
+        "wandb": lambda: WandbLogger(name=name_of(out), save_dir=out, id=_wandb_id(out), resume="allow"),
     }
-    try:
-        return [make[name]() for name in dict.fromkeys(names)]
-    except ModuleNotFoundError as error:
-        raise BadInput(f"logger 'wandb' needs pip install wandb: {error}") from None
+    return [make[name]() for name in dict.fromkeys(names)]
+
+
+def _wandb_id(out: Path) -> str:
+    """The id of a run's page, kept in its folder: a run that goes on writes to the same page."""
+    path = out / "logs" / WANDB_ID
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+        file.write(uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8")
 
 
 @contextmanager

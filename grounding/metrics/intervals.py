@@ -41,13 +41,16 @@ class Statistic:
     """A figure as a function of how often each group is drawn, so that several can share their resamples.
 
     labels: the G groups, sorted. of_counts: float64 ``[R, G]`` -> values ``[R]``, NaN where undefined. n: values.
-    width: numbers that one resample takes in memory.
+    width: numbers that one resample takes in memory. biased: whether groups that are drawn twice move the figure; its
+    draws are then put back around its value, less the bootstrap's estimate of bias (Efron and Tibshirani 1993, section
+    10.2).
     """
 
     labels: tuple[object, ...]
     of_counts: Callable[[np.ndarray], np.ndarray]
     n: int
     width: int
+    biased: bool = False
 
     @classmethod
     def of_sums(
@@ -120,7 +123,7 @@ def resampled(statistics: Mapping[str, Statistic], resamples: int = RESAMPLES, s
             with np.errstate(divide="ignore", invalid="ignore"):
                 for name in names:
                     drawn[name].append(statistics[name].of_counts(counts))
-    return {name: np.concatenate(blocks) for name, blocks in drawn.items()}
+    return {name: _around_value(statistics[name], np.concatenate(blocks)) for name, blocks in drawn.items()}
 
 
 def estimated(statistic: Statistic, drawn: np.ndarray, level: float = 0.95) -> Estimate:
@@ -164,7 +167,8 @@ def difference(first: Statistic, second: Statistic) -> Statistic:
     def of_counts(counts: np.ndarray) -> np.ndarray:
         return first.of_counts(counts) - second.of_counts(counts)
 
-    return Statistic(first.labels, of_counts, min(first.n, second.n), max(first.width, second.width))
+    biased = first.biased or second.biased
+    return Statistic(first.labels, of_counts, min(first.n, second.n), max(first.width, second.width), biased)
 
 
 def bootstrap_weights(
@@ -188,6 +192,12 @@ def bootstrap_mean(
 ) -> Estimate:
     """Estimate of a (weighted) mean of values ``[E]``: ``Statistic.mean``."""
     return bootstrap({"": Statistic.mean(values, groups, weights)}, resamples, seed, level)[""]
+
+
+def _around_value(statistic: Statistic, drawn: np.ndarray) -> np.ndarray:
+    if not statistic.biased or np.isnan(drawn).all():
+        return drawn
+    return drawn - np.nanmean(drawn) + statistic.value()
 
 
 def _encode(groups: Sequence[str] | np.ndarray, n: int) -> tuple[np.ndarray, tuple[object, ...]]:

@@ -1,7 +1,8 @@
 """Precision and recall of ranked boxes, as detections: each truth box may be found once.
 
 A ranked box is right if it overlaps (IoU of at least one half) a truth box of its phrase that no better-ranked box
-found; it finds the one it overlaps most. That is the matching of PASCAL VOC (Everingham et al. 2010, section 4.2).
+found; it finds the one of those that it overlaps most. That is the matching of COCO (Lin et al. 2014; ``COCOeval``);
+PASCAL VOC calls a box wrong whose truth box of the largest overlap was found before, though it overlaps another.
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from grounding.errors import BadInput
+from grounding.examples import Point
 
 SDR_SIZE = (3712, 800)  # width and height of Touchdown's panoramas
 SDR_THRESHOLDS = (40, 80, 120)  # pixels
+SDR_SOLVED = 80  # pixels; an answer nearer than that solves its example (arXiv 2309.02691, section 5)
 
 
 def game_accuracy(correct: Sequence[bool] | np.ndarray) -> float:
@@ -62,6 +64,11 @@ def sdr_distances(answers: np.ndarray, targets: np.ndarray, size: tuple[int, int
     if min(size) <= 0:
         raise BadInput(f"size {size} is not a width and a height in pixels")
     return np.hypot(*((answers - targets) * size).T)
+
+
+def sdr_solved(answer: Point, target: Point) -> bool:
+    """Whether a point solves a spatial description of a panorama: it is nearer than ``SDR_SOLVED`` pixels."""
+    return bool(sdr_distances(np.array([answer]), np.array([target]))[0] < SDR_SOLVED)
 
 
 def distance_accuracy(

@@ -72,7 +72,7 @@ def model_config(model: str, size: str) -> ModelConfig:
 
 
 def build_model(config: ModelConfig, tokenizer: CaptionTokenizer | None) -> GroundingModel:
-    """A model with fresh weights. tokenizer: None for a model that will not read captions.
+    """A model with fresh weights, which others may replace. tokenizer: None for a model that will not read captions.
 
     Raises BadInput for a tokenizer with more tokens than the model has embeddings, or whose padding is not the token
     that MDETR's text encoder counts no position for.
@@ -89,6 +89,14 @@ def build_model(config: ModelConfig, tokenizer: CaptionTokenizer | None) -> Grou
     return MODELS[config.model][1](config, tokenizer)  # type: ignore[call-arg, arg-type]
 
 
+def build_fresh(config: ModelConfig, tokenizer: CaptionTokenizer | None) -> GroundingModel:
+    """A model whose fresh weights are used as they are, or trained: with frozen norms that fit them."""
+    model = build_model(config, tokenizer)
+    if isinstance(model, Mdetr):
+        model.mdetr.backbone[0].measure_norms()  # type: ignore[operator]
+    return model
+
+
 __all__ = [
     "MODELS",
     "SIZES",
@@ -98,6 +106,7 @@ __all__ = [
     "Output",
     "Site",
     "TokenLayout",
+    "build_fresh",
     "build_model",
     "model_config",
 ]

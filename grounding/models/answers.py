@@ -6,9 +6,7 @@ import numpy as np
 
 from grounding.errors import BadInput
 from grounding.examples import Example, PhrasePrediction, Point, Prediction, ReferenceGame, SpatialDescription
-
-SDR_CANVAS = (3712, 800)
-SDR_THRESHOLD = 80.0
+from grounding.metrics.tasks import sdr_solved
 
 
 def target_point(example: Example) -> Point:
@@ -24,13 +22,8 @@ def point_score(example: Example, point: Point) -> float:
     return -(abs(point[0] - x) + abs(point[1] - y))
 
 
-def sdr_distance(point: Point, truth: Point) -> float:
-    """Distance in pixels of a 3712 x 800 panorama (arXiv 2309.02691, section 5)."""
-    return float(np.hypot((point[0] - truth[0]) * SDR_CANVAS[0], (point[1] - truth[1]) * SDR_CANVAS[1]))
-
-
 def answer(example: Example, point: Point, score: float, phrases: tuple[PhrasePrediction, ...]) -> Prediction:
-    """Prediction for a point (x, y) on the canvas: floor(y * N) is the candidate; SDR is right within 80 pixels.
+    """Prediction for a point (x, y) on the canvas: floor(y * N) is the candidate; ``sdr_solved`` judges a point.
 
     Raises BadInput for a point or score that is not finite: the model's weights are broken.
     """
@@ -40,8 +33,7 @@ def answer(example: Example, point: Point, score: float, phrases: tuple[PhrasePr
             "a model whose training did not diverge"
         )
     if isinstance(example.task, SpatialDescription):
-        correct = sdr_distance(point, example.task.target_xy) < SDR_THRESHOLD
-        return Prediction(example.id, point, score, correct, phrases)
+        return Prediction(example.id, point, score, sdr_solved(point, example.task.target_xy), phrases)
     chosen = min(int(point[1] * len(example.images)), len(example.images) - 1)
     return Prediction(example.id, chosen, score, chosen == example.task.target_index, phrases)
 

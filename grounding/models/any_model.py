@@ -6,6 +6,7 @@ What is known of it is what its preprocessing says: which characters a token cov
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -179,7 +180,7 @@ class AnyModel(GroundingModel):
             Prediction(
                 example.id,
                 None,
-                float("nan"),
+                math.nan,
                 False,
                 tuple(PhrasePrediction(name) for name, b in zip(batch.phrase_ids, owners, strict=True) if b == row),
             )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
@@ -63,6 +66,13 @@ def _efficientnet(name: str) -> nn.Module:
     return freeze_batch_norm_2d(body)
 
 
+def _noise(side: int = 128) -> Tensor:
+    """``[16, 3, side, side]``, the same each time: coarse and fine, as pictures are, and as strong as the strongest."""
+    generator = torch.Generator().manual_seed(0)
+    scales = [torch.randn(16, 3, cells, cells, generator=generator) for cells in (1, 2, 4, 16, side)]
+    return torch.stack([nn.functional.interpolate(scale, (side, side)) for scale in scales]).sum(0)
+
+
 class Backbone(nn.Module):
     """Features of the last stage. channels: their width; stride: pixels a cell."""
 
@@ -81,6 +91,30 @@ class Backbone(nn.Module):
             self.channels, self.stride = self.body.feature_info.channels()[-1], 32  # type: ignore[union-attr, operator]
         else:
             raise unknown_choice("backbone", name, ("small", *RESNETS, *EFFICIENTNETS))
+
+    @torch.no_grad()
+    def measure_norms(self) -> None:
+        """Give frozen norms the size of what they see of noise; for fresh weights alone.
+
+        Norms of variance 1 normalise nothing: features of a ResNet-101 have a standard deviation over 10,000, of an
+        EfficientNet of 0.0001. Means stay 0: subtracted, they make pictures unlike the noise grow from stage to stage.
+        """
+
+        def measure(norm: Any, inputs: tuple[Tensor]) -> None:
+            norm.running_var.copy_(inputs[0].square().mean((0, 2, 3)))
+
+        norms = [module for module in self.modules() if hasattr(module, "running_var")]
+        hooks = [norm.register_forward_pre_hook(measure) for norm in norms]  # later ones see what earlier ones now give
+        if norms:
+            self(_noise())
+        for hook in hooks:
+            hook.remove()
+
+    def freeze_stem(self) -> None:
+        """Take a ResNet's first convolution and stage out of training, as MDETR does; other backbones learn whole."""
+        if isinstance(self.body, IntermediateLayerGetter):
+            for part in ("conv1", "layer1"):
+                self.body[part].requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` -> ``[B, C, rows, columns]``."""

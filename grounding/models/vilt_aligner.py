@@ -66,15 +66,22 @@ class ViltAlignerConfig(ModelConfig):
             )
 
 
+NOTHING = torch.finfo(torch.float32).min  # the logarithm of 0, but finite, since outputs must be
+
+
 @dataclass
 class ViltAlignerOutput(Output):
-    """log_task: ``[B, H, W]`` and log_phrases: ``[P, H, W]``, log-softmax over all pixels of the canvas.
+    """log_task: ``[B, H, W]`` and log_phrases: ``[P, H, W]``, log-softmax over all pixels of the canvas, as in losses.
 
-    phrase_normaliser: ``[P]``, what the softmax took off: ``log_phrases`` plus it are the head's logits.
+    image_log_task, image_log_phrases: the same over each image's own pixels, ``NOTHING`` on padding; they do not
+    depend on the batch, and predictions are made of them. phrase_normaliser: ``[P]``, what their softmax took off:
+    ``image_log_phrases`` plus it are the head's logits.
     """
 
     log_task: Tensor
     log_phrases: Tensor
+    image_log_task: Tensor
+    image_log_phrases: Tensor
     phrase_normaliser: Tensor
 
 
@@ -192,19 +199,25 @@ class ViltAligner(GroundingModel):
         asked = torch.cat([batch.phrase_tokens, batch.caption_tokens]).to(text.dtype)  # [P + B, T]
         example = batch.asked_examples
         vectors = mean_of_tokens(text[example], asked)
-        logits = self.sdr_head(patches, vectors, example, batch.grid).float()
-        canvas = tuple(batch.images.shape[-2:])
-        if logits.shape[1:] != canvas:
-            logits = functional.interpolate(logits[:, None], canvas, mode="bilinear", align_corners=False)[:, 0]
-        log_maps = logits.flatten(1).log_softmax(1).unflatten(1, canvas)
-        log_phrases, log_task = log_maps.split([len(batch.phrase_tokens), len(batch)])
+        cells = self.sdr_head(patches, vectors, example, batch.grid).float()
+        logits = _pixels(cells, batch)
+        log_maps = _log_softmax(logits)
+        image_log_maps = log_maps
+        if not batch.pixel_mask.all():
+            logits = _image_pixels(cells, batch, example)
+            image_log_maps = _log_softmax(logits)
+        phrases = len(batch.phrase_tokens)
+        log_phrases, log_task = log_maps.split([phrases, len(batch)])
+        image_log_phrases, image_log_task = image_log_maps.split([phrases, len(batch)])
         everyone = torch.arange(len(batch), device=states.device)
         return ViltAlignerOutput(
-            task_point=_peaks(log_task, batch, everyone),
-            phrase_point=_peaks(log_phrases, batch, batch.phrase_example),
+            task_point=_peaks(image_log_task, batch, everyone),
+            phrase_point=_peaks(image_log_phrases, batch, batch.phrase_example),
             log_task=log_task,
             log_phrases=log_phrases,
-            phrase_normaliser=(logits[:, 0, 0] - log_maps[:, 0, 0])[: len(log_phrases)],
+            image_log_task=image_log_task,
+            image_log_phrases=image_log_phrases,
+            phrase_normaliser=(logits[:, 0, 0] - image_log_maps[:, 0, 0])[:phrases],
         )
 
     def encode(self, images: Tensor, pixel_mask: Tensor, ids: Tensor, text_mask: Tensor, valid: Tensor) -> Tensor:
@@ -245,8 +258,7 @@ class ViltAligner(GroundingModel):
 
     def candidate_scores(self, batch: Batch, output: ViltAlignerOutput) -> Tensor:
         """Log-probability of each candidate: of all its pixels together."""
-        everyone = torch.arange(len(batch), device=batch.valid.device)
-        rows = _on_real_canvas(output.log_task, batch, everyone).logsumexp(2)  # [B, H]
+        rows = output.image_log_task.logsumexp(2)  # [B, H]
         counts = [len(example.images) for example in batch.examples]
         scores = rows.new_full((len(batch), max(counts)), -math.inf)
         for b, (count, height) in enumerate(zip(counts, batch.valid[:, 0].tolist(), strict=True)):
@@ -254,12 +266,9 @@ class ViltAligner(GroundingModel):
         return scores
 
     def predict(self, batch: Batch, output: ViltAlignerOutput) -> list[Prediction]:
-        """Candidate or point under the peak of the task map; a heatmap for every phrase.
-
-        The share of probability that fell on padding is left out, so that answers do not depend on the batch.
-        """
-        maps = _on_real_canvas(output.log_phrases, batch, batch.phrase_example).exp().cpu().numpy()
-        log_task = _on_real_canvas(output.log_task, batch, torch.arange(len(batch), device=batch.valid.device)).cpu()
+        """Candidate or point under the peak of the task map; a heatmap for every phrase."""
+        maps = output.image_log_phrases.exp().cpu().numpy()
+        log_task = output.image_log_task.cpu()
         valid = batch.valid.tolist()
         owners = batch.phrase_example.tolist()
         predictions = []
@@ -311,6 +320,32 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def _pixels(cells: Tensor, batch: Batch) -> Tensor:
+    """The head's maps ``[M, rows, columns]``, interpolated to the pixels of the canvas: ``[M, H, W]``."""
+    canvas = batch.images.shape[-2:]
+    if cells.shape[1:] == canvas:
+        return cells
+    return functional.interpolate(cells[:, None], canvas, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _image_pixels(cells: Tensor, batch: Batch, example: Tensor) -> Tensor:
+    """The same of examples ``[M]``, ``NOTHING`` on padding, none of which is mixed in.
+
+    An image's last cells go on beyond its border, as they do where it fills the canvas.
+    """
+    (height, width), (rows, columns) = batch.images.shape[-2:], cells.shape[1:]
+    valid = batch.valid[example]
+    row = torch.arange(rows, device=valid.device).minimum(valid[:, :1] * rows // height - 1)  # [M, rows]
+    column = torch.arange(columns, device=valid.device).minimum(valid[:, 1:] * columns // width - 1)
+    each = torch.arange(len(cells), device=valid.device)[:, None, None]
+    going_on = cells[each, row[:, :, None], column[:, None]]
+    return _pixels(going_on, batch).masked_fill(~batch.pixel_mask[example], NOTHING)
+
+
+def _log_softmax(maps: Tensor) -> Tensor:
+    return maps.flatten(1).log_softmax(1).view_as(maps)
+
+
 def _peaks(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
     """Centre (x, y) of the highest real pixel of each map, relative to its example's real canvas: ``[M, 2]``."""
     if not len(log_maps):
@@ -319,14 +354,6 @@ def _peaks(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
     peak = log_maps.masked_fill(~batch.pixel_mask[example], -math.inf).flatten(1).argmax(1)
     column, row = (peak % width).float() + 0.5, (peak // width).float() + 0.5
     return torch.stack([column / batch.valid[example, 1], row / batch.valid[example, 0]], dim=1)
-
-
-def _on_real_canvas(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
-    """Log-probabilities over the real pixels alone, -inf on padding: ``[M, H, W]`` twice."""
-    if batch.pixel_mask.all():
-        return log_maps
-    real = log_maps.masked_fill(~batch.pixel_mask[example], -math.inf)
-    return real.flatten(1).log_softmax(1).view_as(log_maps)
 
 
 def _answer(

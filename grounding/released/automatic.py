@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from grounding.benchmarks.files import content_hash
@@ -49,7 +50,9 @@ def load_automatic(folder: Path) -> tuple[AnyModel, LoadReport, str]:
         raise BadInput(f"{folder} has no fast tokenizer (tokenizer.json), which knows the characters of its tokens")
     reader = PairReader.of(tokenizer, _from("AutoImageProcessor", folder), network)
     content = content_hash(sorted(path for path in folder.iterdir() if path.suffix in HASHED))
-    return AnyModel(network, reader, reader.size).eval(), report, content
+    chosen = getattr(reader.processor, "resample", None)
+    resample = Image.Resampling.BICUBIC if chosen is None else Image.Resampling(chosen)
+    return AnyModel(network, reader, reader.size, resample).eval(), report, content
 
 
 @dataclass(frozen=True)

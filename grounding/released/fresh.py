@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from grounding.errors import BadInput
-from grounding.models import GroundingModel, ModelConfig, build_model
+from grounding.models import GroundingModel, ModelConfig, build_fresh
 from grounding.models.any_model import AnyModel
 from grounding.models.hf import HfConfig, build_adapted
 from grounding.models.text import CaptionTokenizer
@@ -24,7 +24,7 @@ def fresh_model(
     Raises BadInput for a negative seed, and where transformers cannot make the network without files.
     """
     with _seeded(seed):
-        model = build_adapted(config, tokenizer) if isinstance(config, HfConfig) else build_model(config, tokenizer)
+        model = build_adapted(config, tokenizer) if isinstance(config, HfConfig) else build_fresh(config, tokenizer)
     return model.eval(), _report(model, seed)
 
 
@@ -32,7 +32,8 @@ def fresh_any_model(model: AnyModel, seed: int) -> tuple[AnyModel, LoadReport]:
     """The same for a transformers network without an adapter; it reads pairs as ``model`` does."""
     network: Any = model.network
     with _seeded(seed):
-        fresh = AnyModel(type(network)(network.config), model.read_pairs, model.preprocessor.candidate_size)
+        reads = model.preprocessor
+        fresh = AnyModel(type(network)(network.config), model.read_pairs, reads.candidate_size, reads.resample)
     return fresh.eval(), _report(fresh, seed)
 
 

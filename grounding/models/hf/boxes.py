@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,7 @@ class BoxModel(HfModel):
                     )
                 )
             if not self.answers_all and (output.match[row, : counts[row]] <= NOTHING).all():
-                predictions.append(Prediction(example.id, None, NOTHING, False, tuple(phrases)))
+                predictions.append(Prediction(example.id, None, math.nan, False, tuple(phrases)))
                 continue
             x, y = output.task_point[row].tolist()
             score = point_score(example, (x, y))
