@@ -34,7 +34,8 @@ class Background:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Calls that wait are still made after an error of the block, which is none of theirs; not after Ctrl-C."""
+        self._executor.shutdown(wait=True, cancel_futures=kind is not None and not issubclass(kind, Exception))
 
     def submit(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call ``function(*arguments)`` in the thread, after all earlier calls."""

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -104,7 +105,7 @@ class Claims:
         while not self._stop.wait(HEARTBEAT):
             with self._lock:
                 for path in self._held:
-                    if path.exists():
+                    with suppress(OSError):  # taken over just now, or on a disk that fails for a moment: others go on
                         os.utime(path)
 
 

@@ -95,6 +95,8 @@ class RunFolder:
             raise BadInput(f"out {str(self.path)!r} cannot be made: {error}") from None
         if self.work.fresh and (self.work.part or not (self.path / MANIFEST).is_file()):
             self._write(self.work.manifest)
+        elif not self.work.fresh:
+            self._keep_identity()
         self.claims.__enter__()
         return self
 
@@ -113,6 +115,12 @@ class RunFolder:
         if kind is None and self.work.is_done(self.path) and not any(record.examples for record in records):
             count = sum(record.end - record.begin for record in records if record.part == self.work.part)
             raise BadInput(f"none of the {count} examples could be read; see the manifest of {str(self.path)!r}")
+
+    def _keep_identity(self) -> None:
+        """Note the images that were mended since the run was begun (``extract.identity.with_mended_images``)."""
+        known = {name: self.work.manifest[name] for name in ("identity", "identity_hash")}
+        if (self.path / MANIFEST).is_file() and (manifest := read_manifest(self.path)) != manifest | known:
+            self._write(manifest | known)
 
     def _failed(self, error: OSError) -> RunFailed:
         more = self.bytes_missing()

@@ -138,7 +138,7 @@ def _region_columns(regions: Regions, first_example: int, first_phrase: int) -> 
 def _example_row(
     example: Example, prediction: Prediction, grid: tuple[int, int], point: np.ndarray, text_tokens: int
 ) -> dict[str, object]:
-    game, answered = isinstance(example.task, ReferenceGame), prediction.answer is not None
+    game, answered = isinstance(example.task, ReferenceGame), prediction.answers(example)
     x, y = target_point(example)
     groups = {f"group_{name}": example.groups.get(name, "") for name in GROUPS}
     return groups | {
@@ -155,8 +155,8 @@ def _example_row(
         "answer_index": prediction.answer if game and answered else -1,
         "answer_x": float(point[0]) if answered else np.nan,
         "answer_y": float(point[1]) if answered else np.nan,
-        "task_score": prediction.score,
-        "task_correct": prediction.correct,
+        "task_score": prediction.score if answered else np.nan,
+        "task_correct": answered and prediction.correct,
         "text_tokens": text_tokens,
     }
 

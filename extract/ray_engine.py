@@ -18,7 +18,7 @@ from extract.claims import Claims, release_lost
 from extract.folder import RunFolder, Work
 from extract.identity import command_line
 from extract.interrupts import Interrupts
-from extract.ray_pool import RayPool, capacity, connected
+from extract.ray_pool import RayPool, capacity, connected, device_and_gpus
 from extract.reader import Run
 from extract.share import Share
 from extract.store import MANIFEST
@@ -60,7 +60,7 @@ def run_on_ray(
     with connected(address, cpus), _beacon(out) as beacon:
         import ray
 
-        device, gpus = _device(arguments.get("device") or "auto", gpus_per_worker)
+        device, gpus = device_and_gpus(arguments.get("device") or "auto", gpus_per_worker)
         room = capacity(cpus_per_worker, gpus)
         told = {"command": command_line(), **arguments, "out": out, "device": device}
         make = partial(_ShardWorker, ray.put((prepare, told)), beacon, Path.cwd(), cpus_per_worker)
@@ -178,20 +178,3 @@ def _look_for(beacon: Path) -> None:
                 "all workers share"
             )
         time.sleep(_POLL)
-
-
-def _device(name: str, gpus: float | None) -> tuple[str, float]:
-    """Device of a worker's model, and how many GPUs it needs."""
-    import ray
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise BadInput(f"device {name!r} with engine ray; accepted: auto, cpu, cuda (Ray chooses which)")
-    if gpus is not None and gpus < 0:
-        raise BadInput(f"gpus_per_worker {gpus:g} is too small; accepted: 0 or more, also a part of one")
-    if gpus is None:
-        gpus = 1.0 if name == "cuda" or (name == "auto" and ray.cluster_resources().get("GPU", 0) >= 1) else 0.0
-    if name == "auto":
-        name = "cuda" if gpus else "cpu"
-    if (name == "cuda") != (gpus > 0):
-        raise BadInput(f"device {name!r} with gpus_per_worker {gpus:g}; accepted: cuda with some, cpu with none")
-    return name, gpus

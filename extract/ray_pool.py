@@ -57,7 +57,7 @@ def connected(address: str, cpus: int | None = None) -> Iterator[None]:
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **settings)  # type: ignore[arg-type]
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise BadInput(f"address {address!r}: no Ray cluster answers there ({_short(error)})") from None
+        raise BadInput(f"address {address!r}: no Ray cluster answers there ({short_reason(error)})") from None
     try:
         yield
     finally:
@@ -187,7 +187,7 @@ class RayPool:
     def _next(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
         """Wait for a call to end: (job, result) of what it did, and the job that must go again."""
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         (call,), _ = ray.wait(list(self._pending), num_returns=1)
         member, job = self._pending.pop(call)
@@ -197,7 +197,7 @@ class RayPool:
             self._end(member)
             cause = error.cause
             raise cause if isinstance(cause, BadInput | RunFailed) else error from None
-        except RayActorError as error:
+        except RayError as error:  # the actor died, was killed for memory, or is out of reach
             self._replace(member, job, error)
             return [], job
         self._idle.append(member)
@@ -211,8 +211,8 @@ class RayPool:
         self._losses[job] += 1
         what = f"job {job[0]}" if job else "the model was being loaded"
         if self._losses[job] > self.retries:
-            raise RunFailed(f"a worker was lost {self._losses[job]} times, last while {what}: {_short(error)}")
-        warnings.warn(f"a worker was lost ({what}), another takes its place: {_short(error)}", stacklevel=2)
+            raise RunFailed(f"a worker was lost {self._losses[job]} times, last while {what}: {short_reason(error)}")
+        warnings.warn(f"a worker was lost ({what}), another takes its place: {short_reason(error)}", stacklevel=2)
         self._add()
 
     def _end(self, member: _Member) -> None:
@@ -223,7 +223,28 @@ class RayPool:
             self.lost(member.facts)
 
 
-def _short(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
     """The last line of a message, or the beginning of that."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     return line if len(line) <= _REASON else f"{line[: _REASON - 4]} ..."
+
+
+def device_and_gpus(name: str, gpus: float | None) -> tuple[str, float]:
+    """Device of a worker's model, and how many GPUs it needs, on the cluster that this process is connected to.
+
+    name: auto (cuda where the cluster has GPUs), cpu or cuda. gpus: None for as many as the device needs. Raises
+    BadInput for others, and for a device and a number that do not go together.
+    """
+    import ray
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise BadInput(f"device {name!r} with engine ray; accepted: auto, cpu, cuda (Ray chooses which)")
+    if gpus is not None and gpus < 0:
+        raise BadInput(f"gpus_per_worker {gpus:g} is too small; accepted: 0 or more, also a part of one")
+    if gpus is None:
+        gpus = 1.0 if name == "cuda" or (name == "auto" and ray.cluster_resources().get("GPU", 0) >= 1) else 0.0
+    if name == "auto":
+        name = "cuda" if gpus else "cpu"
+    if (name == "cuda") != (gpus > 0):
+        raise BadInput(f"device {name!r} with gpus_per_worker {gpus:g}; accepted: cuda with some, cpu with none")
+    return name, gpus

@@ -22,6 +22,7 @@ from extract.identity import (
     manifest_there,
     run_identity,
     same_means,
+    with_mended_images,
 )
 from extract.interrupts import Interrupts
 from extract.loading import shard_range
@@ -158,6 +159,7 @@ def prepare(
     wanted = choose(model, sites, views, there, add)
     facts = run_identity(identity, model, examples, **options.identity())
     if there is not None:
+        there = with_mended_images(out, there, facts)
         refuse_another(out, "another run", there["identity"], facts)
     elif automatic:
         options = replace(options, batch_size=find_batch_size(Extractor(model, wanted, options), examples))

@@ -58,17 +58,19 @@ def random_twin(
     modules = [module for part in manifest["parts"] for module in part["modules"]]
     return extract_checkpoint(
         out=target, sites=sites, views=views, modules=modules, device=device, workers=workers, progress=progress,
-        add=there is not None and there["complete"],  # sites that the run was given since
+        add=there is not None and there["complete"],  # sites and views that the run was given since
         **made_from(manifest) | given | {"fresh_weights": seed},
     )  # fmt: skip
 
 
 def _is_twin(there: Mapping[str, Any], manifest: Mapping[str, Any], seed: int) -> bool:
-    """Whether a manifest is of the twin: the same identity but for the weights, and every site."""
+    """Whether a manifest is of the twin: the same identity but for the weights, and every state of every site."""
     identity, wanted = dict(there["identity"]), {**manifest["identity"], "fresh_weights": seed}
     if "weights" in wanted["model"]:  # of a network without an adapter, whose values are part of its configuration
         identity["model"] = {**identity["model"], "weights": wanted["model"]["weights"]}
-    held = {site["name"] for site in there["sites"]}
-    return identity == wanted and held >= {
-        site["name"] for site in manifest["sites"] if set(site["views"]) & set(VIEWS)
-    }
+    return identity == wanted and _states(there) >= _states(manifest)
+
+
+def _states(manifest: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Sites and the views of them that probes read."""
+    return {(site["name"], view) for site in manifest["sites"] for view in site["views"] if view in VIEWS}

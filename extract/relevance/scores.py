@@ -20,10 +20,9 @@ def place_scores(batch: Batch, output: Any) -> Tensor:
     log-probability, or logit, that a box is the phrase's. Raises BadInput for a model that offers none of them.
     """
     if hasattr(output, "phrase_normaliser"):
-        logits = output.log_phrases + output.phrase_normaliser[:, None, None]
-        return logits.masked_fill(~batch.pixel_mask[batch.phrase_example], -torch.inf).flatten(1)
+        return (output.image_log_phrases + output.phrase_normaliser[:, None, None]).flatten(1)
     if hasattr(output, "log_phrases"):
-        return _on_real_canvas(output.log_phrases, batch, batch.phrase_example)
+        return output.log_phrases.flatten(1).log_softmax(1)
     if hasattr(output, "phrase_scores"):
         return output.phrase_scores.clamp(min=1e-30).log()
     if hasattr(output, "phrase_logits"):
@@ -50,18 +49,9 @@ def task_scores(batch: Batch, output: Any) -> Tensor:
     whose answer is neither.
     """
     targets = torch.tensor([target_point(example) for example in batch.examples]).to(output.task_point)
-    everyone = torch.arange(len(batch), device=targets.device)
-    if hasattr(output, "log_task") and output.log_task.shape[1:] == batch.pixel_mask.shape[1:]:
-        flat = _on_real_canvas(output.log_task, batch, everyone)
+    if hasattr(output, "image_log_task"):
         column, row = ((targets * batch.valid.flip(1)).long().minimum(batch.valid.flip(1) - 1)).unbind(1)
-        return flat[everyone, row * output.log_task.shape[-1] + column]
+        return output.image_log_task[torch.arange(len(batch), device=targets.device), row, column]
     if output.task_point.requires_grad or not torch.is_grad_enabled():
         return -(output.task_point - targets).abs().sum(1)
     raise BadInput("the model has no task score that gradients can be taken of")
-
-
-def _on_real_canvas(log_maps: Tensor, batch: Batch, example: Tensor) -> Tensor:
-    """Log-probabilities ``[M, places]`` over real pixels alone, so that they do not depend on the rest of the batch."""
-    if log_maps.shape[1:] == batch.pixel_mask.shape[1:]:
-        log_maps = log_maps.masked_fill(~batch.pixel_mask[example], -torch.inf)
-    return log_maps.flatten(1).log_softmax(1)
