@@ -13,16 +13,15 @@ from grounding.errors import BadInput, unknown_choice
 from probe.questions import QUESTIONS, Part, Question
 from probe.questions.pairs import PairQuestion
 from probe.selection import Chosen, choose_strength, fit_all
-from probe.settings import CONTROLS, DEFAULT_CONTROLS
+from probe.settings import BASELINES, CONTROLS, DEFAULT_CONTROLS
 
 if TYPE_CHECKING:
     from extract.reader import Run, SiteInfo
 
-# What the question's figure minus the condition's is called.
+# What the question's figure minus the condition's, or the baseline's, is called.
 DIFFERENCES = {
     "control-labels": "selectivity",
-    "position-only": "above-position-only",
-    "random-model": "above-random-model",
+    **{name: f"above-{name}" for name in ("position-only", "random-model", *BASELINES)},
 }
 TABLES = {"phrases": ["id", "example"], "regions": ["example", "image_index", "x1", "y1", "x2", "y2", "phrase"]}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from grounding.evaluation import GROUNDED_AT
+from grounding.grounded import GROUNDED_AT
 from grounding.metrics.intervals import Estimate, Statistic, bootstrap, paired_difference
 from grounding.metrics.joint import CORRELATIONS, correlations
 from probe.questions import QUESTIONS

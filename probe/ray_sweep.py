@@ -44,7 +44,9 @@ class RayEngine:
 
             room = capacity(cpus, gpus)
             workers = min(self.num_workers or room, len(units))
-            make = partial(_UnitWorker, ray.put(replace(asker, _questions={}, _read=None)), Path.cwd(), cpus)
+            make = partial(
+                _UnitWorker, ray.put(replace(asker, _questions={}, _read=None, _baselines=None)), Path.cwd(), cpus
+            )
             with RayPool(make, workers, cpus=cpus, gpus=gpus) as pool:
                 yield from pool.results(units)
 

@@ -7,7 +7,7 @@ matrices; two conditions are compared on the same draws (a paired bootstrap).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -49,20 +49,38 @@ class ScoredPairs:
 
 def as_statistic(pairs: ScoredPairs, score: str) -> Resampled:
     """A score of SCORES, ready to be resampled over images."""
-    return Resampled.of_weights(statistic(pairs, score), np.unique(pairs.image))
+    found = Resampled.of_weights(statistic(pairs, score), np.unique(pairs.image))
+    # An image that is drawn twice ties each of its positives with its double, which raises the precision there.
+    return replace(found, biased=score == "average_precision")
 
 
 def chance(pairs: ScoredPairs, score: str) -> float:
-    """What a blind guess scores: positives over candidates, averaged over phrases, for choice; the rate of
-    positives for average precision (its limit for many pairs); 0.5 for the ROC area."""
+    """What a blind guess scores: positives over candidates, averaged over phrases, for choice; the mean over all
+    orders of the pairs for average precision; 0.5 for the ROC area."""
     if score == "choice_accuracy":
         phrase = np.unique(pairs.phrase, return_inverse=True)[1]
         return float((np.bincount(phrase, pairs.label) / np.bincount(phrase)).mean())
     if score == "average_precision":
-        return float(pairs.label.mean())
+        return _random_precision(int(pairs.label.sum()), len(pairs.label))
     if score == "auc":
         return 0.5
     raise unknown_choice("score", score, SCORES)
+
+
+def _random_precision(positives: int, pairs: int) -> float:
+    """Average precision of a random order, on average (Bestgen 2015, "Exact Expected Average Precision of the Random
+    Baseline for System Evaluation"); NaN without positives.
+
+    A positive at rank i has i - 1 pairs above it, each positive with probability a = (R - 1) / (N - 1): the mean over
+    the ranks of (1 + a (i - 1)) / i. That is more than the share of positives R / N, by little for many pairs.
+
+    >>> _random_precision(1, 2)
+    0.75
+    """
+    if positives in (0, pairs):
+        return 1.0 if positives else float("nan")
+    share = (positives - 1) / (pairs - 1)
+    return float(share + (1 - share) * (1 / np.arange(1, pairs + 1)).mean())
 
 
 def statistic(pairs: ScoredPairs, score: str) -> Statistic:

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from grounding.best_site import best_site
+from probe.conditions import DIFFERENCES as NAMES
 from probe.questions import QUESTIONS, Question
 from probe.settings import BASELINES
 from probe.significance import LEVEL, enough_resamples
 from probe.summary_joined import joined_lines
 from probe.wording import figure
 
-# Of a difference: how its line begins, and what follows from one above 0.
+# Of a difference from the same probe on something else: how its line begins, and what follows from one above 0.
 DIFFERENCES = {
     "selectivity": ("Selectivity (minus control labels)", "more than the same probe memorises of random labels"),
     "above-position-only": (
@@ -130,11 +132,14 @@ def _probe_lines(main: pd.DataFrame, name: str, question: type[Question], baseli
         f"Best site (by validation loss, of {len(real)}): `{best['site']}`. {question.figure} {figure(best)}; "
         f"chance {best['chance']:.3f}."
     ]
+    mine = at_site[at_site["probe"] == name].set_index("condition", drop=False)
+    over = {other: mine.loc[NAMES[other]] for other in baselines}
     others = [at_site[at_site["probe"] == other].iloc[0] for other in baselines]
     lines += [f"The {row['probe']} control at that site: {figure(row)}." for row in others]
-    differences = at_site[(at_site["probe"] == name) & at_site["condition"].isin(list(DIFFERENCES))]
+    differences = mine[mine["condition"].isin(list(DIFFERENCES))]
     if not few:
-        lines.append(_reading(best, others, differences, question))
+        lines.append(_reading(best, over, differences, question))
+    lines += [f"Above the {other} control: {figure(row)}." for other, row in over.items()]
     silent = few or not _above(best, best["chance"])  # beside nothing, a difference has no reading
     for _, row in differences.iterrows():
         introduction, more = DIFFERENCES[row["condition"]]
@@ -162,22 +167,21 @@ def _real(main: pd.DataFrame, name: str, question: type[Question]) -> pd.DataFra
 
 def _best(main: pd.DataFrame, name: str, question: type[Question]) -> pd.Series:
     """The row of the site of the lowest validation loss."""
-    real = _real(main, name, question)
-    return real.loc[real["validation_loss"].idxmin()]
+    return best_site(_real(main, name, question))
 
 
-def _reading(best: pd.Series, others: list[pd.Series], differences: pd.DataFrame, question: type[Question]) -> str:
-    """What follows, beside the baselines and the differences from other controls."""
+def _reading(best: pd.Series, over: dict[str, pd.Series], differences: pd.DataFrame, question: type[Question]) -> str:
+    """What follows. over: the differences from baselines, by their names; differences: those from other controls."""
     if pd.isna(best["low"]):
         return "Nothing can be concluded: the figure has no interval."
     if not _above(best, best["chance"]):
         return "Nothing can be concluded: the interval reaches chance."
-    reach = [row["probe"] for row in others if not _above(best, np.nanmax([row["value"], row["high"]]))]
+    reach = [name for name, row in over.items() if not _above(row, 0.0)]
     if reach:
         return f"Above chance, but not clearly above {reach[0]}: {question.instead}"
     if not all(_above(row, 0.0) for _, row in differences.iterrows()):
         return "Above chance, but not clearly above each of the controls below."
-    against = f" and above {', '.join(row['probe'] for row in others)}" if others else ""
+    against = f" and above {', '.join(over)}" if over else ""
     return f"Above chance{against}: {question.shows}"
 
 

@@ -64,8 +64,9 @@ def sweep(
 
     Returns one row a (run, question, site, probe, condition, score, seed). Conditions: the question's name for the real
     one; "control-labels", the same probe and strength on random labels a phrase type; "position-only" and
-    "random-model", the same probe on other features (``probe.conditions``); and their differences from the real one,
-    "selectivity", "above-position-only" and "above-random-model". value, low, high: the score and its 95 % interval
+    "random-model", the same probe on other features (``probe.conditions``); and the differences of the real one from
+    them, "selectivity", "above-position-only" and "above-random-model", and from each baseline, "above-concatenation"
+    and so on (a baseline itself is a probe of its own). value, low, high: the score and its 95 % interval
     over images of the test part, chance beside it. p_chance: one-sided p that it is not above chance (a difference: not
     above 0); p_control: the largest p of its differences; each also corrected over the sites (``with_holm``).
     seed_spread: the standard deviation of value over seeds (NaN for one).

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from grounding.errors import BadInput, unknown_choice
+from grounding.yaml_text import load_yaml
 from probe.settings import SweepSettings
 
 SUFFIXES = (".yaml", ".yml")
@@ -32,7 +33,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises BadInput for a file that is not such a mapping, an unknown key, and a value of another kind.
     """
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        said = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"config {str(path)!r} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

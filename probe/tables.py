@@ -93,28 +93,38 @@ def read_measures(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
 
 
 def _of_run(table: pd.DataFrame, folder: Path, run: Run) -> pd.DataFrame:
-    swept, own = _swept(folder), run.manifest["identity_hash"]
-    if own not in swept:
-        there = ", ".join(identity[:12] for identity in swept)
+    """The rows of ``run``. Its identity leaves out sites and views: of several runs that share it, the one named as its
+    folder is meant.
+    """
+    swept, own, folder_name = _swept(folder), run.manifest["identity_hash"], Path(run.path).resolve().name
+    names = [name for identity, name in swept if identity == own]
+    if not names:
+        there = ", ".join(identity[:12] for identity, _ in swept)
         raise BadInput(f"sweep {str(folder)!r} is of run {there}; accepted: a sweep of this run, {own[:12]}")
-    return table[table["run"] == swept[own]].reset_index(drop=True)
+    if len(names) > 1 and folder_name not in names:
+        raise BadInput(
+            f"sweep {str(folder)!r} is of several runs of this identity, {', '.join(names)}, and none is named as the "
+            f"folder of this one, {folder_name!r}; accepted: a run in a folder of one of these names"
+        )
+    name = folder_name if folder_name in names else names[0]
+    return table[table["run"] == name].reset_index(drop=True)
 
 
 def check_out(out: Path, runs: Iterable[Run]) -> None:
     """BadInput where ``out`` cannot be a folder, or holds the sweep of other runs, which would be lost."""
     check_folder(out)
     own = [run.manifest["identity_hash"] for run in runs]
-    if (out / DESCRIPTION).is_file() and (swept := list(_swept(out))) != own:
+    if (out / DESCRIPTION).is_file() and (swept := [identity for identity, _ in _swept(out)]) != own:
         there, here = (", ".join(identity[:12] for identity in identities) for identities in (swept, own))
         raise BadInput(
             f"out {str(out)!r} holds a sweep of another run, {there}, not of this one, {here}; accepted: another folder"
         )
 
 
-def _swept(folder: Path) -> dict[str, str]:
-    """Identity -> name of the runs whose sweep is in ``folder``. Raises BadInput where its description is broken."""
+def _swept(folder: Path) -> list[tuple[str, str]]:
+    """Identity and name of each run whose sweep is in ``folder``. Raises BadInput where its description is broken."""
     path = folder / DESCRIPTION
     try:
-        return {run["identity_hash"]: run["name"] for run in json.loads(path.read_text(encoding="utf-8"))["runs"]}
+        return [(run["identity_hash"], run["name"]) for run in json.loads(path.read_text(encoding="utf-8"))["runs"]]
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{path} does not describe a sweep; accepted: a file that probe sweep wrote") from None

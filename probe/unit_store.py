@@ -18,6 +18,7 @@ from grounding.errors import BadInput
 from probe.units import Answered, Unit
 
 UNITS, SETTINGS = "units", "settings.json"
+FORM = 2  # of what is kept of a unit: 1 had no differences from the baselines
 
 
 class UnitStore:
@@ -36,12 +37,14 @@ class UnitStore:
                 raise BadInput(f"out {str(out)!r} holds another sweep: {found[0]}; choose another folder")
 
     def load(self, unit: Unit) -> Answered | None:
-        """What was found of a unit; None while it is not finished."""
+        """What was found of a unit; None while it is not finished, and where it is kept in another form."""
         path = self._path(unit)
         if not path.is_file():
             return None
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return Answered(rows, pd.read_parquet(path.with_suffix(".parquet")))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.get("form") != FORM:
+            return None
+        return Answered(kept["rows"], pd.read_parquet(path.with_suffix(".parquet")))
 
     def save(self, unit: Unit, answered: Answered) -> None:
         """Keep a finished unit; one that was being written when the process died is as if it had not begun."""
@@ -51,7 +54,7 @@ class UnitStore:
         temporary = path.with_suffix(f".parquet.tmp-{self.token}")
         answered.items.to_parquet(temporary, index=False)
         publish(temporary, path.with_suffix(".parquet"))
-        write_json(path, {"unit": asdict(unit), "rows": answered.rows}, self.token)
+        write_json(path, {"unit": asdict(unit), "form": FORM, "rows": answered.rows}, self.token)
 
     def _path(self, unit: Unit) -> Path:
         digest = hashlib.sha256(json.dumps(asdict(unit), sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from grounding.errors import BadInput
-from grounding.metrics.intervals import Estimate, Statistic, difference, estimated, resampled
+from grounding.metrics.intervals import Estimate, difference, estimated, resampled
 from probe.conditions import DIFFERENCES, Condition, Fitted, controls_of, fit_under
 from probe.estimators import BilinearProbe
 from probe.measures import Measured
@@ -53,7 +53,7 @@ class Answered:
 
 @dataclass
 class Asker:
-    """Answers units; keeps the questions that it has opened and the features that it has read last.
+    """Answers units; keeps the questions that it has opened, and of the last ones the features and the baselines.
 
     runs: by their names. twins: of them with fresh weights, for the control random-model. Picklable, so that workers
     elsewhere can have one.
@@ -64,6 +64,7 @@ class Asker:
     twins: Mapping[str, Run] = field(default_factory=dict)
     _questions: dict[tuple[str, str], Question] = field(default_factory=dict)
     _read: tuple[Any, list[Any]] | None = None
+    _baselines: tuple[Any, dict[str, Fitted]] | None = None
 
     def question(self, run: str, name: str) -> Question:
         """A question about a run. Raises BadInput where it cannot be asked."""
@@ -134,23 +135,32 @@ class Asker:
             under = [real, *conditions] if unit.measure in IN_BITS else [real]
             found = take(unit.measure, question, under, sites, unit.probe, split, unit.seed)
             return _measured(found, unit)
-        fitted = fit_under(real, question, unit.probe, split, unit.seed)
+        if unit.probe in BASELINES:
+            fitted = self._baseline(unit.probe, question, unit, real, split)
+        else:
+            fitted = fit_under(real, question, unit.probe, split, unit.seed)
         controls = {
             condition.name: fit_under(condition, question, unit.probe, split, unit.seed, fitted.chosen)
             for condition in conditions
         }
+        if unit.probe in question.probes:
+            for name in baselines_of(unit.question, self.settings):
+                controls[name] = self._baseline(name, question, unit, real, split)
         rows, items = [], []
         for number, site in enumerate(sites):
             judged = _judged(question, fitted, number)
+            drawn = self._drawn(judged[1], unit)
             common = _common(unit, site, fitted.chosen[number])
             against: list[dict[str, Any]] = []
             for name, control in controls.items():
                 other = _judged(question, control, number)[1]
-                about = _common(unit, site, control.chosen[number])
-                against += self._rows(about | {"condition": name}, other)
+                beside = self._drawn(other, unit)
+                if name not in BASELINES:  # which are units, with rows of their own
+                    about = _common(unit, site, control.chosen[number])
+                    against += _rows(about | {"condition": name}, other, beside)
                 about = common | {"condition": DIFFERENCES[name], "validation_loss": None}
-                against += self._differences(about, judged[1], other)
-            rows += self._rows(common | {"condition": question.name}, judged[1], against) + against
+                against += _differences(about, judged[1], drawn, other, beside)
+            rows += _rows(common | {"condition": question.name}, judged[1], drawn, against) + against
             named = {name: common[name] for name in ("run", "question", "site", "stage", "layer", "probe", "seed")}
             for part, judgement in zip(("validation", "test"), judged, strict=True):
                 items.append(judgement.items.assign(**named, part=part))
@@ -159,9 +169,19 @@ class Asker:
     def _features(self, question: Question, unit: Unit, sites: Sequence[SiteInfo]) -> list[Any]:
         key = (unit.run, unit.question, unit.sites)
         if self._read is None or self._read[0] != key:
-            self._read = None  # the last ones go before the next come
+            self._read = self._baselines = None  # the last ones go before the next come
             self._read = key, [question.features(site) for site in sites]
         return self._read[1]
+
+    def _baseline(self, name: str, question: Question, unit: Unit, real: Condition, split: np.ndarray) -> Fitted:
+        """A baseline at a unit's sites: a unit itself, and a control of the probes there."""
+        key = (unit.run, unit.question, unit.sites, unit.seed)
+        if self._baselines is None or self._baselines[0] != key:
+            self._baselines = key, {}
+        known = self._baselines[1]
+        if name not in known:
+            known[name] = fit_under(real, question, name, split, unit.seed)
+        return known[name]
 
     def _controls(
         self, question: Question, unit: Unit, sites: Sequence[SiteInfo], features: Sequence[Any], split: np.ndarray
@@ -172,31 +192,10 @@ class Asker:
         twin = self.twins.get(unit.run)
         yield from controls_of(question, self.settings.controls, sites, features, split, unit.seed, twin)
 
-    def _rows(
-        self, common: dict[str, Any], judged: Judgement, against: Sequence[dict[str, Any]] = ()
-    ) -> list[dict[str, Any]]:
-        """A row a score. against: rows of the differences from its controls, of which the least sure one counts."""
-        drawn = self._drawn({name: score.statistic for name, score in judged.scores.items()}, common)
-        rows = []
-        for name, score in judged.scores.items():
-            found = estimated(score.statistic, drawn[name])
-            over = [row["p_chance"] for row in against if row["score"] == name and row["condition"] in OVER]
-            p = {"p_chance": p_above(drawn[name], score.chance), "p_control": max(over, default=None)}
-            rows.append(_row(common | p, name, found, score.chance, judged))
-        return rows
-
-    def _differences(self, common: dict[str, Any], real: Judgement, control: Judgement) -> list[dict[str, Any]]:
-        figures = {
-            name: difference(score.statistic, control.scores[name].statistic) for name, score in real.scores.items()
-        }
-        drawn = self._drawn(figures, common)
-        return [
-            _row(common | {"p_chance": p_above(drawn[name])}, name, estimated(figure, drawn[name]), 0.0, real)
-            for name, figure in figures.items()
-        ]
-
-    def _drawn(self, figures: dict[str, Statistic], common: dict[str, Any]) -> dict[str, np.ndarray]:
-        return resampled(figures, self.settings.resamples, common["seed"])
+    def _drawn(self, judged: Judgement, unit: Unit) -> dict[str, np.ndarray]:
+        """Its scores over the same draws of the images as all others of a unit."""
+        figures = {name: score.statistic for name, score in judged.scores.items()}
+        return resampled(figures, self.settings.resamples, unit.seed)
 
 
 def _measured(found: Measured, unit: Unit) -> Answered:
@@ -221,7 +220,12 @@ def probes_of(question: str, settings: SweepSettings) -> list[str]:
         raise BadInput(
             f"question {question!r} has no probe {', '.join(settings.probes)}; accepted: {', '.join(known.probes)}"
         )
-    return [*probes, *(name for name in settings.controls if name in known.controls and name in BASELINES)]
+    return [*probes, *baselines_of(question, settings)]
+
+
+def baselines_of(question: str, settings: SweepSettings) -> list[str]:
+    """The baselines that are asked for and that a question has."""
+    return [name for name in settings.controls if name in QUESTIONS[question].controls and name in BASELINES]
 
 
 def _batches(question: Question, sites: Sequence[SiteInfo]) -> Iterator[tuple[str, ...]]:
@@ -232,6 +236,38 @@ def _batches(question: Question, sites: Sequence[SiteInfo]) -> Iterator[tuple[st
         together = max(1, _MEMORY // max(1, question.size(alike[0])))
         for begin in range(0, len(alike), together):
             yield tuple(site.name for site in alike[begin : begin + together])
+
+
+def _rows(
+    common: dict[str, Any],
+    judged: Judgement,
+    drawn: Mapping[str, np.ndarray],
+    against: Sequence[dict[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """A row a score. against: rows of the differences from its controls, of which the least sure one counts."""
+    rows = []
+    for name, score in judged.scores.items():
+        found = estimated(score.statistic, drawn[name])
+        over = [row["p_chance"] for row in against if row["score"] == name and row["condition"] in OVER]
+        p = {"p_chance": p_above(drawn[name], score.chance), "p_control": max(over, default=None)}
+        rows.append(_row(common | p, name, found, score.chance, judged))
+    return rows
+
+
+def _differences(
+    common: dict[str, Any],
+    real: Judgement,
+    drawn: Mapping[str, np.ndarray],
+    control: Judgement,
+    beside: Mapping[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """A row a score. drawn, beside: the scores of both over the same draws of the images."""
+    rows = []
+    for name, score in real.scores.items():
+        less = drawn[name] - beside[name]
+        found = estimated(difference(score.statistic, control.scores[name].statistic), less)
+        rows.append(_row(common | {"p_chance": p_above(less)}, name, found, 0.0, real))
+    return rows
 
 
 def _common(unit: Unit, site: SiteInfo, best: Chosen) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grounding.best_site import best_site
 from grounding.devices import choose_device
 from probe.cli.options import AsJson, Device, Seed, progress_bar, show
 
@@ -90,8 +91,7 @@ def run_demo(out: Path, examples: int = 240, device: str = "cpu", seed: int = 0,
 def best_layer(probes: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """The linear probe's row at the site of the lowest validation loss, and its control's there."""
     rows = probes[(probes["probe"] == "linear") & (probes["score"] == "choice_accuracy")]
-    real = rows[rows["condition"] == "alignment"].set_index("site", drop=False)
-    best = real.loc[real["validation_loss"].idxmin()]
+    best = best_site(rows[rows["condition"] == "alignment"])
     control = rows[(rows["condition"] == "control-labels") & (rows["site"] == best["site"])].iloc[0]
     return best, control
 

@@ -12,6 +12,7 @@ import typer
 
 from grounding.devices import choose_device
 from grounding.errors import BadInput
+from grounding.values import counted
 from probe.cli.engines import (
     Address,
     CpusPerWorker,
@@ -165,6 +166,8 @@ def command(
         where |= {f"add_{name}": value for name, value in new.items()}
     else:
         prepare, add = prepare_checkpoint, any(new.values())
+        if add:
+            _refuse_of_new(context)
         where |= (new if add else _asked(context.params)) | _settings(context.params)
         if estimate:
             _tell(estimate_checkpoint(**{**where, "device": choose_device(device)}), out, as_json)
@@ -203,6 +206,13 @@ def _refuse_beside(context: typer.Context) -> None:
             raise BadInput(f"{option} needs --ckpt and --benchmark; without them, --out goes on as its manifest says")
 
 
+def _refuse_of_new(context: typer.Context) -> None:
+    """Raise BadInput for an option of a run that is made, beside those that add to one."""
+    for name in ("views", "sites", "module", "estimate"):
+        if _is_given(context, name):
+            raise BadInput(f"--{name} is of a new run; accepted beside --add-view and its like: without it")
+
+
 def _refuse_to_begin(out: Path) -> None:
     """Raise BadInput where there is no run to go on with: what was meant lacks a benchmark."""
     if not out.exists():
@@ -230,12 +240,13 @@ def _report(run: Run | None, left: str, out: Path, faults: list[str], new: int, 
     skipped = run.manifest["skipped_on_load"] + run.manifest["skipped"]
     size = sum(path.stat().st_size for path in out.glob("*.h5"))
     counts = {"examples": len(run.examples), "phrases": len(run.phrases), "regions": len(run.regions)}
+    counts["sites"] = len(run.sites)
     dropped = [{"example": example, "phrase": phrase} for example, phrase in run.manifest["dropped_phrases"]]
-    result = {"run": str(out), **counts, "sites": len(run.sites), "bytes": size, "skipped": skipped}
+    result = {"run": str(out), **counts, "bytes": size, "skipped": skipped}
     result |= {"dropped_phrases": dropped, "written_anew": faults, "new_shards": new}
     text = "".join(f"{fault}: written anew\n" for fault in faults)
-    text += f"{out}: " + ", ".join(f"{value} {name}" for name, value in counts.items())
-    text += f", {len(run.sites)} sites, {size / 1e6:.1f} MB"
+    told_counts = (counted(value, name.removesuffix("s")) for name, value in counts.items())
+    text += f"{out}: {', '.join(told_counts)}, {size / 1e6:.1f} MB"
     text += "" if new else "; all of it was there, nothing was computed"
     told = [f"skipped {item['id']}: {item['reason']}" for item in skipped]
     told += first_few([f"phrase {item['phrase']} of {item['example']} {DROPPED}" for item in dropped])
@@ -261,7 +272,7 @@ def _tell(estimate: Estimate, out: Path, as_json: bool) -> None:
     for view, size in estimate.bytes.items():
         rows.append(("tables" if view == "meta" else f"view {view}", f"{size / 1e6:,.1f} MB"))
     rows.append(("all", f"{estimate.total_bytes / 1e6:,.1f} MB of {free / 1e6:,.0f} MB free"))
-    rows.append(("time", f"about {estimate.seconds:,.0f} s, told from {estimate.sampled} examples"))
+    rows.append(("time", f"about {estimate.seconds:,.0f} s, told from {counted(estimate.sampled, 'example')}"))
     show_table(f"Estimate for {out}", rows, result, as_json)
 
 

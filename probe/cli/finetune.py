@@ -133,8 +133,10 @@ def command(
 ) -> None:
     """Fine-tune a model on a benchmark, with any share of its phrase-grounding annotations; resumes by itself."""
     given: dict[str, Any] = dict(locals())
+    from lightning.pytorch.utilities import rank_zero_only
+
     from grounding.finetune.run import finetune
-    from grounding.finetune.trainer import LOGGERS
+    from grounding.finetune.trainer import DEFAULT_LOGGERS
 
     given |= {"root": str(root) if root is not None else None}
     given |= {"benchmark_options": parse_pairs(option, "--option"), "config": parse_pairs(config, "--config")}
@@ -142,9 +144,9 @@ def command(
     with progress_bar("fine-tuning", as_json) as progress:
         finetune(
             settings, out, device=device, devices=devices, nodes=nodes, workers=workers,
-            loggers=logger or LOGGERS[:2], progress=progress,
+            loggers=logger or DEFAULT_LOGGERS, progress=progress,
         )  # fmt: skip
-    _tell(settings, out, as_json)
+    rank_zero_only(_tell)(settings, out, as_json)
 
 
 def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) -> FinetuneSettings:
@@ -161,8 +163,6 @@ def _settings(ctx: typer.Context, given: Mapping[str, Any], recipe: str | None) 
         if (source := ctx.get_parameter_source(options.get(name, name))) and source.name == "COMMANDLINE"
     }
     chosen = {name: given[name] for name in names if name in said}
-    if recipe is not None and "steps" in said and "epochs" not in said:
-        chosen["epochs"] = None
     own, where = ({}, "finetune") if recipe is None else (read_recipe(recipe), f"recipe {recipe!r}")
     settings = settings_from(with_recipe(own, chosen), where)
     check_heeded(said, settings)

@@ -51,6 +51,10 @@ DataSeed = Annotated[int, typer.Option("--data-seed", help="Seed of splits, game
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Examples a batch.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+GroundedAt = Annotated[
+    float,
+    typer.Option("--grounded-at", help="Mean IoU from which on an example counts as grounded (quadrants, galleries)."),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out broken examples and list them.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Tokenizer = Annotated[

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probe.cli.options import MAPS, AsJson, Root, progress_bar, show
+from grounding.folders import name_of
+from grounding.grounded import GROUNDED_AT
+from grounding.values import counted
+from probe.cli.options import MAPS, AsJson, GroundedAt, Root, progress_bar, show
 
 if TYPE_CHECKING:
     from probe.phrase_maps import PhraseProbes
@@ -43,6 +46,7 @@ def command(
     evaluation: Annotated[
         list[Path] | None, typer.Option(help="Folder of probe evaluate, shown on the overview; repeatable.")
     ] = None,
+    grounded_at: GroundedAt = GROUNDED_AT,
     title: Annotated[str | None, typer.Option(help="Title of the report; default: the names of the runs.")] = None,
     root: Root = None,
     as_json: AsJson = False,
@@ -58,7 +62,11 @@ def command(
     words = [read_evaluation(folder) for folder in evaluation or ()]
     with progress_bar("writing", as_json) as progress:
         subjects = read_subjects(
-            runs, sweep or (), maps, progress=lambda done, total: progress(done, total, "fitting probes")
+            runs,
+            sweep or (),
+            maps,
+            progress=lambda done, total: progress(done, total, "fitting probes"),
+            grounded_at=grounded_at,
         )
         written = write_report(
             subjects,
@@ -74,9 +82,10 @@ def command(
         "page": str(written.page), "examples": written.examples, "bytes": written.bytes,
         "missing_images": written.missing_images, "left_out": written.left_out,
     }  # fmt: skip
-    lines = [f"{written.page}: {written.examples} examples, {written.bytes / 1e6:.1f} MB"]
+    lines = [f"{written.page}: {counted(written.examples, 'example')}, {written.bytes / 1e6:.1f} MB"]
     if written.missing_images:
-        lines.append(f"{written.missing_images} images are missing: their places say why")
+        count = written.missing_images
+        lines.append(f"{count} {'image is' if count == 1 else 'images are'} missing: the places say why")
     lines += [f"{name}, left out: {line}" for name, left_out in written.left_out.items() for line in left_out]
     show(result, as_json, "\n".join([*lines, "Open it in a browser."]))
 
@@ -86,25 +95,31 @@ def read_subjects(
     sweeps: Sequence[Path] = (),
     maps: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    grounded_at: float = GROUNDED_AT,
 ) -> list[Subject]:
     """Runs with the sweep and the heads that lie in them, and the maps of their probes.
 
     sweeps: folders of the sweeps instead, one a run. maps: with ``probe`` among them probes are fitted of every run,
     without it of none; None: of the runs whose sweep asked localisation. progress: called with (sites fitted, sites in
-    all). Raises BadInput as ``Run.open``, ``read_sweep``, ``match_runs`` and ``fit_probes`` do, for another number of
-    sweeps, and for a map that is unknown or that no run holds.
+    all). grounded_at: as in ``Subject``. Raises BadInput as ``Run.open``, ``read_sweep``, ``match_runs``, ``Subject``
+    and ``fit_probes`` do, for another number of sweeps, for a run that comes twice, and for a map that is unknown or
+    that no run holds.
     """
     from grounding.errors import BadInput
     from visualize.report.subject import match_runs
 
     if sweeps and len(sweeps) != len(folders):
         raise BadInput(f"sweep: {len(sweeps)} given for {len(folders)} runs; accepted: one for each, in their order")
-    names = [folder.name for folder in folders]
+    for folder in folders:
+        if sum(other.resolve() == folder.resolve() for other in folders) > 1:
+            raise BadInput(f"run {str(folder)!r} is given more than once; accepted: each run once")
+    names = [name_of(folder) for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     places = list(sweeps) or [folder / "sweep" for folder in folders]
     subjects = [
-        _subject(folder, name, place, bool(sweeps)) for folder, name, place in zip(folders, names, places, strict=True)
+        _subject(folder, name, place, bool(sweeps), grounded_at)
+        for folder, name, place in zip(folders, names, places, strict=True)
     ]
     match_runs(subjects)  # before probes are fitted, which takes long
     views_of(subjects, maps)
@@ -125,7 +140,7 @@ def views_of(subjects: Sequence[Subject], maps: Sequence[str] | None) -> list[st
     return None if maps is None else [view_of(kind) for kind in maps]
 
 
-def _subject(folder: Path, name: str, swept: Path, required: bool) -> Subject:
+def _subject(folder: Path, name: str, swept: Path, required: bool, grounded_at: float) -> Subject:
     """swept: folder of its sweep, which must be there if ``required``."""
     from extract.reader import Run
     from probe.heads.tables import read_heads
@@ -143,7 +158,7 @@ def _subject(folder: Path, name: str, swept: Path, required: bool) -> Subject:
     ]
     items = None if sweep is None else read_items(swept, run)
     measures = read_measures(swept, run)
-    return Subject(run, name, sweep, items, heads, measures, words)
+    return Subject(run, name, sweep, items, heads, measures, words, grounded_at=grounded_at)
 
 
 def _probes(
@@ -170,4 +185,4 @@ def read_evaluation(folder: Path) -> Words:
     if summary is None:
         raise BadInput(f"evaluation {str(folder)!r} holds no summary; accepted: a folder that probe evaluate wrote")
     charts = sorted((folder / "figures").glob("*.png")) or sorted(folder.glob("*.png"))
-    return Words(f"Evaluation {folder.name}", summary.read_text(encoding="utf-8"), charts)
+    return Words(f"Evaluation {name_of(folder)}", summary.read_text(encoding="utf-8"), charts)

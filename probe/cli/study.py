@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +15,8 @@ from probe.cli.engines import Address, ShardIndex
 from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, parse_pairs, progress_bar, show
 
 if TYPE_CHECKING:
-    from probe.study import Cell, Results, StudyConfig
+    from extract.share import Share
+    from probe.study import Results, StudyConfig
 
 NAME = "study"
 EPILOG = "Example: probe study miniature --out runs/study --minutes 45   (again, until nothing is left)"
@@ -37,7 +39,10 @@ def command(
     ] = "local",
     address: Address = None,
     num_workers: Annotated[
-        int | None, typer.Option(help="Processes that share the cells; from torchrun or Slurm if not given.")
+        int | None,
+        typer.Option(
+            help="Processes that share the cells, from torchrun or Slurm if not given; on ray, cells at a time."
+        ),
     ] = None,
     shard_index: ShardIndex = None,
     light_copy: Annotated[
@@ -47,18 +52,28 @@ def command(
             "that can go on."
         ),
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that prepare the batches of a cell.")] = 0,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(help="Of training: csv, tensorboard, wandb; repeat for several (default the first two)."),
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Models x initialisations x fractions of the annotation x seeds: fine-tune to sweep, one table."""
-    from extract.share import choose_share
+    from extract.share import Share, choose_share
     from grounding.finetune.recipes import laid_over
+    from grounding.finetune.trainer import DEFAULT_LOGGERS
     from probe.study import check_light, read_study, run_study
 
     if engine not in ENGINES:
         raise unknown_choice("engine", engine, ENGINES)
     if engine == "local" and address is not None:
         raise BadInput("--address does not go with --engine local")
+    if engine == "ray" and shard_index is not None:
+        raise BadInput("--shard-index does not go with --engine ray")
+    if num_workers is not None and num_workers < 1:
+        raise BadInput(f"num_workers {num_workers} is too small; accepted: 1 or more")
     study = read_study(config)
     if option:
         given = {"benchmark_options": parse_pairs(option, "--option")}
@@ -69,21 +84,35 @@ def command(
     failed: dict[str, str] = {}
     with progress_bar("study", as_json) as progress:
         left = run_study(
-            study, out, root=root, device=choose_device(device), share=share, engine=engine,
-            address=address or "auto", minutes=minutes, progress=progress, failed=failed,
+            study, out, root=root, device=device if engine == "ray" else choose_device(device), workers=workers,
+            loggers=logger or DEFAULT_LOGGERS, share=share, engine=engine, address=address or "auto",
+            num_workers=num_workers, minutes=minutes, progress=progress, failed=failed,
         )  # fmt: skip
+    names = [cell.name for cell in left]
+    following = _following([cell.name for cell in study.cells()], names, share or Share(), failed)
     if len(left) == len(study.cells()):
-        told = f"No cell is whole yet; the same command goes on with {out}"
-        show({"out": str(out), "left": len(left), "failed": failed}, as_json, told)
+        show({"out": str(out), "left": len(left), "failed": failed}, as_json, following)
     else:
-        _tell(study, out, left, light_copy, as_json, failed)
+        _tell(study, out, light_copy, as_json, {"left": len(left), "failed": failed}, following)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise RunFailed(f"{len(failed)} of the cells cannot go on: {reasons}")
 
 
+def _following(cells: list[str], left: list[str], share: Share, failed: Collection[str]) -> str:
+    """What is left to do, and whether it is this process's and can be done; names of cells."""
+    if not left:
+        return ""
+    own = {cells[place] for place in share.of(len(cells))} & set(left)
+    if own and own <= set(failed):
+        whose = "they cannot go on" if own == set(left) else "this shard's cannot go on"
+    else:
+        whose = "the same command goes on" if own else "none of them is this shard's"
+    return f"Left: {len(left)} of {len(cells)} cells; {whose}"
+
+
 def _tell(
-    study: StudyConfig, out: Path, left: list[Cell], light_copy: Path | None, as_json: bool, failed: dict[str, str]
+    study: StudyConfig, out: Path, light_copy: Path | None, as_json: bool, state: Mapping[str, Any], following: str
 ) -> None:
     """Write tables, summary and figures of what is there, also in a light copy, and print what was found."""
     from probe.study import copy_light
@@ -96,21 +125,28 @@ def _tell(
         copied = copy_light(study, out, light_copy)
         _write(study, light_copy)
         places.append(f"Light copy: {light_copy}, {len(copied)} cells")
-    result = {"out": str(out), "left": len(left), "failed": failed, "curves": results.curves.to_dict("records")}
+    result = {"out": str(out), **state, "curves": results.curves.to_dict("records")}
     result |= {"enough": results.enough.to_dict("records"), "figures": [str(path) for path in pictures]}
-    following = "" if not left else f"\nLeft: {len(left)} of {len(study.cells())} cells; the same command goes on"
-    show(result, as_json, text + "\n" + "\n".join(places) + following)
+    show(result, as_json, "\n".join([text, *places, *([following] if following else [])]))
 
 
 def _write(study: StudyConfig, folder: Path) -> tuple[Results, str]:
-    """Write tables and summary of what is in the folder of a study, or in a copy of it."""
+    """Write tables and summary of what is in the folder of a study, or in a copy of it.
+
+    Again where another process finished a cell meanwhile: whoever ends last leaves tables of all of them.
+    """
     from probe.study import collect
     from probe.study.folder import is_whole
     from probe.study.summary import summarise_study
 
-    results = collect(folder)
-    results.write(folder)
-    missing = sum(not is_whole(folder, cell, study) for cell in study.cells())
-    text = summarise_study(results, missing)
-    (folder / "summary.md").write_text(text, encoding="utf-8")
-    return results, text
+    def missing() -> int:
+        return sum(not is_whole(folder, cell, study) for cell in study.cells())
+
+    while True:
+        before = missing()
+        results = collect(folder)
+        results.write(folder)
+        text = summarise_study(results, before)
+        (folder / "summary.md").write_text(text, encoding="utf-8")
+        if missing() == before:
+            return results, text

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probe.cli.options import MAPS, AsJson, Root, Seed, progress_bar, show
+from grounding.grounded import GROUNDED_AT
+from probe.cli.options import MAPS, AsJson, GroundedAt, Root, Seed, progress_bar, show
 
 if TYPE_CHECKING:
     from extract.reader import Run
@@ -49,7 +50,10 @@ def command(
         str | None, typer.Option(help="Site whose maps are drawn; default: the last that has them.")
     ] = None,
     head: Annotated[int | None, typer.Option(help="One attention head; default: their mean.")] = None,
-    count: Annotated[int, typer.Option(help="Examples a group in the galleries.")] = 3,
+    grounded_at: GroundedAt = GROUNDED_AT,
+    count: Annotated[
+        int, typer.Option(help="Examples a group in the galleries; in each of the four quadrants half as many.")
+    ] = 3,
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="png, svg or pdf; repeatable. Default: png and svg.")
     ] = None,
@@ -59,6 +63,7 @@ def command(
 ) -> None:
     """Draw layer curves, heads, measures, galleries, and chosen examples with any stored map, as PNG, SVG and PDF."""
     from extract.from_checkpoint import examples_of
+    from extract.identity import weights_of
     from extract.reader import Run
     from probe.heads.tables import read_heads
     from probe.interventions.tables import read_interventions
@@ -74,7 +79,7 @@ def command(
         "heads": read_heads(heads or run / "heads", opened, required=heads is not None),
         "gaps": _gaps(folder, opened),
         "interventions": [
-            read_interventions(place, opened.manifest["identity"].get("checkpoint")) for place in interventions or ()
+            read_interventions(place, weights_of(opened.manifest["identity"])) for place in interventions or ()
         ],
     }
     with progress_bar("drawing", as_json) as progress:
@@ -95,6 +100,7 @@ def command(
             formats=tuple(formats or ("png", "svg")),
             progress=lambda done, total: progress(done, total, "drawing"),
             against=other,
+            grounded_at=grounded_at,
             **tables,
         )
     files = [str(path) for figure in drawn for path in figure.paths]

@@ -17,6 +17,7 @@ import statsmodels.api as statsmodels
 import torch
 from torch import Tensor
 
+from extract.identity import weights_of
 from grounding.errors import BadInput
 from grounding.metrics.heatmaps import THRESHOLDS, check_tuning_split, choose_threshold
 from grounding.metrics.intervals import Statistic, bootstrap
@@ -120,7 +121,7 @@ def _check(run: Run, select: Run) -> None:
     """Raise BadInput for runs of two checkpoints, on the same images, or for a tuning run on a test split."""
     first, second = run.manifest["identity"], select.manifest["identity"]
     check_tuning_split(second["split"])
-    if first["checkpoint"] != second["checkpoint"]:
+    if weights_of(first) != weights_of(second):
         raise BadInput(
             f"select {str(select.path)!r} is of another checkpoint than {str(run.path)!r}; accepted: a run of the same"
         )
@@ -131,8 +132,9 @@ def _check(run: Run, select: Run) -> None:
             f"{len(shared)} images are in both runs ({shared[0]!r}, ...): heads would be chosen on what they are "
             "reported for; accepted: a select run on other images"
         )
-    if images.nunique() < 2:
-        raise BadInput(f"run {str(run.path)!r} has {images.nunique()} image; accepted: 2 or more, for intervals")
+    scored = images[run.examples.index.isin(run.phrases["example"])].nunique()
+    if scored < 2:
+        raise BadInput(f"run {str(run.path)!r} has phrases in {scored} image; accepted: 2 or more, for intervals")
 
 
 def _series(run: Run, select: Run, kinds: Sequence[str], sites: Sequence[str] | None) -> Iterator[_Series]:

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import pandas as pd
 
+from extract.identity import weights_of
 from extract.reader import Run
 from grounding.benchmarks import Benchmark, open_benchmark
 from grounding.checkpoint import Checkpoint, Loading, load_checkpoint
@@ -17,7 +18,7 @@ from grounding.devices import choose_device
 from grounding.errors import BadInput
 from grounding.evaluate_checkpoint import stored_threshold
 from grounding.examples import Example
-from grounding.folders import check_folder
+from grounding.folders import check_folder, name_of
 from grounding.metrics.heatmaps import check_threshold
 from grounding.models.base import Batch, GroundingModel, Site
 from probe.interventions.concepts import CONCEPTS, train_part
@@ -85,7 +86,7 @@ def intervene(
     Raises BadInput, before anything is written, for whatever is unknown, missing or does not fit together.
     """
     check_folder(out)
-    _check_options(method, eraser, draws, batch_size, run=run, concepts=concepts, pairs=pairs, groups=groups)
+    check_options(method, eraser, draws, batch_size, run=run, concepts=concepts, pairs=pairs, groups=groups)
     device = choose_device(device)
     opened_run = None if run is None else Run.open(run)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
@@ -103,20 +104,25 @@ def intervene(
     return found
 
 
-def _check_options(method: str, eraser: str, draws: int, batch_size: int, **given: Any) -> None:
-    """Raise BadInput for an option of another method, an unknown choice, or an erasure without a run."""
+def check_options(
+    method: str, eraser: str = "leace", draws: int = 3, batch_size: int = 16, *, run: Any = None, **given: Any
+) -> None:
+    """Raise BadInput for an option of another method, an unknown choice, or an erasure without a run.
+
+    given: the options of ``intervene`` that are of one method only.
+    """
     check_choices("method", [method], METHODS)
     for name, number in (("draws", draws), ("batch_size", batch_size)):
         if number < 1:
             raise BadInput(f"{name} {number} is too small; accepted: 1 or more")
-    for name, value in given.items():
+    for name, value in {"run": run, **given}.items():
         if value is not None and name not in OPTIONS[method]:
             owner = next(one for one, names in OPTIONS.items() if name in names)
             raise BadInput(f"{name} {value!r} with method {method!r}; accepted: with method {owner!r}")
     check_choices("eraser", [eraser], ERASERS)
     check_choices("concept", given["concepts"] or (), CONCEPTS)
     check_choices("group", given["groups"] or (), TARGETS)
-    if method == "erase" and given["run"] is None:
+    if method == "erase" and run is None:
         raise BadInput("method 'erase' needs a run of the checkpoint (--run), made by probe extract, to fit erasers on")
 
 
@@ -154,7 +160,7 @@ class _Asked:
         """The result, with what it rests on."""
         description = {
             "method": method,
-            "checkpoint": {"name": self.checkpoint.path.name, "content": self.checkpoint.content},
+            "checkpoint": {"name": name_of(self.checkpoint.path), "content": self.checkpoint.content},
             "benchmark": {**self.source.identity(), "split": self.split, "limit": self.limit},
             "examples": examples,
             "seed": self.seed,
@@ -207,8 +213,8 @@ def _knock_out(asked: _Asked, level: float | None) -> Intervention:
     with Live(asked.model) as live:
         regions = partial(edit_regions, live, batches[0])
         sites = changeable(live, batches[0], sites, regions, asked.sites is not None)
-        rows = knock_out(live, sites, batches, level, asked.draws, asked.seed, asked.progress)
-    return asked.found("knockout", rows, len(examples), threshold=level)
+        rows, uncut = knock_out(live, sites, batches, level, asked.draws, asked.seed, asked.progress)
+    return asked.found("knockout", rows, len(examples), threshold=level, uncut_phrases=uncut)
 
 
 def _level(checkpoint: Checkpoint, threshold: float | None) -> float | None:
@@ -222,10 +228,10 @@ def _level(checkpoint: Checkpoint, threshold: float | None) -> float | None:
 
 
 def _same_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
-    there = run.manifest["identity"].get("checkpoint")
+    there = weights_of(run.manifest["identity"])
     if there != checkpoint.content:
         raise BadInput(
-            f"run {str(run.path)!r} is of checkpoint {str(there)[:12]}, not of {checkpoint.path.name!r} "
+            f"run {str(run.path)!r} is of checkpoint {str(there)[:15]}, not of {checkpoint.path.name!r} "
             f"({checkpoint.content[:12]}); accepted: a run of the same checkpoint"
         )
 

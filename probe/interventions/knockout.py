@@ -59,13 +59,23 @@ def knock_out(
     draws: int = 3,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Rows of effects (``measure.effect_rows``) of every site alone, and of every one with those before it."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Rows of effects (``measure.effect_rows``) of every site alone, and of every one with those before it.
+
+    Nothing is cut from a phrase whose image has fewer other patches than its regions: no control would match it. Also
+    returns how many phrases those are.
+    """
     queries = {id(batch): getattr(live.run(batch), "phrase_query", None) for batch in batches}
     own = {id(batch): phrase_cells(batch) for batch in batches}
     others = [
         {id(batch): other_cells(batch, own[id(batch)], seed + draw) for batch in batches} for draw in range(draws)
     ]
+    uncut = 0
+    for batch in batches:
+        short = others[0][id(batch)].sum(1) < own[id(batch)].sum(1)
+        uncut += int(short.sum())
+        for cells in (own, *others):
+            cells[id(batch)][short] = False
     before = measure(live, batches, threshold)
     rows: list[dict[str, Any]] = []
 
@@ -85,7 +95,7 @@ def knock_out(
         rows += effect_rows(common, before, changed, mean_outcome(controls), seed)
         if progress is not None:
             progress(done, len(steps))
-    return rows
+    return rows, uncut
 
 
 def other_cells(batch: Batch, own: Tensor, seed: int) -> Tensor:

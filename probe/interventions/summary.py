@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from grounding.values import counted
+
 FEWEST_IMAGES = 10  # an interval over fewer images is too narrow to conclude from
 _HEADINGS = {
     "erase": "Is it used? A concept erased at one site",
@@ -19,11 +21,11 @@ _SCORES = {"accuracy": "Task accuracy", "mean_iou": "Mean IoU"}
 def summarise(table: pd.DataFrame, checks: pd.DataFrame, description: Mapping[str, Any]) -> str:
     """The page. Effects are told site by site; nothing is said to follow from fewer than FEWEST_IMAGES images."""
     data, left_out = description["benchmark"], description.get("left_out", 0)
-    counted = "pairs" if description["method"] == "patch" else "examples"
+    what = "pairs" if description["method"] == "patch" else "examples"
     lines = [
         f"# {_HEADINGS[description['method']]}",
         "",
-        f"`{description['checkpoint']['name']}` on {data['name']} {data['split']}: {description['examples']} {counted}"
+        f"`{description['checkpoint']['name']}` on {data['name']} {data['split']}: {description['examples']} {what}"
         + (f", {left_out} left out because erasers were fitted on their images" if left_out else "")
         + ". Brackets: 95 % intervals over images.",
     ]
@@ -59,7 +61,8 @@ def _erasure(table: pd.DataFrame, checks: pd.DataFrame, description: Mapping[str
 def _knockout(table: pd.DataFrame, checks: pd.DataFrame, description: Mapping[str, Any]) -> list[str]:
     return [
         "Attention from each phrase to the patches of its own regions is cut, in one layer or up to it; control: to "
-        f"equally many other patches of the same image, the mean of {description['draws']} draws.",
+        f"equally many other patches of the same image, the mean of {description['draws']} draws. "
+        f"{counted(description['uncut_phrases'], 'phrase')} with too few of them count as they are.",
         "",
         *_effects(table),
         "An effect beyond the control's says that phrases take up something there that is used. None does not say that "

@@ -61,6 +61,6 @@ def read_interventions(folder: Path, checkpoint: str | None = None) -> pd.DataFr
     there = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["checkpoint"]["content"]
     if checkpoint is not None and there != checkpoint:
         raise BadInput(
-            f"interventions {str(folder)!r} are of checkpoint {there[:12]}; accepted: those of {checkpoint[:12]}"
+            f"interventions {str(folder)!r} are of checkpoint {there[:12]}; accepted: those of {checkpoint[:15]}"
         )
     return pd.read_csv(folder / TABLE, dtype={"pairs": str}).fillna({"pairs": ""})

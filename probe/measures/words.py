@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import pandas as pd
 
+from grounding.best_site import best_site
 from probe.wording import figure
 
 _CASE = ["run", "question", "probe"]
@@ -47,7 +48,7 @@ def _code(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[str
 
 def _information(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[str]:
     for case, rows in _cases(table):
-        best = _lowest_loss(_real(rows))
+        best = best_site(_real(rows))
         certain = best["low"] > 0 or _key(rows) in few
         reading = "" if certain else "; no more than without the input, as far as the test images tell"
         at_site = rows[(rows["site"] == best["site"]) & (rows["condition"] != best["condition"])]
@@ -61,7 +62,7 @@ def _information(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Itera
 def _curve(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[str]:
     for case, rows in _cases(table):
         last = rows[rows["images"] == rows["images"].max()]
-        site = _lowest_loss(last)["site"]
+        site = best_site(last)["site"]
         line = rows[rows["site"] == site].sort_values("images")
         told = ", ".join(f"{row['value']:.3f} from {row['images']}" for _, row in line.iterrows())
         steps = [row for _, row in line.iterrows()]
@@ -72,7 +73,7 @@ def _curve(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[st
 
 def _frontier(table: pd.DataFrame, few: Collection[tuple[str, str]]) -> Iterator[str]:
     for case, rows in _cases(table):
-        best = _lowest_loss(rows)
+        best = best_site(rows)
         line = rows[rows["site"] == best["site"]].sort_values("complexity")
         told = ", ".join(f"{row['value']:.3f} at {row['complexity']}" for _, row in line.iterrows())
         what = "units" if best["probe"] == "mlp" else "ranks"
@@ -94,7 +95,3 @@ def _key(rows: pd.DataFrame) -> tuple[str, str]:
 
 def _real(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["condition"] == rows["question"]]
-
-
-def _lowest_loss(rows: pd.DataFrame) -> pd.Series:
-    return rows.loc[rows["validation_loss"].idxmin()]

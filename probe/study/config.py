@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
@@ -13,8 +15,10 @@ import yaml
 from grounding.errors import BadInput, unknown_choice
 from grounding.finetune.recipes import read_recipe, settings_from, with_recipe
 from grounding.finetune.settings import FinetuneSettings
+from grounding.yaml_text import load_yaml
 from probe.study.steps import check_steps
 
+_NAME = r"\w[\w.+-]*"
 _OF_CELLS = ("seed", "grounding", "grounding_fraction")
 
 
@@ -71,16 +75,27 @@ class StudyConfig:
         self._check_settings()
         if self.intervene is not None and self.extract is None and self.intervene.get("method", "erase") == "erase":
             raise BadInput("study: intervene needs a run to fit erasers on, but extract is null; accepted: both")
+        cells = self.cells()
         steps = {name: getattr(self, name) for name in ("evaluate", "extract", "sweep", "intervene")}
-        check_steps(steps, {cell.settings.benchmark for cell in self.cells()})
+        check_steps(steps, {cell.settings.benchmark for cell in cells})
+        for name, count in Counter(cell.name for cell in cells).items():
+            if count > 1:
+                raise BadInput(
+                    f"study: {count} cells have the name {name!r}; accepted: names of models and initialisations, and "
+                    "fractions to six digits, that tell them apart"
+                )
 
     def _check_settings(self) -> None:
-        """Models, initialisations and settings are mappings, the first two of mappings."""
+        """Models, initialisations and settings are mappings, the first two of mappings by names fit for folders."""
         for name in ("models", "initialisations", "settings"):
             values = getattr(self, name)
             if not isinstance(values, Mapping):
                 raise BadInput(f"study: {name} is {values!r}; accepted: keys and values")
             for key, value in values.items() if name != "settings" else ():
+                if not re.fullmatch(_NAME, str(key)):
+                    raise BadInput(
+                        f"study: {name}: {key!r} names folders; accepted: letters, digits, '_', '-', '.', '+'"
+                    )
                 if not isinstance(value, Mapping):
                     raise BadInput(f"study: {name}: {key} is {value!r}; accepted: settings of probe finetune, or {{}}")
 
@@ -97,7 +112,13 @@ class StudyConfig:
     def _settings(self, model: str, initialisation: str, fraction: float, seed: int) -> FinetuneSettings:
         own = dict(self.models[model])
         recipe = read_recipe(own.pop("recipe")) if "recipe" in own else {}
-        values = with_recipe(recipe, own, self.initialisations[initialisation], self.settings)
+        layers = own, self.initialisations[initialisation], self.settings
+        for layer in layers:
+            if "steps" in layer and layer.get("epochs") is not None:
+                raise BadInput(
+                    f"study: steps {layer['steps']!r} beside epochs {layer['epochs']!r}; accepted: one of them"
+                )
+        values = with_recipe(recipe, *layers)
         for name in _OF_CELLS:
             if name in values:
                 raise BadInput(
@@ -131,7 +152,7 @@ def read_study(source: str | Path) -> StudyConfig:
         raise unknown_choice("study", str(source), [*sorted(shipped), "a YAML file"])
     text = path.read_text(encoding="utf-8") if path.is_file() else shipped[str(source)].read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(text)
+        content = load_yaml(text)
     except yaml.YAMLError as error:
         raise BadInput(f"study {str(source)!r} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

@@ -25,7 +25,8 @@ from probe.study.folder import (
     verify_folder,
 )
 
-COLUMNS = ["id", "phrases", "score", "correct", "mean_iou"]  # of the examples; the rest can be evaluated again
+# Of the examples; the rest can be evaluated again.
+COLUMNS = ["id", "group_image", "phrases", "score", "correct", "mean_iou"]
 
 
 def check_light(config: StudyConfig, study: Path | str, out: Path | str) -> None:

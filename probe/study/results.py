@@ -8,25 +8,21 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from grounding.errors import BadInput
 from grounding.metrics.intervals import RESAMPLES
+from probe.study.best import COLUMNS, best_sites
 from probe.study.config import Cell
 from probe.study.folder import CELLS, CHECKPOINT, EFFECTS, EXAMPLES, JOINED, SUMMARY, SWEEP, is_evaluated, read_folder
+from probe.study.gains import TASKS, enough, gains, statistics_of
+from probe.study.seeds import KEYS, over_seeds
 
-FIGURES = ("accuracy", "mean_iou", "pointing", "recall@1", "pearson", "point_biserial")
-ENOUGH = 0.9  # of the gain that all annotations bring
-KEYS = ["model", "initialisation", "fraction"]
-OVER = ["value", "seeds_low", "seeds_high", "seeds", "images_low", "images_high"]
+FIGURES = (*TASKS, "mean_distance", "mean_iou", "pointing", "recall@1", "pearson", "point_biserial")
 LAYERS = ["question", "site", "stage", "layer", "probe", "condition", "score"]
+BEST = [*KEYS, "seed", *COLUMNS]
 GAPS = ["question", "probe"]
 CHANGES = ["method", "target", "site", "stage", "layer", "score"]
-GAINS = ["model", "initialisation", "figure", "from_fraction", "to_fraction", "gain", "low", "high", "seeds"]
-ASKED = ["model", "initialisation", "figure", "from_fraction", "to_fraction", "tried", "share_of_gain"]
-NEEDED = [*ASKED, "fraction", "low", "high", "no_gain", "seeds", "examples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +31,18 @@ class Results:
 
     figures: a row a cell and figure: value and its 95 % interval over images. curves: a row a model, initialisation,
     fraction and figure: mean over seeds, its 95 % interval over seeds (Student's t; none for one seed) and the mean of
-    the cells' intervals over images. layers: the same of probe scores a site and question, beside chance. gaps: of the
-    expression gap (``probe.joined``) of a question and probe. interventions: of effects beyond their control, a site.
+    the cells' intervals over images. layers: the same of probe scores a site and question, beside chance. best: a row a
+    cell, question and probe: its best site (``best_sites``). gaps: means over seeds of the expression gap
+    (``probe.joined``) of a question and probe. interventions: of effects beyond their control, a site.
     enough: how much annotation, of the fractions ``tried``, reaches ``ENOUGH`` of the gain that the largest brings; of
-    seeds that have them all. effects: the gain from the smallest to the largest that are there, paired by seed.
+    seeds that have them all. effects: the gain from the smallest to the largest that are there, paired by seed, with
+    intervals over seeds and over images (``probe.study.gains``).
     """
 
     figures: pd.DataFrame
     curves: pd.DataFrame
     layers: pd.DataFrame
+    best: pd.DataFrame
     gaps: pd.DataFrame
     interventions: pd.DataFrame
     enough: pd.DataFrame
@@ -56,22 +55,24 @@ class Results:
 
 
 def collect(out: Path | str, resamples: int = RESAMPLES, seed: int = 0) -> Results:
-    """The results of the cells of a study that are whole so far. Raises BadInput where there is none."""
+    """The results of the cells of a study that are evaluated so far. Raises BadInput where there is none."""
     out = Path(out)
     config = read_folder(out)
     cells = [cell for cell in config.cells() if is_evaluated(out / CELLS / cell.name)]
     if not cells:
         raise BadInput(f"study {str(out)!r} has no cell that is evaluated yet; accepted: one that probe study has run")
     figures = pd.DataFrame([row for cell in cells for row in _figures(out / CELLS / cell.name, cell)])
-    examples = {cell: _examples(out / CELLS / cell.name) for cell in cells}
+    examples = {cell: pd.read_csv(out / CELLS / cell.name / EXAMPLES) for cell in cells}
+    statistics = statistics_of(examples, figures)
     return Results(
         figures=figures,
-        curves=_curves(figures),
-        layers=_over_seeds(_rows(out, cells, SWEEP, _real), LAYERS),
-        gaps=_over_seeds(_rows(out, cells, JOINED, _gap), GAPS),
-        interventions=_over_seeds(_rows(out, cells, EFFECTS, _specific), CHANGES),
-        enough=_enough(examples, sorted(config.fractions), resamples, seed),
-        effects=_effects(figures),
+        curves=over_seeds([figures], ["figure"]),
+        layers=over_seeds(_rows(out, cells, SWEEP, _real), LAYERS),
+        best=_best(_rows(out, cells, SWEEP, best_sites)),
+        gaps=over_seeds(_rows(out, cells, JOINED, _gap), GAPS),
+        interventions=over_seeds(_rows(out, cells, EFFECTS, _specific), CHANGES),
+        enough=enough(statistics, sorted(config.fractions), resamples, seed),
+        effects=gains(figures, statistics, resamples, seed),
     )
 
 
@@ -89,42 +90,6 @@ def _keys(cell: Cell) -> dict[str, Any]:
     return {"model": cell.model, "initialisation": cell.initialisation, "fraction": cell.fraction}
 
 
-def _curves(figures: pd.DataFrame) -> pd.DataFrame:
-    return _over_seeds([figures], ["figure"])
-
-
-def mean_over_seeds(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of ``[S]`` values and its 95 % interval (Student's t); NaN bounds for one.
-
-    >>> mean_over_seeds(np.array([1.0, 2.0, 3.0]))[0]
-    2.0
-    """
-    mean = float(np.mean(values)) if len(values) else np.nan
-    if len(values) < 2:
-        return mean, np.nan, np.nan
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return mean, mean - half, mean + half
-
-
-def _effects(figures: pd.DataFrame) -> pd.DataFrame:
-    """Largest fraction minus none, for each seed that has both; the mean of these, and its interval over seeds."""
-    rows = []
-    for key, group in figures.groupby(["model", "initialisation", "figure"], sort=False):
-        table = group.pivot_table(index="seed", columns="fraction", values="value")
-        if table.shape[1] < 2:
-            continue
-        gains = (table[table.columns.max()] - table[table.columns.min()]).dropna().to_numpy()
-        if not len(gains):
-            continue
-        mean, low, high = mean_over_seeds(gains)
-        rows.append(
-            dict(zip(("model", "initialisation", "figure"), key, strict=True))
-            | {"from_fraction": table.columns.min(), "to_fraction": table.columns.max()}
-            | {"gain": mean, "low": low, "high": high, "seeds": len(gains)}
-        )
-    return pd.DataFrame(rows, columns=GAINS)
-
-
 def _rows(
     out: Path, cells: list[Cell], file: str, choose: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> Iterator[pd.DataFrame]:
@@ -132,11 +97,16 @@ def _rows(
     for cell in cells:
         path = out / CELLS / cell.name / file
         if path.is_file():
-            yield choose(pd.read_csv(path)).assign(**_keys(cell))
+            yield choose(pd.read_csv(path)).assign(**_keys(cell), seed=cell.seed)
 
 
 def _real(sweep: pd.DataFrame) -> pd.DataFrame:
     return sweep[(sweep["condition"] == sweep["question"]) | (sweep["condition"] == "selectivity")]
+
+
+def _best(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    held = list(tables)
+    return pd.concat(held, ignore_index=True)[BEST] if held else pd.DataFrame(columns=BEST)
 
 
 def _gap(joined: pd.DataFrame) -> pd.DataFrame:
@@ -146,83 +116,3 @@ def _gap(joined: pd.DataFrame) -> pd.DataFrame:
 def _specific(interventions: pd.DataFrame) -> pd.DataFrame:
     rows = interventions[interventions["condition"] == "specific"]
     return rows.assign(value=rows["effect"])
-
-
-def _over_seeds(tables: Iterable[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """Mean of ``value`` over the cells' seeds, a row for cells otherwise alike and ``columns``, as ``OVER`` has it.
-
-    The intervals over seeds and, as the mean of the cells' ``low`` and ``high``, over images; ``chance`` where it is.
-    """
-    held = [table for table in tables if len(table)]
-    keys = [*KEYS, *columns]
-    if not held:
-        return pd.DataFrame(columns=[*keys, *OVER])
-    rows = []
-    for key, group in pd.concat(held).groupby(keys, sort=False):
-        mean, low, high = mean_over_seeds(group["value"].dropna().to_numpy())
-        over = (mean, low, high, len(group), group["low"].mean(), group["high"].mean())
-        row = dict(zip(keys, key, strict=True)) | dict(zip(OVER, over, strict=True))
-        rows.append(row | ({"chance": group["chance"].mean()} if "chance" in group else {}))
-    return pd.DataFrame(rows)
-
-
-def _examples(folder: Path) -> pd.Series:
-    """Mean IoU of every example with phrases, by id."""
-    table = pd.read_csv(folder / EXAMPLES, usecols=["id", "mean_iou", "phrases"])
-    return table[table["phrases"] > 0].set_index("id")["mean_iou"]
-
-
-def _enough(examples: dict[Cell, pd.Series], fractions: list[float], resamples: int, seed: int) -> pd.DataFrame:
-    """The smallest fraction whose mean IoU has ``ENOUGH`` of the gain; its interval resamples seeds and examples.
-
-    fractions: of the study, ascending; models without a seed that has them all have no row.
-    """
-    rows = []
-    for model, initialisation in dict.fromkeys((cell.model, cell.initialisation) for cell in examples):
-        mine = {c: s for c, s in examples.items() if (c.model, c.initialisation) == (model, initialisation)}
-        seeds = sorted(
-            {c.seed for c in mine if all(any(d.seed == c.seed and d.fraction == f for d in mine) for f in fractions)}
-        )
-        if len(fractions) < 2 or not seeds:
-            continue
-        ids = sorted(set.intersection(*(set(series.index) for series in mine.values())))
-        scores = np.array(
-            [
-                [series.loc[ids] for f in fractions for c, series in mine.items() if (c.seed, c.fraction) == (s, f)]
-                for s in seeds
-            ]
-        )  # [seeds, fractions, examples]
-        drawn = _resampled(scores, resamples, seed)
-        found = np.array([smallest_enough(np.array(fractions), curve) for curve in drawn])
-        low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
-        rows.append(
-            {"model": model, "initialisation": initialisation, "figure": "mean_iou"}
-            | {"from_fraction": fractions[0], "to_fraction": fractions[-1]}
-            | {"tried": " ".join(f"{fraction:g}" for fraction in fractions), "share_of_gain": ENOUGH}
-            | {"fraction": smallest_enough(np.array(fractions), scores.mean((0, 2))), "low": low, "high": high}
-            | {"no_gain": float(np.isnan(found).mean()), "seeds": len(seeds), "examples": len(ids)}
-        )
-    return pd.DataFrame(rows, columns=NEEDED)
-
-
-def _resampled(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Curves ``[R, fractions]`` of scores ``[S, fractions, E]`` over drawn seeds and drawn examples."""
-    random = np.random.default_rng(seed)
-    seeds, _, count = scores.shape
-    weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    examples = random.multinomial(count, np.full(count, 1 / count), size=resamples) / count
-    return np.einsum("rs,sfe,re->rf", weights, scores, examples, optimize=True)
-
-
-def smallest_enough(fractions: np.ndarray, values: np.ndarray, share: float = ENOUGH) -> float:
-    """The smallest of ascending ``fractions [F]`` whose ``values [F]`` have a share of the gain from first to last.
-
-    NaN where the last is no better than the first.
-
-    >>> smallest_enough(np.array([0, 0.1, 0.3, 1]), np.array([0.1, 0.3, 0.48, 0.5]))
-    0.3
-    """
-    gain = values[-1] - values[0]
-    if not gain > 0:
-        return float("nan")
-    return float(fractions[np.argmax(values - values[0] >= share * gain - 1e-12)])

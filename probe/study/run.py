@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,11 @@ from extract.from_checkpoint import extract_checkpoint
 from extract.reader import Run
 from extract.share import Share
 from grounding.benchmarks import open_benchmark
+from grounding.checkpoint import find_checkpoint
 from grounding.errors import BadInput, RunFailed
 from grounding.evaluate_checkpoint import evaluate_checkpoint
 from grounding.finetune.run import finetune
+from grounding.finetune.trainer import DEFAULT_LOGGERS, Machine
 from probe.interventions.intervene import intervene
 from probe.study.config import Cell, StudyConfig
 from probe.study.folder import CELLS, INTERVENTIONS, is_evaluated, is_swept, is_whole, open_folder
@@ -34,9 +36,12 @@ def run_study(
     *,
     root: Path | str | None = None,
     device: str = "cpu",
+    workers: int = 0,
+    loggers: Sequence[str] = DEFAULT_LOGGERS,
     share: Share | None = None,
     engine: str = "local",
     address: str = "auto",
+    num_workers: int | None = None,
     minutes: float | None = None,
     progress: Progress | None = None,
     failed: dict[str, str] | None = None,
@@ -44,24 +49,29 @@ def run_study(
     """Run what is left of a study in the folder ``out``; returns the cells that are still not whole.
 
     Each cell fine-tunes, evaluates, extracts, sweeps and intervenes in a folder of its own, and goes on where it
-    stopped. root: files of the benchmark. share: of the cells, for one of several processes (Slurm, torchrun); engine
-    ``ray``: on a cluster that all see the folder. minutes: after them nothing new is begun, and training stops
-    after a step that is kept. failed: takes the reason of each cell that cannot go on, by name, and the others do;
-    without it, the first such cell ends the study.
-    Raises BadInput for a folder of another study, naming what differs, and for a benchmark that cannot be opened.
+    stopped. root: files of the benchmark. device: with engine ``ray`` also ``auto``. workers: processes that prepare
+    the batches of a cell. loggers: of training, some of csv, tensorboard and wandb. share: of the cells, for one of
+    several processes (Slurm, torchrun); engine ``ray``: on a cluster that all see the folder, num_workers cells at a
+    time, by default as many as there is room for. minutes: after them nothing new is begun, and training stops after a
+    step that is kept. failed: takes the reason of each cell that cannot go on, by name, and the others do; without it,
+    the first such cell ends the study.
+    Raises BadInput for a folder of another study, naming what differs, and for a benchmark or a checkpoint to begin
+    with that cannot be opened.
     """
     out, cells = Path(out), config.cells()
     if minutes is not None and not minutes >= 0:
         raise BadInput(f"minutes {minutes} cannot be; accepted: 0 or more")
-    _open_benchmarks(cells, root)
+    Machine("cpu", 1, 1, workers, tuple(loggers))  # what cannot be is told before a cell begins
+    _check_sources(cells, root)
     open_folder(out, config)
     mine = [cells[place] for place in (share or Share()).of(len(cells))]
     left = [cell for cell in mine if not is_whole(out, cell, config)]
     options: dict[str, Any] = {"root": None if root is None else str(root), "device": device}
+    options |= {"workers": workers, "loggers": tuple(loggers)}
     if minutes is not None:
         options["deadline"] = time.time() + 60 * minutes
     if engine == "ray":
-        _on_ray(left, config, out, address, options, failed)
+        _on_ray(left, config, out, address, num_workers, options, failed)
     else:
         for number, cell in enumerate(left):
             try:
@@ -79,6 +89,8 @@ def run_cell(
     *,
     root: str | None = None,
     device: str = "cpu",
+    workers: int = 0,
+    loggers: Sequence[str] = DEFAULT_LOGGERS,
     deadline: float | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -94,7 +106,7 @@ def run_cell(
 
     ckpt = folder / "ckpt"
     if not (ckpt / "config.json").exists():
-        finetune(settings, ckpt, device=device, progress=tell)
+        finetune(settings, ckpt, device=device, workers=workers, loggers=loggers, progress=tell)
     source: dict[str, Any] = {
         **{"root": settings.root, "options": settings.benchmark_options, "data_seed": settings.data_seed},
         **{"device": device, "skip_bad": settings.skip_bad},
@@ -110,7 +122,7 @@ def run_cell(
     if config.extract is not None:
         _probed(cell, config, folder, ckpt, source, tell)
     if config.intervene is not None and not (folder / INTERVENTIONS).is_dir():
-        given = {"split": "dev", "seed": cell.seed, **config.intervene}
+        given = {"split": "dev", **config.intervene, "seed": cell.seed}
         if given.get("method", "erase") == "erase":
             given["run"] = folder / "run"
         source.pop("skip_bad")
@@ -139,7 +151,7 @@ def _probed(
     )
     if not is_swept(folder):
         run = Run.open(folder / "run")
-        chosen = {"seeds": (cell.seed,), **config.sweep}
+        chosen = {**config.sweep, "seeds": (cell.seed,)}
         _whole(
             folder / "sweep",
             lambda place: sweep(run, out=place, progress=lambda d, t: tell(d, t, "probing"), **chosen),
@@ -159,8 +171,10 @@ def _of_cell(progress: Progress | None, cell: Cell, number: int, count: int) -> 
     return lambda done, total, doing: progress(done, total, f"{number + 1}/{count} {cell.name}: {doing}")
 
 
-def _open_benchmarks(cells: list[Cell], root: Path | str | None) -> None:
-    """Raise BadInput where one that the cells learn from cannot be opened."""
+def _check_sources(cells: list[Cell], root: Path | str | None) -> None:
+    """Raise BadInput for a benchmark that cannot be opened, or a checkpoint to begin with that is not there."""
+    for init in dict.fromkeys(cell.settings.init for cell in cells if cell.settings.init is not None):
+        find_checkpoint(init)
     of = {repr((s.benchmark, s.root, s.benchmark_options)): s for s in (cell.settings for cell in cells)}
     for settings in of.values():
         place = settings.root if root is None else root
@@ -186,21 +200,32 @@ def _on_ray(
     config: StudyConfig,
     out: Path,
     address: str,
+    num_workers: int | None,
     options: Mapping[str, Any],
     failed: dict[str, str] | None,
 ) -> None:
-    """One task a cell; a cell whose worker dies is begun again, where its last step ended."""
+    """One task a cell; a cell whose worker dies is begun again, where its last step ended, and fails at the fourth."""
     import ray
+    from ray.exceptions import RayError, RayTaskError
 
-    from extract.ray_pool import connected
+    from extract.ray_pool import capacity, connected, device_and_gpus, short_reason
 
-    gpus = 1 if str(options["device"]).startswith("cuda") else 0
     with connected(address, None):
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(run_cell)
-        waiting = [(cell, task.remote(cell, config, out.resolve(), **options)) for cell in cells]
-        for cell, one in waiting:
-            with suppress(TimeIsUp), _told_of(cell, failed):
+        device, gpus = device_and_gpus(options["device"], None)
+        cpus, told = 1 + options["workers"], {**options, "device": device}
+        capacity(cpus, gpus)  # told where no node has room for a cell
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(run_cell)
+        waiting = list(cells)
+        running: dict[Any, Cell] = {}
+        while waiting or running:
+            while waiting and len(running) < (num_workers or len(cells)):
+                cell = waiting.pop(0)
+                running[task.remote(cell, config, out.resolve(), **told)] = cell
+            (ended,), _ = ray.wait(list(running))
+            with suppress(TimeIsUp), _told_of(running.pop(ended), failed):
                 try:
-                    ray.get(one)
-                except ray.exceptions.RayTaskError as error:
+                    ray.get(ended)
+                except RayTaskError as error:
                     raise error.cause from None
+                except RayError as error:
+                    raise RunFailed(f"its worker was lost: {short_reason(error)}") from None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, get_type_hints
 
 from extract.collect import VIEWS
 from extract.from_checkpoint import prepare_checkpoint
 from extract.shards import Options
 from extract.shards import Settings as ExtractSettings
 from grounding.benchmarks import benchmark_class
+from grounding.benchmarks.base import check_limit
 from grounding.errors import BadInput, unknown_choice
 from grounding.evaluate_checkpoint import evaluate_checkpoint
-from probe.interventions.intervene import METHODS, intervene
+from grounding.values import check_kind
+from probe.interventions.intervene import check_options, intervene
 from probe.questions import QUESTIONS
 from probe.settings import SweepSettings
 from probe.sweep_config import ACCEPTED, checked
@@ -26,7 +29,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 # What the study itself says to a step, or has no use for.
 _OURS = (
     *("ckpt", "benchmark", "root", "options", "data_seed", "skip_bad", "device", "run", "runs", "out", "progress"),
-    *("export", "train_root", "add", "command"),
+    *("export", "train_root", "add", "command", "seed", "seeds"),
 )
 
 
@@ -34,7 +37,7 @@ def check_steps(steps: Mapping[str, Any], benchmarks: Iterable[str]) -> None:
     """Check ``evaluate``, ``extract``, ``sweep`` and ``intervene`` of a study (None: no such step).
 
     benchmarks: of its cells. Raises BadInput naming step and option: unknown ones, and splits, views, questions and the
-    like that there are not.
+    like that there are not, and values of other kinds.
     """
     for name, options in steps.items():
         if options is None:
@@ -44,13 +47,14 @@ def check_steps(steps: Mapping[str, Any], benchmarks: Iterable[str]) -> None:
         for option in options:
             if option not in _accepted(name):
                 raise unknown_choice(f"study: {name}: option", option, _accepted(name))
+        _check_values(name, options)
         for benchmark in benchmarks if "split" in options else ():
             if options["split"] not in (splits := benchmark_class(benchmark).splits):
                 raise unknown_choice(f"study: {name}: split", options["split"], splits)
     _check_extract(steps["extract"] or {})
     _check_sweep(steps["sweep"])
-    if (method := (steps["intervene"] or {}).get("method", "erase")) not in METHODS:
-        raise unknown_choice("study: intervene: method", method, METHODS)
+    if steps["intervene"] is not None:
+        _check_intervene(steps["intervene"])
 
 
 def _accepted(step: str) -> list[str]:
@@ -61,6 +65,33 @@ def _accepted(step: str) -> list[str]:
     if step == "extract":
         names += ExtractSettings.__annotations__
     return [name for name in names if name not in _OURS]
+
+
+def _check_values(step: str, options: Mapping[str, Any]) -> None:
+    hints = {} if step == "sweep" else get_type_hints(FUNCTIONS[step])
+    hints |= get_type_hints(ExtractSettings) if step == "extract" else {}
+    for option in (option for option in options if option in hints):
+        check_kind(f"study: {step}: {option}", options[option], hints[option])
+    with _of_step(step):
+        check_limit(options.get("limit"))
+
+
+def _check_intervene(options: Mapping[str, Any]) -> None:
+    method = options.get("method", "erase")
+    run = "of the cell" if method == "erase" else None
+    given: dict[str, Any] = {name: options.get(name) for name in ("concepts", "pairs", "groups")}
+    given |= {name: options[name] for name in ("eraser", "draws", "batch_size") if name in options}
+    with _of_step("intervene"):
+        check_options(method, run=run, **given)
+
+
+@contextmanager
+def _of_step(step: str) -> Iterator[None]:
+    """Say of which step a value is."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"study: {step}: {error}") from None
 
 
 def _check_extract(options: Mapping[str, Any]) -> None:

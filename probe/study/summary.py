@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from probe.study.results import ENOUGH, Results
+from probe.study.gains import ENOUGH
+from probe.study.results import Results
+from probe.study.seeds import mean_over_seeds
 
-NAMES = {"accuracy": "accuracy", "mean_iou": "mean IoU", "pearson": "task x grounding (r)"}
+_SCORES = (("value", "low", "high"), ("selectivity", "selectivity_low", "selectivity_high"))
+NAMES = {
+    "accuracy": "accuracy",
+    "accuracy@80px": "accuracy within 80 pixels",
+    "mean_iou": "mean IoU",
+    "pearson": "task x grounding (r)",
+}
 
 
 def summarise_study(results: Results, missing: int = 0) -> str:
@@ -24,22 +32,25 @@ def summarise_study(results: Results, missing: int = 0) -> str:
     for _, row in results.effects[results.effects["figure"].isin(NAMES)].iterrows():
         lines.append(
             f"* {row['model']}, {row['initialisation']}: from {row['from_fraction']:g} to {row['to_fraction']:g} of "
-            f"the annotation, {NAMES[row['figure']]} changes by {_figure(row['gain'], row['low'], row['high'])} "
-            f"({_counted(row['seeds'])})."
+            f"the annotation, {NAMES[row['figure']]} changes by {_gain(row)}."
         )
     for _, row in results.enough.iterrows():
         lines.append(f"* {row['model']}, {row['initialisation']}: {_enough(row)}")
     lines += _gaps(results.gaps)
+    if len(results.best):
+        lines += ["", "## What a probe reads", "", *_best(results.best)]
     return "\n".join([*lines, ""])
 
 
 def _table(curves: pd.DataFrame) -> str:
-    rows = ["| model | initialisation | fraction | " + " | ".join(NAMES.values()) + " |", "|---|---|---|" + "---|" * 3]
+    names = {name: told for name, told in NAMES.items() if name in set(curves["figure"])}
+    head = f"| model | initialisation | fraction | {' | '.join(names.values())} |"
+    rows = [head, "|---|---|---|" + "---|" * len(names)]
     for (model, start, fraction), group in curves.groupby(["model", "initialisation", "fraction"], sort=False):
         found, over = group.set_index("figure"), _over(group)
         cells = [
             _figure(*found.loc[name, ["value", f"{over}_low", f"{over}_high"]]) if name in found.index else "–"
-            for name in NAMES
+            for name in names
         ]
         rows.append(f"| {model} | {start} | {fraction:g} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
@@ -51,14 +62,15 @@ def _over(rows: pd.DataFrame) -> str:
 
 
 def _enough(row: pd.Series) -> str:
+    figure, first, last = NAMES[row["figure"]], f"{row['from_fraction']:g}", f"{row['to_fraction']:g}"
     if np.isnan(row["fraction"]):
-        return "mean IoU is no better with all of the annotation than with none."
-    interval = f" (95 % interval {row['low']:g} to {row['high']:g}, over seeds and examples)"
-    doubt = f"; in {row['no_gain']:.0%} of the resamples there is no gain" if row["no_gain"] > 0 else ""
+        return f"{figure} is no better with {last} of the annotation than with {first}."
+    interval = f" (95 % interval {row['low']:g} to {row['high']:g}, over seeds and images)"
+    doubt = f"; in {row['no_gain']:.1%} of the resamples there is no gain" if row["no_gain"] > 0 else ""
     tried = f", of {', '.join(row['tried'].split())}"
     return (
-        f"{ENOUGH:.0%} of the gain in mean IoU from {row['from_fraction']:g} to {row['to_fraction']:g} of the "
-        f"annotation is reached with {row['fraction']:g}{tried}{interval}{doubt}."
+        f"{ENOUGH:.0%} of the gain in {figure} from {first} to {last} of the annotation is reached with "
+        f"{row['fraction']:g}{tried}{interval}{doubt}."
     )
 
 
@@ -77,8 +89,47 @@ def _gaps(gaps: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _counted(seeds: int) -> str:
-    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+def _best(best: pd.DataFrame) -> list[str]:
+    """A table of the best sites, means over seeds, and of how many sites of each seed are above the controls."""
+    lines = [
+        "At the best site, that of the lowest validation loss; selectivity: minus what the same probe scores on random",
+        "labels; sites above: all its controls, after Holm's correction. Of several seeds, means with 95 % intervals",
+        "over them, and the site (where they differ) and the number of each.",
+        "",
+        "| model | initialisation | fraction | probe | best site | score | chance | selectivity | sites above |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    keys = ["model", "initialisation", "question", "probe", "fraction"]
+    for (model, start, question, probe, fraction), rows in best.groupby(keys, sort=False):
+        sites = ", ".join(f"`{site}`" for site in (rows["site"] if rows["site"].nunique() > 1 else rows["site"][:1]))
+        score, less = (_mean(rows, name, *bounds) for name, *bounds in _SCORES)
+        above = ", ".join(f"{count:.0f}" for count in rows["sites_above"].dropna())
+        above = f"{above} of {rows['sites'].iloc[0]}" if above else "–"
+        lines.append(
+            f"| {model} | {start} | {fraction:g} | {question}, {probe} | {sites} | {score} | "
+            f"{rows['chance'].mean():.3f} | {less} | {above} |"
+        )
+    return lines
+
+
+def _mean(rows: pd.DataFrame, name: str, low: str, high: str) -> str:
+    """Mean over seeds with its interval; of one seed, its interval over images."""
+    if rows[name].isna().all():
+        return "–"
+    if len(rows) == 1:
+        return _figure(*rows[[name, low, high]].iloc[0])
+    return _figure(*mean_over_seeds(rows[name].to_numpy()))
+
+
+def _gain(row: pd.Series) -> str:
+    """A gain with its intervals over images and over seeds, as far as there are any."""
+    intervals = [
+        f"[{row[low]:.3f}, {row[high]:.3f}] over {what}"
+        for low, high, what in (("images_low", "images_high", "images"), ("low", "high", "seeds"))
+        if not np.isnan(row[low])
+    ]
+    seeds = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
+    return f"{row['gain']:.3f} ({'; '.join([*intervals, seeds])})"
 
 
 def _figure(value: float, low: float, high: float) -> str:
