@@ -60,14 +60,12 @@ class Caption:
             if piece.phrase is not None:
                 fill = self._colour(piece.phrase)
                 colour = contrast(fill)
-                sheet.rectangle(left, baseline - 1.0 * em, piece.width, 1.36 * em, 0.16 * em, facecolor=fill)
+                sheet.rectangle(left, baseline - 1.0 * em, piece.width, 1.36 * em, fill, 0.16 * em)
                 left += PAD
             sheet.text(left, baseline, self._directed(piece.text), self.size, color=colour)
             for depth, outer in enumerate(piece.around[:2]):
-                sheet.rectangle(
-                    x + piece.x, baseline + (0.42 + 0.16 * depth) * em, piece.width, 0.1 * em,
-                    facecolor=self._colour(outer),
-                )  # fmt: skip
+                top = baseline + (0.42 + 0.16 * depth) * em
+                sheet.rectangle(x + piece.x, top, piece.width, 0.1 * em, self._colour(outer))
 
     def _directed(self, text: str) -> str:
         """A piece with a mark (of no width) that has matplotlib order its characters as within the whole caption."""

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grounding.errors import BadInput, unknown_choice
+from grounding.values import counted
 from visualize.gallery import Outcomes
 from visualize.style import FAINT, INK, RIGHT, WRONG, new_figure, series_colour, styled
 
@@ -29,7 +30,7 @@ BASELINES = {
     "region-only": ("#3fb38f", "P"),
     "majority": ("#8a8a8a", "X"),
 }
-DIFFERENCES = ("selectivity", "above-position-only", "above-random-model")
+DIFFERENCES = ("selectivity", *(f"above-{name}" for name in ("position-only", "random-model", *BASELINES)))
 # Controls of one probe share its colour, and differ in their dashes.
 _DASHES = {"control-labels": "--", "position-only": (0, (1, 1.2)), "random-model": (0, (5, 1.5, 1, 1.5))}
 _MARKERS = ("o", "s", "^", "D", "P", "X")
@@ -99,10 +100,11 @@ def draw_score(panel: Axes, table: pd.DataFrame, sites: pd.DataFrame, blind: str
     names = list(dict.fromkeys(table["probe"]))
     main = [name for name in names if name not in BASELINES]
     series = list(table.groupby(["probe", "condition"], sort=False))
+    spread = min(0.03 * len(series) * len(sites), 0.8)  # of few sites, marks keep near their own
     for number, ((probe, condition), rows) in enumerate(series):
         real = condition == rows["question"].iloc[0]
         look = _look(str(probe), None if real else str(condition), main)
-        aside = 0.8 * ((number + 0.5) / len(series) - 0.5)
+        aside = spread * ((number + 0.5) / len(series) - 0.5)
         seeds = list(dict.fromkeys(rows["seed"]))
         for seed in seeds:
             for stage, part in rows[rows["seed"] == seed].groupby("stage", sort=False):
@@ -160,7 +162,7 @@ def name_sites(panel: Axes, sites: pd.DataFrame) -> None:
     if len(stages) == 1:
         step = -(-len(sites) // 16)
         panel.set_xticks(range(0, len(sites), step), sites["layer"].astype(str)[::step])
-        panel.set_xlabel(f"layer ({stages[0]})")
+        panel.set_xlabel("layer" if stages[0] in ("layer", "layers") else f"layer ({stages[0]})")
         return
     panel.set_xticks(range(len(sites)), sites["site"], rotation=50, ha="right", rotation_mode="anchor")
     changes = np.flatnonzero(sites["stage"].to_numpy()[1:] != sites["stage"].to_numpy()[:-1])
@@ -194,7 +196,7 @@ def task_and_grounding(outcomes: Outcomes, note: str | None = None) -> Figure:
     _scatter(left, table, outcomes)
     _quadrant_counts(right, table, outcomes)
     unknown = len(outcomes.table) - len(table)
-    left_out = f"{unknown} examples without a known grounding or a task are left out." if unknown else ""
+    left_out = f"Left out: {counted(unknown, 'example')} without a known grounding or a task." if unknown else ""
     if note or left_out:
         figure.supxlabel(f"{note or ''} {left_out}".strip(), size=7.5, color=FAINT, x=0.01, ha="left")
     return figure

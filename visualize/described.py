@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from grounding.values import counted
 from visualize.case import gather
 from visualize.curves import layer_curves, task_and_grounding
 from visualize.gallery import Selection, draw_gallery
@@ -109,8 +110,9 @@ def _joint(plan: Plan) -> Described:
         for correct in (True, False)
         for grounded in (True, False)
     }
+    both = counted(counts[True, True], "example")
     alternative = (
-        f"Task right and grounded: {counts[True, True]} examples; right, not grounded: {counts[True, False]}; "
+        f"Task right and grounded: {both}; right, not grounded: {counts[True, False]}; "
         f"wrong, grounded: {counts[False, True]}; wrong, not grounded: {counts[False, False]}."
     )
     title = "Do task and grounding go together?"
@@ -147,10 +149,13 @@ def _heads(table: pd.DataFrame, scope: str) -> Described:
         "worse. A dot: better after correction for all heads; a frame: chosen on the tuning run."
     )
     rows = table[(table["scope"] == scope) & table["gain"].notna()]
-    best = rows.loc[rows["value"].idxmax()]
+    chosen = "; ".join(
+        f"{row['kind']} at {row['site']}, head {row['head']}: {row['measure']} {row['value']:.2f}"
+        for row in rows[rows["selected"]].to_dict("records")
+    )
     alternative = (
-        f"Heat maps of {rows['site'].nunique()} sites and {rows['kind'].nunique()} kinds of maps; the largest value, "
-        f"{best['value']:.2f} ({best['measure']}), is that of {best['kind']} at {best['site']}, head {best['head']}."
+        f"Heat maps of {rows['site'].nunique()} sites and {rows['kind'].nunique()} kinds of maps; chosen on the tuning "
+        f"run: {chosen or 'none'}."
     )
     return Described(f"heads-{scope}", f"Which heads point at phrases, {where}?", caption, alternative,
                      head_maps(table, scope))  # fmt: skip

@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from grounding.errors import BadInput
 from grounding.folders import make_folder
+from grounding.grounded import GROUNDED_AT
 from visualize.curves import task_and_grounding
-from visualize.gallery import GROUNDED_AT, Outcomes
+from visualize.gallery import Outcomes
 from visualize.style import FAINT, RIGHT, check_formats, new_figure, save, series_colour, styled
 
 CORRELATION_NAMES = {

@@ -13,6 +13,7 @@ import pandas as pd
 import traitlets
 
 from grounding.errors import BadInput, unknown_choice
+from grounding.values import counted
 from visualize.front import script, style
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Explorer(anywidget.AnyWidget):
         self.on_msg(self._answer)
 
     def __repr__(self) -> str:
-        return f"Explorer of {', '.join(self._runs)}: {self.examples['id'].nunique()} examples"
+        count = counted(self.examples["id"].nunique(), "example")
+        return f"Explorer of {', '.join(self._runs)}: {count} (a live page: run the notebook to use it)"
 
     def selection(self) -> pd.DataFrame:
         """The rows of ``examples`` that are selected, in the order in which they are shown."""
@@ -107,11 +109,11 @@ class Explorer(anywidget.AnyWidget):
         quadrant: ``right``, ``wrong``, or with ``_grounded``, ``_not_grounded`` behind it. phrases, score, grounding:
         (lowest, highest), either of them None. change: from the first run to the second: ``gained``, ``lost``,
         ``same``. order: a column, lowest first; with ``-`` before it highest first. run: number of the run whose
-        outcomes count. Raises BadInput for a value that the page does not know.
+        outcomes count. Raises BadInput for a value that the page does not know, and for a range that holds nothing.
         """
         for name, value, accepted in (
             ("quadrant", quadrant, QUADRANTS), ("change", change, CHANGES), ("order", order, ORDERS),
-            ("run", run, range(len(self._runs))),
+            ("run", run, range(len(self._runs))), ("type", type, self._report.types),
         ):  # fmt: skip
             if value is not None and value not in accepted:
                 raise unknown_choice(name, value, accepted)
@@ -150,4 +152,7 @@ class Explorer(anywidget.AnyWidget):
 def _range(name: str, ends: Range) -> str:
     if not isinstance(ends, tuple) or len(ends) != 2:
         raise BadInput(f"{name} {ends!r} is not a range; accepted: (lowest, highest), either of them None")
+    low, high = ends
+    if low is not None and high is not None and low > high:
+        raise BadInput(f"{name} {ends!r} holds nothing; accepted: (lowest, highest)")
     return "..".join("" if end is None else str(end) for end in ends)

@@ -11,6 +11,8 @@ import pandas as pd
 
 from grounding.benchmarks import load_source
 from grounding.errors import BadInput
+from grounding.folders import name_of
+from grounding.grounded import GROUNDED_AT
 
 if TYPE_CHECKING:
     from extract.reader import Run
@@ -25,13 +27,15 @@ def explore(
     *,
     words: Sequence[Words] = (),
     title: str | None = None,
+    grounded_at: float = GROUNDED_AT,
 ) -> Explorer:
     """The report on one or more runs of the same examples as a widget of Jupyter, which Python drives and asks.
 
     runs: a ``Subject`` has a name of its own and what was computed of its run, a bare ``Run`` is called as its folder.
-    examples: id -> example, for images and polygons; without them those that the first run's manifest names. The rest:
-    as in ``write_report``. Every map that the runs hold is there: what the page shows is read, and its images drawn,
-    when it asks, into a temporary folder that goes with the widget (``close``), or with Python.
+    examples: id -> example, for images and polygons; without them those that the first run's manifest names.
+    grounded_at: of bare runs, mean IoU from which on an example counts as grounded. The rest: as in ``write_report``.
+    Every map that the runs hold is there: what the page shows is read, and its images drawn, when it asks, into a
+    temporary folder that goes with the widget (``close``), or with Python.
     Raises BadInput as ``write_report`` does, and without anywidget.
 
     >>> explorer = explore(run)  # doctest: +SKIP
@@ -47,7 +51,9 @@ def explore(
     from visualize.report.live import LiveReport
 
     several = runs if isinstance(runs, Sequence) else [runs]
-    subjects = [run if isinstance(run, Subject) else Subject(run, run.path.name) for run in several]
+    subjects = [
+        run if isinstance(run, Subject) else Subject(run, name_of(run.path), grounded_at=grounded_at) for run in several
+    ]
     if examples is None:
         examples = load_source(subjects[0].run.manifest.get("source")) if subjects else {}
     folder = TemporaryDirectory(prefix="probe-explorer-")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from grounding.examples import Example
 from grounding.folders import check_folder, make_folder, of_run, read_note, refuse_another
+from grounding.grounded import GROUNDED_AT
 from visualize.curves import check_sweep
 from visualize.described import described
 from visualize.heads import check_heads
@@ -55,6 +56,7 @@ def draw(
     heads: pd.DataFrame | None = None,
     gaps: Gaps | None = None,
     against: Run | None = None,
+    grounded_at: float = GROUNDED_AT,
 ) -> list[Drawn]:
     """Draw a run: layer curves, interventions, heads, task against grounding, galleries, single examples.
 
@@ -65,12 +67,14 @@ def draw(
     sweep: tidy table of a sweep of this run; without it there are no layer curves.
     chosen: ids to draw on a page of their own; without any, the first of each quadrant's selection.
     look: which maps, sites, heads and grids those pages show.
-    count: examples on each side of the gallery. seed: of the random selections.
+    count: examples a group in the galleries; half as many, at least one, in each of the four quadrants. seed: of the
+    random selections.
     note: printed below task against grounding (a correlation, computed elsewhere).
     progress: called with (figures done, figures in all). interventions: tidy tables of ``probe intervene`` on the run's
     checkpoint, each drawn under the curve of the sweep. measures: tables of the sweep's measures by file name.
     heads: table of ``probe heads`` of this run. gaps: what a probe finds beside what the model shows, for a gallery.
     against: a run of another checkpoint on the same examples, for the gallery of what changed most from it to this one.
+    grounded_at: mean IoU (in a run without, share of phrases pointed at) from which on an example counts as grounded.
     ``figures.json`` in ``out`` says of which run the figures are, and lists them.
     Raises BadInput, before anything is drawn, for an empty run, an unknown id, map, site, head, grid or format, for
     tables and runs that do not go with this one, and where ``out`` cannot be a folder, or holds the figures of another
@@ -87,7 +91,7 @@ def draw(
         "heads": None if heads is None else check_heads(heads),
         "note": note,
     }
-    figures = described(make_plan(run, examples, chosen, look, count, seed, gaps, against, **tables))
+    figures = described(make_plan(run, examples, chosen, look, count, seed, gaps, against, grounded_at, **tables))
     make_folder(out)
     drawn: list[Drawn] = []
     for make in figures:

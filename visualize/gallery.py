@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from grounding.errors import BadInput
+from grounding.grounded import GROUNDED_AT, check_grounded_at
+from grounding.values import counted
 from visualize.case import Case
 from visualize.legend import Legend
 from visualize.overlays import Title, coloured_caption, missing_notes
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from extract.reader import Run
 
-GROUNDED_AT = 0.5
 WIDTH = 10.4
 GUTTER = 0.4
 
@@ -43,14 +44,14 @@ class Outcomes:
     @classmethod
     def of(cls, run: Run, threshold: float = GROUNDED_AT) -> Outcomes:
         """The outcomes of a run: mean over an example's phrases of their stored IoU, or, in a run without IoU, of
-        the stored pointing (0 or 1).
+        the stored pointing (0 or 1). Raises BadInput for a threshold that is not above 0, and at most 1.
         """
+        check_grounded_at(threshold)
         column = "iou" if run.phrases["iou"].notna().any() else "pointing"
         measure = "mean IoU" if column == "iou" else "share of phrases whose peak is inside their region"
         table = run.examples[["id", "task_correct", "task_score"]].set_axis(["id", "correct", "score"], axis=1)
         means = run.phrases.groupby("example")[column].mean()
-        score = table["score"].mask((run.examples["task"] == "game") & (run.examples["n_images"] == 1))
-        table = table.assign(correct=table["correct"].astype(bool), score=score, grounding=means)
+        table = table.assign(correct=table["correct"].astype(bool), grounding=means)
         return cls(table, measure, threshold)
 
     @property
@@ -95,7 +96,11 @@ def select(
         rules.append(f"{outcomes.measure} {'at least' if grounded else 'below'} {outcomes.threshold:g}")
     rng = np.random.default_rng([seed, _code(correct), _code(grounded)])
     rows = tuple(int(row) for row in found[rng.permutation(len(found))[:count]])
-    drawn = f"{len(rows)} of {len(found)} examples, drawn at random (seed {seed})" if len(found) else "no such example"
+    drawn = (
+        f"{len(rows)} of {counted(len(found), 'example')}, drawn at random (seed {seed})"
+        if len(found)
+        else "no such example"
+    )
     title = ", ".join(sides) or "All examples"
     return Selection(title[0].upper() + title[1:], "; ".join([*rules, drawn]), rows, correct)
 
@@ -227,4 +232,4 @@ class Heading:
     def draw(self, sheet: Sheet, x: float, y: float) -> None:
         """Draw with the top left corner at (x, y)."""
         self._lines().draw(sheet, x, y)
-        sheet.rectangle(x, y + self.height - 0.02, self.width, 0.02, facecolor=self._colour())
+        sheet.rectangle(x, y + self.height - 0.02, self.width, 0.02, self._colour())

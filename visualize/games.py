@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def choices(examples: pd.DataFrame) -> np.ndarray:
     """How often candidate ``c`` was chosen where ``t`` was the target: int64 ``[N, N]``, rows by target.
 
-    examples: the run's table. N: the most candidates of any answered game; games of one candidate are left out.
+    examples: the run's table. N: the most candidates of any answered game.
     """
-    game = (examples["task"] == "game") & (examples["n_images"] > 1) & (examples["answer_index"] >= 0)
+    game = (examples["task"] == "game") & (examples["answer_index"] >= 0)
     table = examples[game]
     most = int(table["n_images"].max()) if len(table) else 0
     if not most:

@@ -91,5 +91,5 @@ def _sample(sheet: Sheet, kind: str, colour: str, x: float, middle: float) -> No
         mark = {"marker": "o", "markerfacecolor": "none"} if kind == "ring" else {"marker": "X"}
         sheet.line(x + 0.13, middle, x + 0.13, middle, color=colour, markersize=7, **mark)
     else:
-        sheet.rectangle(x + 0.03, middle - half - 0.01, 0.2, 2 * half + 0.02, facecolor=colour)
-        sheet.rectangle(x + 0.055, middle - half + 0.015, 0.15, 2 * half - 0.03, facecolor="white")
+        sheet.rectangle(x + 0.03, middle - half - 0.01, 0.2, 2 * half + 0.02, colour)
+        sheet.rectangle(x + 0.055, middle - half + 0.015, 0.15, 2 * half - 0.03, "white")

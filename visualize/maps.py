@@ -32,6 +32,7 @@ _NAMES = {
     "relevance.grad-cam": ("Grad-CAM", "at"),
     "relevance.occlusion": ("occlusion: how much the score falls without a cell", "at"),
 }
+KINDS = (*_NAMES, *(f"{name}{TASK}" for name in _NAMES if name.startswith("relevance.")))
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,13 @@ def view_of(kind: str) -> str:
 def kinds_of(run: Run) -> list[str]:
     """The kinds of maps that a run holds somewhere: ``attention``, ``sink-filtered``, ``relevance.METHOD``."""
     held = {view for site in run.sites for view in site.views}
-    tasked = [f"{name}{TASK}" for name in _NAMES if name.startswith("relevance.")]
-    return [kind for kind in (*_NAMES, *tasked) if view_of(kind) in held]
+    return [kind for kind in KINDS if view_of(kind) in held]
 
 
 def sites_with(run: Run, kind: str) -> list[SiteInfo]:
     """The sites that hold a kind of maps, in the run's order. Raises BadInput for an unknown kind, and for none."""
-    if kind.removesuffix(TASK) not in _NAMES:
-        raise unknown_choice("map", kind, [*_NAMES, PROBE])
+    if kind not in KINDS:
+        raise unknown_choice("map", kind, [*KINDS, PROBE])
     view = view_of(kind)
     found = [site for site in run.sites if view in site.views]
     if not found:
@@ -133,7 +133,7 @@ def read_maps(
     if kind == FILTERED and maps:
         filtered = without_sinks(np.stack(list(maps.values())), np.zeros(len(maps), dtype=np.int64))
         maps = dict(zip(maps, filtered, strict=True))
-    remarks = _completeness(run, site, kind, list(maps)) if kind.removesuffix(TASK) == INTEGRATED else {}
+    remarks = completeness_told(run, site, kind, list(maps))
     words = "cross-attention from each phrase's query" if of_query else ""
     return SiteMaps(kind, site, maps, head if heads > 1 else None, heads, remarks, words)
 
@@ -157,8 +157,10 @@ def read_heads(run: Run, case: Case, kind: str = ATTENTION, site: str | None = N
     return [*(read_maps(run, case, kind, mean.site, head) for head in range(mean.heads)), mean]
 
 
-def _completeness(run: Run, site: str, view: str, rows: Sequence[int]) -> dict[int, str]:
-    """Of each phrase's integrated gradients: by how much they fail to sum to the change of the score."""
+def completeness_told(run: Run, site: str, view: str, rows: Sequence[int]) -> dict[int, str]:
+    """Of each phrase's integrated gradients: by how much they fail to sum to the change of the score; {} of others."""
+    if view.removesuffix(TASK) != INTEGRATED:
+        return {}
     table = run.completeness(site, view)
     told = {}
     for row in rows:

@@ -191,6 +191,7 @@ def _heatmap(case: Case, number: int, width: float) -> Column:
     remark = f"largest value {_beside_mean(maps)}"
     if phrase.pointing is not None:
         remark += f"; peak {'inside' if phrase.pointing else 'outside'} the region"
+        remark += " (drawn coarser)" if phrase.drawn_apart else ""
     return _strip(case, number, width, spread_maps(strength(maps), case.sizes), remark)
 
 

@@ -105,9 +105,7 @@ class Panel:
         target, chosen = (case.is_game and index == picked for picked in (case.target, case.answer))
         colour = RIGHT if target else WRONG if chosen else RULE
         edge = self.frame if target or chosen else 0.008
-        sheet.rectangle(
-            slot.x - edge, slot.y - edge, slot.width + 2 * edge, slot.height + 2 * edge, facecolor=colour
-        )  # fmt: skip
+        sheet.rectangle(slot.x - edge, slot.y - edge, slot.width + 2 * edge, slot.height + 2 * edge, colour)
         if not self.labels or not case.is_game:
             return
         role = "target ✓" if target and chosen else "target" if target else "chosen" if chosen else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example
+from grounding.grounded import GROUNDED_AT
 from visualize.case import Case, find_row, gather
 from visualize.gallery import Outcomes, Selection, four_quadrants, grounded_or_not, right_and_wrong
 from visualize.maps import (
@@ -116,6 +117,7 @@ def make_plan(
     seed: int = 0,
     gaps: Gaps | None = None,
     against: Run | None = None,
+    grounded_at: float = GROUNDED_AT,
     **tables: Any,
 ) -> Plan:
     """The plan of a run: which examples are drawn, in which galleries, with which maps.
@@ -124,7 +126,7 @@ def make_plan(
     """
     if not len(run.examples):
         raise BadInput("the run holds no examples: there is nothing to draw")
-    outcomes = Outcomes.of(run)
+    outcomes = Outcomes.of(run, grounded_at)
     galleries = _galleries(outcomes, count, seed)
     rows = _rows(run, galleries, chosen)
     if gaps is not None:

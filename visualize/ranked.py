@@ -12,6 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from grounding.errors import BadInput
+from grounding.folders import name_of
+from grounding.values import counted
 from visualize.case import Case
 from visualize.gallery import GUTTER, WIDTH, Heading, Outcomes, Selection, check_choice, share, thumbnail
 from visualize.legend import Legend
@@ -50,9 +52,10 @@ def biggest_gaps(gaps: Gaps, count: int = 4, seed: int = 0) -> Selection:
     gap = (table["probe"] - table["own"]).to_numpy(float)
     places = [place for place in _largest(gap, count, seed) if gap[place] > 0]
     rows = table["example"].iloc[places].astype(int)
-    told = f"above 0 for none of {len(table)} examples"
+    among = counted(len(table), "example")
+    told = f"above 0 for none of {among}"
     if len(rows):
-        told = f"the {len(rows)} largest of {len(table)} examples, ties in random order (seed {seed})"
+        told = f"the {len(rows)} largest of {(gap > 0).sum()} above 0, of {among}, ties in random order (seed {seed})"
     rule = f"mean IoU of {gaps.words} minus the model's own; {told}"
     return Selection("The probe finds it, the model does not show it", rule, tuple(rows))
 
@@ -73,17 +76,21 @@ class Changes:
 def most_changed(before: Run, after: Run, count: int = 4, seed: int = 0) -> Changes:
     """The examples of two runs whose grounding (``Outcomes.of``) changed most from the first to the second.
 
-    Raises BadInput for runs without an example in common, or with other captions under the same ids; where grounding is
-    known of no example in both, or is another measure in each; and as ``biggest_gaps`` does.
+    Raises BadInput for a run against itself; for runs without an example in common, or with other captions under the
+    same ids; where grounding is known of no example in both, or is another measure in each; and as ``biggest_gaps``
+    does.
     """
     check_choice(count, seed)
-    names = (Path(before.path).name, Path(after.path).name)
+    if Path(before.path).resolve() == Path(after.path).resolve():
+        raise BadInput(f"against {str(before.path)!r} is the run itself; accepted: a run of another checkpoint")
+    names = (name_of(before.path), name_of(after.path))
     both, measure = _side_by_side(before, after, f"runs {names[0]!r} and {names[1]!r}")
     change = (both["grounding_after"] - both["grounding_before"]).to_numpy(float)
     places = _largest(np.abs(change), count, seed)
     chosen = both.iloc[places]
+    among = counted(len(both), "example")
     rule = (
-        f"change of the example's {measure}, up or down; the {len(places)} largest of {len(both)} examples that both "
+        f"change of the example's {measure}, up or down; the {len(places)} largest of {among} that both "
         f"runs know it of, ties in random order (seed {seed})"
     )
     pairs = tuple(zip(chosen["row_before"].astype(int), chosen["row_after"].astype(int), strict=True))

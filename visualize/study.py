@@ -14,16 +14,19 @@ from matplotlib.figure import Figure
 from grounding.errors import BadInput
 from visualize.style import FAINT, check_formats, heat_colours, new_figure, save, series_colour, signed_colours, styled
 
+GAP = "expression_gap"
 NAMES = {
     "accuracy": "task accuracy",
+    "accuracy@80px": "task accuracy (within 80 pixels)",
+    "mean_distance": "mean distance (pixels)",
     "mean_iou": "grounding (mean IoU)",
     "pearson": "task x grounding (Pearson r)",
     "point_biserial": "task x grounding (point-biserial r)",
     "pointing": "pointing",
-    "expression_gap": "expression gap (probe - model)",
+    GAP: "expression gap (probe - model)",
     "recall@1": "recall@1",
 }
-MAIN = ("accuracy", "mean_iou", "pearson", "expression_gap")
+MAIN = ("accuracy", "accuracy@80px", "mean_iou", "pearson", GAP)
 LEARNED = "share of the annotation learned from"
 _MARKERS = ("o", "s", "^", "D")
 
@@ -64,7 +67,7 @@ def _with_gaps(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.Dat
     if gaps.empty:
         return figures, curves
     of_first = (gaps["question"] == gaps["question"].iloc[0]) & (gaps["probe"] == gaps["probe"].iloc[0])
-    added = gaps[of_first].assign(figure="expression_gap")
+    added = gaps[of_first].assign(figure=GAP)
     alone = added[added["seeds"] == 1].rename(columns={"images_low": "low", "images_high": "high"}).assign(seed=0)
     return _with_rows(figures, alone), _with_rows(curves, added)
 
@@ -95,9 +98,17 @@ def fraction_curves(figures: pd.DataFrame, curves: pd.DataFrame, names: Sequence
     seeds = int(curves["seeds"].max())
     told = "Points: one seed each, 95 % over images. Fractions are not to scale."
     if seeds > 1:
+        told = told.replace(":", " (none of the expression gap):", 1) if GAP in names else told
         told = f"Lines: means of up to {seeds} seeds; bands: 95 % over seeds. {told}"
     figure.supxlabel(told, size=7.5, color=FAINT, x=0.01, ha="left")
     return figure
+
+
+def _bounds(figure: str) -> tuple[float, float]:
+    """Between which values a figure can lie: Student's t, of which the bands are, knows of no bounds."""
+    if figure in ("pearson", "point_biserial", GAP):
+        return -1.0, 1.0
+    return 0.0, np.inf if figure == "mean_distance" else 1.0
 
 
 def _draw_panel(panel: Axes, figures: pd.DataFrame, curves: pd.DataFrame) -> None:
@@ -110,7 +121,7 @@ def _draw_panel(panel: Axes, figures: pd.DataFrame, curves: pd.DataFrame) -> Non
         colour, marker = series_colour(number), _MARKERS[number % len(_MARKERS)]
         label = model if curves["initialisation"].nunique() == 1 else f"{model}, {start}"
         panel.plot(x, curve["value"], color=colour, marker=marker, markersize=4, label=label)
-        low, high = curve["seeds_low"].clip(lower=-1), curve["seeds_high"].clip(upper=1)  # Student's t knows no bounds
+        low, high = (curve[name].clip(*_bounds(curve["figure"].iloc[0])) for name in ("seeds_low", "seeds_high"))
         panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         points = figures[(figures["model"] == model) & (figures["initialisation"] == start)]
         if points.empty:
@@ -145,12 +156,13 @@ def site_heat_map(
     panel = figure.subplots()
     columns = [f"{100 * fraction:g} %" for fraction in table.columns]
     reach = table.abs().max(axis=None) or 1.0
+    digits = 2 if reach >= 0.05 else 3
     colours = {"cmap": signed_colours(), "vmin": -reach, "vmax": reach} if signed else {"cmap": heat_colours()}
     if chance is not None:
         colours["vmin"] = min(chance, table.min(axis=None))
         label = f"{label} (chance {chance:.2f})"
     seaborn.heatmap(
-        table.set_axis(columns, axis=1), ax=panel, annot=table.map(lambda value: f"{value:z.2f}"), fmt="",
+        table.set_axis(columns, axis=1), ax=panel, annot=table.map(lambda value: f"{value:z.{digits}f}"), fmt="",
         annot_kws={"size": 7.5}, cbar_kws={"label": label}, **colours,
     )  # fmt: skip
     panel.set(xlabel=LEARNED, ylabel="")

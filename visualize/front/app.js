@@ -5,13 +5,14 @@ const HELD = 24; // chunks that are kept in memory
 /**
  * Show a report in an element. source: {load(name) -> Promise of a chunk, file(path) -> URL or its Promise}.
  * router: {read() -> text, write(text, replace), listen(callback) -> function that ends it}. whole: whether the page is
- * the report's own. onselect: called with the ids that the gallery shows, and with the one that is open.
+ * the report's own. theme: light or dark, where what is around it is; the system's if not given. onselect: called with
+ * the ids that the gallery shows, and with the one that is open.
  * Returns {go(route), end()}.
  */
-async function mount(element, source, { router, whole = false, onselect = () => {} }) {
+async function mount(element, source, { router, whole = false, theme, onselect = () => {} }) {
   element.classList.add("probe-report");
   const main = h("main", { id: "probe-report-main" });
-  const app = { element, source, whole, keys: null, wide: element.clientWidth > 700, load: cached(source) };
+  const app = { element, source, whole, theme, keys: null, wide: element.clientWidth > 700, load: cached(source) };
   app.go = (route) => {
     router.write(formatRoute(route), false);
     return show();
@@ -26,7 +27,7 @@ async function mount(element, source, { router, whole = false, onselect = () => 
     refill(main, h("p", { class: "failure", role: "alert" }, error.message));
     return { go: app.go, end: deaf };
   }
-  let turn = 0;
+  let turn = 0, left; // left: the example that was open before
   async function show() {
     const route = parseRoute(router.read()), own = ++turn, first = own === 1;
     app.keys = null;
@@ -46,8 +47,12 @@ async function mount(element, source, { router, whole = false, onselect = () => 
       else tab.removeAttribute("aria-current");
     }
     if (whole) document.title = `${route.id || (route.page === "gallery" ? "Examples" : app.index.title)} – grounding report`;
-    if (!first) (main.querySelector(`[data-key="${CSS.escape(key || "-")}"]`) || main.querySelector("h1"))?.focus({ preventScroll: Boolean(key) });
-    if (!first && !key && whole) scrollTo(0, 0);
+    const marked = (name, value) => (value === undefined ? null : main.querySelector(`[data-${name}="${CSS.escape(value)}"]`));
+    const card = route.page === "gallery" ? marked("example", left) : null;
+    left = route.id;
+    if (first) return;
+    if (!key && !card && whole) scrollTo(0, 0);
+    (marked("key", key) || card || main.querySelector("h1"))?.focus({ preventScroll: Boolean(key) });
   }
   const still = router.listen(show);
   await show();
@@ -87,6 +92,7 @@ function prepared(index) {
       return (searched ??= id.map((name, example) => `${caption[example]}\n${name}`.toLocaleLowerCase()));
     },
     places: new Map(id.map((name, example) => [name, example])),
+    tallies: [],
   };
 }
 
@@ -99,7 +105,7 @@ function header(app) {
     h("span", { class: "tools" }, themeButton(app), h("button", { type: "button", class: "quiet", "aria-label": "Keys", title: "Keys (?)", onclick: () => app.help() }, "?")));
 }
 
-/** Light or dark: the system's choice until one is made here. */
+/** Light or dark: as what is around it, or as the system has it, until one is chosen here. */
 function themeButton(app) {
   const dark = matchMedia("(prefers-color-scheme: dark)"), key = "probe-report-theme";
   const current = () => app.element.dataset.theme || (dark.matches ? "dark" : "light");
@@ -111,7 +117,7 @@ function themeButton(app) {
     button.setAttribute("aria-label", `Switch to the ${current() === "dark" ? "light" : "dark"} theme`);
     if (remember) remembered(key, theme);
   }
-  set(remembered(key));
+  set(remembered(key) || app.theme);
   dark.addEventListener("change", () => set());
   return button;
 }

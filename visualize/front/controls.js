@@ -43,7 +43,7 @@ function headName(head, heads) {
   return heads.length > 1 ? "mean over heads" : "one map";
 }
 
-/** Controls for some runs: {element, state, layerBy(step), headBy(step), nextKind()}; onchange is called with the state. */
+/** Controls for some runs: {element, state, layerBy(step), headBy(step), toLayer(run, site), nextKind()}; onchange is called with the state. */
 function controlsOf(app, runs, params, onchange) {
   const views = [...new Set(runs.flatMap((run) => run.views.map((view) => view.view)))];
   if (views.includes("attention")) views.splice(views.indexOf("attention") + 1, 0, FILTERED);
@@ -108,7 +108,12 @@ function controlsOf(app, runs, params, onchange) {
     state,
     layerBy: (step) => by(layers(), state.site, step, "site"),
     headBy: (step) => by(heads(), state.head, step, "head"),
-    setLayer: (site) => set({ site }),
+    /** To a layer of a run: of the map that is shown if that has the layer, else of probes, which were asked there. */
+    toLayer(run, site) {
+      const map = layersOf(run, state.map).includes(site) ? state.map : "probe", own = layersOf(run, map);
+      state.map = map;
+      set({ site: sameLayer(lead(), map, site, own) });
+    },
     nextKind() {
       const kinds = Object.keys(KINDS).filter((kind) => there[kind].length);
       set({ map: there[kinds[(kinds.indexOf(kindOf(state.map)) + 1) % kinds.length]][0] });

@@ -5,7 +5,7 @@ async function examplePage(app, route) {
   const { index } = app, place = index.places.get(route.id);
   if (place === undefined) return notFound(app, `There is no example called “${route.id}” in this report.`);
   const record = (await app.load(`examples-${Math.floor(place / index.chunk)}`))[place % index.chunk];
-  const first = runNumber(index, route.params.of ?? route.params.a);
+  const first = runNumber(index, route.params.a ?? route.params.of);
   const other = index.runs.length < 2 || route.params.b === "none" ? null : secondRun(index, route.params.b, first);
   return new ExampleView(app, route, record, place, other === null ? [first] : [first, other]).element;
 }
@@ -45,7 +45,7 @@ class ExampleView {
 
   page() {
     const { app, record } = this;
-    const caption = h("p", { class: "caption", dir: "auto" }, colouredCaption(app.index, record.caption, spansOf(record), (part, style) =>
+    const caption = h("p", { class: "caption", dir: "auto", tabindex: record.caption.length > 600 ? "0" : null }, colouredCaption(app.index, record.caption, spansOf(record), (part, style) =>
       h("span", { class: "phrase", style, tabindex: "0", role: "button", "data-phrases": part.phrases.join(" "), ...this.marks(part.phrases[0]) },
         part.text, this.numberAfter(part))));
     this.caption = caption;
@@ -92,19 +92,15 @@ class ExampleView {
   side(run) {
     const { app, record } = this, about = app.index.runs[run];
     const panels = panelsOf(app, record, run), words = h("p", { class: "map-words", "aria-live": "polite" });
-    const facts = factsOf(app, record, run, (phrase) => this.marks(phrase), (site) => this.toLayer(site));
+    const facts = factsOf(app, record, run, (phrase) => this.marks(phrase), (site) => this.controls.toLayer(about, site));
     const element = h("section", { class: "side", "aria-label": about.name },
       this.runs.length > 1 && h("h2", { dir: "auto" }, about.name), h("div", { class: "seen" }, panels.element, words), facts.element);
     return { run, about, panels, words, facts, element };
   }
 
-  toLayer(site) {
-    if (layersOf(this.app.index.runs[this.runs[0]], this.controls.state.map).includes(site)) this.controls.setLayer(site);
-  }
-
   runChoices() {
     const { app, runs } = this, names = app.index.runs.map((run, number) => [String(number), run.name]);
-    const to = (change) => app.go({ ...this.route, params: { ...this.route.params, of: undefined, ...change } });
+    const to = (change) => app.go({ ...this.route, params: { ...this.route.params, ...change } });
     const others = names.filter(([number]) => Number(number) !== runs[0]);
     return h("div", { class: "run-choices" },
       field("Checkpoint", choice(names, String(runs[0]), (a) => to({ a, b: runs.length > 1 && String(runs[1]) === a ? String(runs[0]) : this.route.params.b }), { "data-key": "a" })),
@@ -180,21 +176,28 @@ class ExampleView {
     if (phrase === null) return told(`${capital(name)}: choose a phrase to see its map.`);
     if (!found) return told("This run leaves the phrase out.");
     const unit = view.units.findIndex(([at, of]) => at === site && of === own);
-    if (unit < 0) return told(`${capital(name)}: no map at this layer.`);
+    if (unit < 0) return told(`${capital(name)}: this report has no map at this layer.${map === "probe" ? ` ${this.probeWords(side, found)}` : ""}`);
     const maps = await mapsOf(this.app, side.run, view, this.place);
     const every = run.phrases.map((each, place) => (each && (map === FILTERED || place === phrase) ? phraseMap(maps, unit, each.map) : null));
     const drawn = map === FILTERED ? withoutSinks(every, phrase) : every[phrase];
     if (!drawn || !drawn.peak) return told(`${capital(name)}: zero everywhere for this phrase.`);
     const remark = map === "probe" ? SEEN[run.part] : map === FILTERED && every.filter(Boolean).length === 1 ? "The only phrase: there is nothing to compare it with." : null;
-    return { map: drawn, words: [this.mapWords(name, drawn, phrase), remark].filter(Boolean).join(" ") };
+    const checked = drawn.remark && `${capital(drawn.remark)}.`;
+    const stored = map === "model" ? storedPeak(found, this.record.phrases[phrase]) : null;
+    return { map: drawn, words: [this.mapWords(name, drawn, phrase, stored), remark, checked].filter(Boolean).join(" ") };
   }
 
-  mapWords(name, map, phrase) {
+  /** A map in words. stored: where its peak is by the run's tables, which know more than what is drawn; null: nothing of it. */
+  mapWords(name, map, phrase, stored) {
     const images = this.record.images.length, peak = peakOf(map, images), own = this.record.phrases[phrase];
-    const at = images > 1 ? ` in ${candidate(peak.image)}${peak.image === own.image ? "" : ", not the phrase’s"}` : "";
-    const inside = own.boxes.some(([x1, y1, x2, y2]) => peak.image === own.image && x1 <= peak.x && peak.x <= x2 && y1 <= peak.y && peak.y <= y2);
-    const region = own.boxes.length ? `${at && ","} ${inside ? "inside" : "outside"} the true region` : "";
-    return `${capital(name)} of “${own.text}”: strongest${at}${region} (largest value ${peak.value.toPrecision(2)}, ${number(peak.ratio, peak.ratio < 10 ? 1 : 0)} times the mean).`;
+    const where = ({ image, inside }) => {
+      const at = images > 1 && image !== null ? ` in ${candidate(image)}${image === own.image ? "" : ", not the phrase’s"}` : "";
+      return `${at}${inside === null ? "" : `${at && ","} ${inside ? "inside" : "outside"} the true region`}`;
+    };
+    const drawn = { image: peak.image, inside: own.boxes.length ? peak.image === own.image && holds(own, peak.x, peak.y) : null };
+    const apart = stored && Object.entries(stored).some(([key, value]) => value !== null && value !== drawn[key]);
+    const told = `${capital(name)} of “${own.text}”: strongest${where(stored || drawn)} (largest value ${peak.value.toPrecision(2)}, ${number(peak.ratio, peak.ratio < 10 ? 1 : 0)} times the mean).`;
+    return apart ? `${told} It is drawn coarser, as means over cells: the strongest of them lies${where(drawn)}.` : told;
   }
 
   probeWords(side, found) {

@@ -6,10 +6,15 @@ function verdict(record, run) {
   if (answer === null) return "No task is answered here: only the phrases are looked at.";
   if (Array.isArray(record.target)) {
     const away = Math.hypot(answer[0] - record.target[0], answer[1] - record.target[1]);
-    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); score ${scored(score)} (higher is better).`;
+    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); ${worth(score)}.`;
   }
-  if (correct) return `Task right: it chose ${candidate(answer)}, the target; score ${scored(score)} (higher is better).`;
-  return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; score ${scored(score)} (higher is better).`;
+  if (correct) return `Task right: it chose ${candidate(answer)}, the target; ${worth(score)}.`;
+  return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; ${worth(score)}.`;
+}
+
+/** The task's score, with what it says. */
+function worth(score) {
+  return `score ${scored(score)} (how well its answer fits the target: higher is better)`;
 }
 
 /**
@@ -23,20 +28,22 @@ function shows(about, found) {
 
 /** Which phrases are found, in a sentence or two; null where nothing is known of them. */
 function foundPhrases(about, record, run) {
-  const { phrases, correct } = record.runs[run];
+  const { phrases, correct, leftOut } = record.runs[run];
+  const beyond = leftOut ? ` ${counted(leftOut, "phrase")} ${leftOut === 1 ? "lies" : "lie"} beyond its token limit.` : "";
   const known = record.phrases.map((phrase, place) => ({ phrase, of: phrases[place] })).filter(({ of }) => of && shows(about, of) !== null);
-  if (!known.length) return null;
-  const lost = known.filter(({ of }) => !shows(about, of)), all = counted(known.length, "phrase");
+  if (!known.length) return beyond.trim() || null;
+  const lost = known.filter(({ of }) => !shows(about, of)), all = `${counted(known.length, "phrase")}${leftOut ? " that it reads" : ""}`;
   const how = about.heatmaps ? "(strongest point inside the region)" : "(IoU of at least 0.5)";
-  if (!lost.length) return `It finds ${known.length === 1 ? "its phrase" : `all its ${all}`} ${how}${correct === false ? ": grounding is not what failed here." : "."}`;
+  const one = leftOut ? "the one phrase that it reads" : "its phrase";
+  if (!lost.length) return `It finds ${known.length === 1 ? one : `all ${leftOut ? "the" : "its"} ${all}`} ${how}${correct === false ? ": grounding is not what failed here." : "."}${beyond}`;
   const elsewhere = lost.filter(({ phrase, of }) => of.predicted && of.predicted.image !== phrase.image);
   const images = [...new Set(elsewhere.map(({ of }) => candidate(of.predicted.image)))];
   const names = lost.slice(0, 3).map(({ phrase }) => `“${phrase.text}”`).join(", ") + (lost.length > 3 ? ", …" : "");
   const which = elsewhere.length < lost.length ? `${elsewhere.length} of them` : lost.length === 1 ? "it" : "them";
   const where = images.length ? ` It puts ${which} in another image: ${images.join(", ")}.` : "";
   const none = lost.length === known.length, end = none && correct ? " It is right without showing where." : "";
-  const some = none ? "" : `, not ${names}`, said = known.length === 1 ? "does not find its phrase" : `finds ${none ? "none" : known.length - lost.length} of its ${all}`;
-  return `It ${said} ${how}${some}.${where}${end}`;
+  const some = none ? "" : `, not ${names}`, said = known.length === 1 ? `does not find ${one}` : `finds ${none ? "none" : known.length - lost.length} of ${leftOut ? "the" : "its"} ${all}`;
+  return `It ${said} ${how}${some}.${where}${end}${beyond}`;
 }
 
 /** Where the model puts a phrase and what its probes know, in sentences. */
@@ -60,18 +67,31 @@ function placed(run, record, phrase, found) {
   return sentences;
 }
 
+/**
+ * At how many layers each probe finds the phrase, and at how many of them none of its controls does: these know no phrase, or
+ * not what goes with what, so that only the others tell of the model.
+ */
 function probed(run, found) {
   return run.series.flatMap((series, place) => {
     const values = found.probes[place];
     if (!values || CONTROLS.includes(series.probe)) return [];
-    const known = values.filter((value) => value !== null), right = known.filter((value) => value >= 0.5).length;
-    const last = right && right < known.length ? `, last at ${series.sites[values.findLastIndex((value) => value >= 0.5)]}` : "";
-    const told = `The ${series.probe} probe (${series.question}) finds it at ${right} of ${known.length} layers${last}`;
-    if (right > known.length / 2 && shows(run, found) === false) return [`${told}: it can be read inside, though the model does not show it.`];
-    return [`${told}.`];
+    const known = values.filter((value) => value !== null), right = series.sites.filter((_, layer) => values[layer] >= 0.5);
+    const controls = run.series.map((other, number) => [other, found.probes[number]])
+      .filter(([other, theirs]) => theirs && other.question === series.question && CONTROLS.includes(other.probe));
+    const alone = right.filter((site) => !controls.some(([other, theirs]) => theirs[other.sites.indexOf(site)] >= 0.5));
+    const last = right.length && right.length < known.length ? `, last at ${right[right.length - 1]}` : "";
+    let told = `The ${series.probe} probe (${series.question}) finds it at ${right.length} of ${known.length} layers${last}`;
+    if (right.length && controls.length) {
+      const names = controls.map(([other]) => other.probe).join(", ");
+      told += alone.length === right.length ? `, where no control (${names}) does` : alone.length
+        ? `; at ${right.length - alone.length} of them a control (${names}) does too` : `; so does a control (${names}) at each of them: it tells nothing of the model`;
+    }
+    const hidden = alone.length > known.length / 2 && shows(run, found) === false;
+    return [hidden ? `${told}: it can be read inside, though the model does not show it.` : `${told}.`];
   });
 }
 
+/** Probes that a question's own are held against. */
 const CONTROLS = ["concatenation", "phrase-only", "region-only", "majority"];
 
 /** The facts of one run's answer: {element, show(phrase, layer)}. onphrase: as for marks of the caption. */
@@ -90,6 +110,7 @@ function factsOf(app, record, run, marks, onlayer) {
     record.phrases.length === 0 && h("p", { class: "note" }, "This example has no phrases."),
     words, layers);
   function show(phrase, layer) {
+    const focused = layers.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
     rows.forEach((row, place) => row.classList.toggle("active", place === phrase));
     if (phrase === null) {
       refill(words, record.phrases.length > 0 && h("p", { class: "note" }, "Choose a phrase, by pointing at it, with the tab key or by its number, to see why."));
@@ -99,6 +120,7 @@ function factsOf(app, record, run, marks, onlayer) {
     refill(words, h("p", { class: "chosen" }, h("bdi", null, `“${record.phrases[phrase].text}”`)),
       h("ul", null, explained(app, record, run, phrase).map((sentence) => h("li", null, sentence))));
     refill(layers, probeLayers(about, found.phrases[phrase], layer, onlayer));
+    if (focused) layers.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
   }
   return { element, show };
 }
@@ -126,7 +148,7 @@ function probeLayers(run, found, layer, onlayer) {
     h("th", { scope: "row" }, run.series.some((other) => other.question !== series.question) ? `${series.probe}, ${series.question}` : series.probe),
     sites.map((site) => probeCell(series, values[series.sites.indexOf(site)], site, site === layer))));
   const numbers = sites.map((site, place) => h("th", { scope: "col", class: site === layer ? "current" : null },
-    h("button", { type: "button", title: site, "aria-label": `Layer ${site}`, onclick: () => onlayer(site) }, place)));
+    h("button", { type: "button", "data-key": `layer ${site}`, title: site, "aria-label": `Layer ${site}`, onclick: () => onlayer(site) }, place)));
   return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Probes by layer" },
     h("table", { class: "probe-layers" },
       h("caption", null, `Does a probe find it? By layer: 0 is ${sites[0]}, ${sites.length - 1} is ${sites[sites.length - 1]}`),

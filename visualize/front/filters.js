@@ -63,6 +63,8 @@ function quadrantOf(index, run, example) {
   return `${correct[example] ? "right" : "wrong"}_${grounded}`;
 }
 
+const CHANGES = ["gained", "lost", "same"];
+
 /** What becomes of an example's task from the first run to the second: "gained", "lost", "same", or null. */
 function changeOf(index, example) {
   const [before, after] = index.outcomes.map((outcome) => outcome.correct[example]);
@@ -80,11 +82,11 @@ function rangeOf(text) {
 function chosen(index, params) {
   const run = runNumber(index, params.of), outcome = index.outcomes[run], table = index.table;
   const type = index.types.indexOf(params.type), words = (params.q || "").toLocaleLowerCase().trim();
-  const tests = [];
+  const tests = []; // of an address typed by hand, what is none of the choices is passed over
   if (words) tests.push((i) => index.searched[i].includes(words));
-  if (params.quadrant) tests.push((i) => matches(params.quadrant, index, run, i));
-  if (params.change) tests.push((i) => changeOf(index, i) === params.change);
-  if (params.type) tests.push((i) => table.types[i].includes(type));
+  if (params.quadrant in QUADRANTS || ["right", "wrong"].includes(params.quadrant)) tests.push((i) => matches(params.quadrant, index, run, i));
+  if (CHANGES.includes(params.change)) tests.push((i) => changeOf(index, i) === params.change);
+  if (params.type && type >= 0) tests.push((i) => table.types[i].includes(type));
   for (const [text, values] of [
     [params.phrases, (i) => table.types[i].length],
     [params.score, (i) => outcome.score[i]],
@@ -101,7 +103,7 @@ function chosen(index, params) {
 
 function matches(wanted, index, run, example) {
   if (wanted in QUADRANTS) return quadrantOf(index, run, example) === wanted;
-  return index.outcomes[run].correct[example] === { right: true, wrong: false }[wanted];
+  return index.outcomes[run].correct[example] === (wanted === "right");
 }
 
 function sorted(index, run, found, sort) {

@@ -29,8 +29,11 @@ function galleryPage(app, route) {
     set({ page: to === 1 ? undefined : String(to) });
     status.scrollIntoView({ block: "start" });
   }
+  function of(run) {
+    app.go({ page: "gallery", params: { ...params, of: run, page: undefined } });
+  }
   function fill() {
-    refill(form, ...filterFields(app, params, set), h("button", { type: "button", class: "quiet", onclick: clear }, "Clear filters"));
+    refill(form, ...filterFields(app, params, set, of), h("button", { type: "button", class: "quiet", onclick: clear }, "Clear filters"));
   }
   function clear() {
     params = { of: params.of };
@@ -45,7 +48,7 @@ function galleryPage(app, route) {
     status, pagers[0], cards, pagers[1]);
 }
 
-function filterFields(app, params, set) {
+function filterFields(app, params, set, of) {
   const { index } = app, run = runNumber(index, params.of), tally = tallied(index, run);
   const quadrants = Object.entries(QUADRANTS).map(([key, words]) => [key, `${capital(words)} (${tally[key] || 0})`]);
   const types = index.types.map((type, number) => [type, `${type || "no type"} (${tally[number] || 0})`]);
@@ -56,7 +59,7 @@ function filterFields(app, params, set) {
   return [
     params.ids && h("p", { class: "note" }, "Of examples that were chosen by their ids."),
     field("Search", search),
-    two && field("Outcome of", choice(names, String(run), (of) => { set({ of }); app.go({ page: "gallery", params: { ...params, of, page: undefined } }); })),
+    two && field("Outcome of", choice(names, String(run), of, { "data-key": "of" })),
     field("Task and grounding", choice([["", "all"], ["right", "Task right"], ["wrong", "Task wrong"], ...quadrants], params.quadrant || "", (quadrant) => set({ quadrant }))),
     two && field(`From ${index.runs[0].name} to ${index.runs[1].name}`, choice(
       [["", "all"], ["gained", "gained: wrong, then right"], ["lost", "lost: right, then wrong"], ["same", "no change"]], params.change || "", (change) => set({ change }))),
@@ -69,7 +72,8 @@ function filterFields(app, params, set) {
 
 /** How many examples there are of each quadrant in a run, and of each phrase type (by its number). */
 function tallied(index, run) {
-  const tally = {};
+  if (index.tallies[run]) return index.tallies[run];
+  const tally = (index.tallies[run] = {});
   const count = (key) => (tally[key] = (tally[key] || 0) + 1);
   index.table.types.forEach((types, example) => {
     count(quadrantOf(index, run, example));
@@ -102,7 +106,7 @@ function card(app, example, params) {
   const state = correct === null ? null : correct ? "right" : "wrong";
   const target = thumbnail(app, table.thumb[example], correct === null ? "image" : "target");
   const answer = outcome.answer[example] && thumbnail(app, outcome.answer[example], "the model’s answer", "mistaken");
-  return h("li", null, link(app, { page: "example", id: table.id[example], params: { ...chosenBy(params) } }, { class: `card ${state || ""}` },
+  return h("li", null, link(app, { page: "example", id: table.id[example], params: { ...chosenBy(params) } }, { class: `card ${state || ""}`, "data-example": table.id[example] },
     h("span", { class: "thumbs" }, target, answer),
     h("span", { class: "card-text", dir: "auto" }, colouredCaption(index, table.caption[example], table.spans[example])),
     h("span", { class: "card-facts" },

@@ -7,12 +7,12 @@ async function inflated(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** A chunk of maps with its cells and peaks unpacked, and the first cell of each phrase. */
+/** A chunk of maps with its cells, peaks and means unpacked, and the first cell of each phrase. */
 async function unpacked(chunk) {
-  const [cells, peaks] = await Promise.all([inflated(chunk.cells), inflated(chunk.peaks)]);
+  const [cells, peaks, means] = await Promise.all([chunk.cells, chunk.peaks, chunk.means].map(inflated));
   const begins = [0];
   for (const [rows, columns] of chunk.grids) begins.push(begins[begins.length - 1] + rows * columns);
-  return { ...chunk, cells, peaks: new Float32Array(peaks.buffer), begins };
+  return { ...chunk, cells, peaks: new Float32Array(peaks.buffer), means: new Float32Array(means.buffer), begins };
 }
 
 const FILTERED = "sink-filtered"; // made here, of attention
@@ -30,14 +30,14 @@ async function mapsOf(app, runNumber, view, example) {
   return { chunk, first };
 }
 
-/** One phrase's map: {rows, columns, cells, peak}, or null where it has none. unit: its number in the view. */
+/** One phrase's map: {rows, columns, cells, peak, mean, remark}, or null where it has none. unit: its number in the view. */
 function phraseMap({ chunk, first }, unit, phrase) {
   const place = first + phrase, phrases = chunk.grids.length, all = chunk.begins[phrases];
   const [rows, columns] = chunk.grids[place];
   if (!rows) return null;
   const begin = unit * all + chunk.begins[place];
-  const cells = chunk.cells.subarray(begin, begin + rows * columns);
-  return { rows, columns, cells, peak: chunk.peaks[unit * phrases + place] };
+  const cells = chunk.cells.subarray(begin, begin + rows * columns), [peak, mean] = [chunk.peaks, chunk.means].map((all) => all[unit * phrases + place]);
+  return { rows, columns, cells, peak, mean, remark: chunk.remarks[unit]?.[place] };
 }
 
 /**
@@ -53,7 +53,8 @@ function withoutSinks(maps, place) {
     const beyond = (cell * own.peak - rest) / 255;
     return beyond > step ? beyond : 0;
   });
-  return { ...own, cells, peak: cells.reduce((largest, cell) => Math.max(largest, cell), 0) };
+  const mean = cells.reduce((sum, cell) => sum + cell, 0) / cells.length;
+  return { ...own, cells, mean, peak: cells.reduce((largest, cell) => Math.max(largest, cell), 0) };
 }
 
 /** Strength of colour of each cell, 0 to 1: 0 up to the mean, 1 at the largest, which counts as twice the mean at least. */
@@ -98,7 +99,32 @@ function peakOf(map, images) {
     x: ((best % columns) + 0.5) / columns,
     y: y - image,
     value: map.peak,
-    ratio: sum ? (cells[best] * cells.length) / sum : 0,
+    ratio: map.mean ? map.peak / map.mean : 0,
     shares: shares.map((share) => (sum ? share / sum : 0)),
   };
+}
+
+/**
+ * Where the peak of the model's own heatmap lies: {image, inside the true region}, null what is unknown. The stored answer knows
+ * it of the whole heatmap, of which the map holds means over cells. null where nothing is stored.
+ */
+function storedPeak({ predicted, pointing }, phrase) {
+  if (predicted === null && pointing === null) return null;
+  const inside = pointing === null ? null : pointing > 0;
+  return { image: predicted ? predicted.image : inside ? phrase.image : null, inside };
+}
+
+/** Whether a relative point of a phrase's image lies in its regions: in their outlines, where those are known. */
+function holds({ boxes, polygons }, x, y) {
+  if (polygons.length) return polygons.some((points) => within(points, x, y));
+  return boxes.some(([x1, y1, x2, y2]) => x1 <= x && x <= x2 && y1 <= y && y <= y2);
+}
+
+/** Whether a point lies within a closed line, which a ray from there then crosses an odd number of times. */
+function within(points, x, y) {
+  const crossed = points.filter(([x1, y1], place) => {
+    const [x2, y2] = points[(place + 1) % points.length];
+    return (y1 > y) !== (y2 > y) && x < x1 + ((y - y1) / (y2 - y1)) * (x2 - x1);
+  });
+  return crossed.length % 2 === 1;
 }

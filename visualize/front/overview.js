@@ -72,5 +72,5 @@ function summarySection(app, words, open) {
 function chart(app, { src, title, caption, alternative, width, height }) {
   return h("figure", { class: width > 1.45 * height && width > 760 ? "chart wide" : "chart" },
     h("figcaption", null, h("h3", null, title), caption && h("p", null, caption)),
-    h("div", { class: "paper" }, picture(app, `figures/${src}`, { alt: alternative, width, height, loading: "lazy" })));
+    h("div", { class: "paper", tabindex: "0", role: "group", "aria-label": title }, picture(app, `figures/${src}`, { alt: alternative, width, height, loading: "lazy" })));
 }

@@ -19,11 +19,26 @@ function clearMap(canvas) {
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
 }
 
-/** An outline twice: a pale rim, so that it is seen on any picture, and the line in its colour. */
-function outlined(phrase, kind, colour, make) {
-  return s("g", { class: `outline ${kind}`, "data-phrase": phrase, style: { "--phrase": colour } },
-    make("rim"), make("line"));
+/**
+ * An outline twice: a pale rim, so that it is seen on any picture, and the line in its colour.
+ * shared: {place, count} of it among those that lie on each other, each of which has its turn in the dashes of the line.
+ */
+function outlined(phrase, kind, colour, make, shared = { place: 0, count: 1 }) {
+  const style = { "--phrase": colour, "--turn": shared.place, "--turns": shared.count };
+  const classes = `outline ${kind}${shared.count > 1 ? " shared" : ""}${shared.place ? " later" : ""}`;
+  return s("g", { class: classes, "data-phrase": phrase, style }, make("rim"), make("line"));
 }
+
+/** For each box of a list, its place among those that (nearly) lie on it, and their number. */
+function sharing(boxes) {
+  const near = (one, other) => one.every((value, corner) => Math.abs(value - other[corner]) < SAME);
+  return boxes.map((box, number) => {
+    const same = boxes.flatMap((other, place) => (near(box, other) ? [place] : []));
+    return { place: same.indexOf(number), count: same.length };
+  });
+}
+
+const SAME = 0.02; // of the image's side
 
 /** A relative box as a rectangle of an image of that size. */
 function rectangle([x1, y1, x2, y2], width, height) {
@@ -39,20 +54,20 @@ function outline(points, width, height) {
 
 /** True regions and predicted boxes of every phrase in candidate `image`, and the points of a spatial description. */
 function outlines(app, record, run, image, width, height) {
-  const found = record.runs[run], drawn = [];
+  const found = record.runs[run], drawn = [], boxes = { true: [], predicted: [] };
   record.phrases.forEach((phrase, number) => {
-    const colour = phraseColour(app.index, number);
-    if (phrase.image === image) {
-      const shapes = phrase.polygons.length
-        ? phrase.polygons.map((points) => outline(points, width, height))
-        : phrase.boxes.map((box) => rectangle(box, width, height));
-      drawn.push(...shapes.map((shape) => outlined(number, "true", colour, shape)));
+    const colour = phraseColour(app.index, number), predicted = found.phrases[number]?.predicted;
+    if (phrase.image === image && phrase.polygons.length) {
+      drawn.push(...phrase.polygons.map((points) => outlined(number, "true", colour, outline(points, width, height))));
+    } else if (phrase.image === image) {
+      boxes.true.push(...phrase.boxes.map((box) => ({ number, colour, box })));
     }
-    const predicted = found.phrases[number]?.predicted;
-    if (predicted && predicted.image === image) {
-      drawn.push(outlined(number, "predicted", colour, rectangle(predicted.box, width, height)));
-    }
+    if (predicted && predicted.image === image) boxes.predicted.push({ number, colour, box: predicted.box });
   });
+  for (const [kind, placed] of Object.entries(boxes)) {
+    const shared = sharing(placed.map(({ box }) => box));
+    drawn.push(...placed.map(({ number, colour, box }, place) => outlined(number, kind, colour, rectangle(box, width, height), shared[place])));
+  }
   if (Array.isArray(record.target)) drawn.push(...points(record, found, width, height));
   return drawn;
 }

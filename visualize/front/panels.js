@@ -43,6 +43,7 @@ function panelOf(app, record, run, image, number) {
       const part = peakOf(map, record.images.length).shares[number];
       canvas.setAttribute("aria-label", `${words}: ${Math.round(100 * part)} % of it in this image`);
     }
+    over.classList.toggle("chosen", phrase !== null);
     for (const shape of shapes) {
       const own = shape.getAttribute("data-phrase");
       shape.classList.toggle("faded", phrase !== null && own !== null && Number(own) !== phrase);

@@ -49,13 +49,20 @@ function traitRouter(model) {
   };
 }
 
+/** Light or dark, where the notebook says which it is: JupyterLab and VS Code do. */
+function themeAround() {
+  const { classList, dataset } = document.body;
+  if (dataset.jpThemeLight) return dataset.jpThemeLight === "false" ? "dark" : "light";
+  return ["light", "dark"].find((theme) => classList.contains(`vscode-${theme}`));
+}
+
 function render({ model, el }) {
   const onselect = (ids) => {
     model.set("selected", ids);
     model.save_changes();
   };
   const source = modelSource(model);
-  const shown = mount(el, source, { router: traitRouter(model), onselect });
+  const shown = mount(el, source, { router: traitRouter(model), theme: themeAround(), onselect });
   return () => {
     source.end();
     shown.then(({ end }) => end());

@@ -91,7 +91,7 @@ def _sizes(subject: Subject, sample: np.ndarray, examples: int, views: Sequence[
         own = [unit for unit in units if unit.view == view]
         maps = read_maps(subject, view, phrase_rows, own)
         for unit, cells in zip(own, maps.cells, strict=True):
-            taken = len(deflated(cells)) + 4 * maps.peaks.shape[1]
+            taken = len(deflated(cells)) + 8 * maps.peaks.shape[1]
             found[unit] = BASE64 * taken * examples / max(len(sample), 1)
     return found
 
@@ -139,7 +139,7 @@ def _chosen(sizes: Mapping[Unit, float], kept: set[Unit], examples: int, budget:
             each = sum(sizes[unit] for unit in units) / max(examples, 1)
             held.append(Held(view, units, int(np.clip(CHUNK_BYTES // max(each, 1), 1, MOST_EXAMPLES))))
         if missing:
-            told = "all of it" if not units else _told(missing)
+            told = "all of it" if not units else _told(missing, any(unit.head is not None for unit in own))
             left_out.append(f"{view_name(view)}: {told}")
     if left_out:
         why = f"for the budget of {budget / 1e6:.0f} MB; with --budget-mb {needed / 1e6 + 1:.0f} everything goes in"
@@ -147,8 +147,10 @@ def _chosen(sizes: Mapping[Unit, float], kept: set[Unit], examples: int, budget:
     return Choice(tuple(held), tuple(left_out))
 
 
-def _told(missing: Sequence[Unit]) -> str:
-    """Sites and heads in words."""
+def _told(missing: Sequence[Unit], headed: bool) -> str:
+    """Sites in words, and heads where the view has any."""
+    if not headed:
+        return ", ".join(unit.site for unit in missing)
     by_site: dict[str, list[str]] = {}
     for unit in missing:
         by_site.setdefault(unit.site, []).append("mean" if unit.head is None else str(unit.head))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from visualize.maps import completeness_told
 from visualize.report.index import Table, grounding_column, run_record
 from visualize.report.maps import read_maps
 from visualize.report.records import example_record, series_of
@@ -55,12 +56,17 @@ class Content:
         self.table.add(record, groundings)
 
     def maps(self, number: int, held: Held, chunk: int) -> dict[str, Any]:
-        """Maps of one view of run ``number`` for the ``held.chunk`` examples of a chunk."""
+        """Maps of one view of run ``number`` for the ``held.chunk`` examples of a chunk.
+
+        remarks: of each unit that has any, a sentence a phrase: the completeness check of integrated gradients.
+        """
         subject, begin = self.subjects[number], chunk * held.chunk
         phrases = subject.phrase_rows(self.rows[number][begin : begin + held.chunk])
         flat = np.concatenate([*phrases, np.empty(0, np.int64)]).astype(np.int64)
         firsts = np.cumsum([0, *(len(each) for each in phrases)])[:-1].tolist()
-        return {"firsts": firsts} | read_maps(subject, held.view, flat, held.units).record()
+        told = (completeness_told(subject.run, unit.site, held.view, flat.tolist()) for unit in held.units)
+        remarks = [list(sentences.values()) or None for sentences in told]
+        return {"firsts": firsts, "remarks": remarks} | read_maps(subject, held.view, flat, held.units).record()
 
     def index(
         self, title: str | None, overview: Overview, choices: Sequence[Choice], chunk: int, missing: int = 0

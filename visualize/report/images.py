@@ -50,7 +50,8 @@ class ImageFolder:
                 raise BadInput("the benchmark has no such image")
             record = self._write(read_legible(source, DRAWN))
         except BadInput as error:
-            record = {"missing": str(error)}
+            told = str(error)  # pages are passed on: they do not name the folders of whoever made them
+            record = {"missing": told if key is None else told.replace(key, Path(key).name)}
         if key is not None:
             self._known[key] = record
         return record

@@ -46,6 +46,11 @@ class LiveReport:
             content.add_to_index(place, content.record(place, self._promised(place)))
         self._index = content.index(title, write_overview(subjects, words, folder / "figures"), choices, chunk=1)
 
+    @property
+    def types(self) -> list[str]:
+        """The types of all phrases."""
+        return list(self._index["types"])
+
     def layers(self) -> dict[str, tuple[str, ...]]:
         """What the page can lay over an example's images, as its addresses name it: map -> sites of any run."""
         found: dict[str, dict[str, None]] = {"boxes": {}}

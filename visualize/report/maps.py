@@ -49,17 +49,20 @@ class Unit:
 class Maps:
     """Maps of P phrases for U units.
 
-    cells: uint8 ``[U, cells of all phrases]``. peaks: float32 ``[U, P]``, the value that 255 stands for. grids: rows
-    and columns of each phrase's maps, int64 ``[P, 2]``.
+    cells: uint8 ``[U, cells of all phrases]``. peaks: float32 ``[U, P]``, the value that 255 stands for. means: float32
+    ``[U, P]``, before rounding to bytes, which makes nothing of small values. grids: rows and columns of each phrase's
+    maps, int64 ``[P, 2]``.
     """
 
     cells: np.ndarray
     peaks: np.ndarray
+    means: np.ndarray
     grids: np.ndarray
 
     def record(self) -> dict[str, Any]:
         """The maps as a chunk holds them."""
-        return {"grids": self.grids.tolist(), "peaks": packed(self.peaks), "cells": packed(self.cells)}
+        arrays = {"peaks": self.peaks, "means": self.means, "cells": self.cells}
+        return {"grids": self.grids.tolist()} | {name: packed(array) for name, array in arrays.items()}
 
 
 def view_name(view: str) -> str:
@@ -122,12 +125,14 @@ def quantised(values: np.ndarray, grids: np.ndarray) -> Maps:
     values = np.maximum(np.nan_to_num(values.astype(np.float32)), 0)
     lengths = grids.prod(axis=1)
     if not len(grids):
-        return Maps(values.astype(np.uint8), np.zeros((len(values), 0), np.float32), grids)
+        none = np.zeros((len(values), 0), np.float32)
+        return Maps(values.astype(np.uint8), none, none, grids)
     begins = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     peaks = np.maximum.reduceat(values, begins, axis=1)
     scale = np.where(peaks > 0, STEPS / np.where(peaks > 0, peaks, 1), 0)
     cells = np.rint(values * np.repeat(scale, lengths, axis=1)).astype(np.uint8)
-    return Maps(cells, peaks.astype(np.float32), grids)
+    means = np.add.reduceat(values, begins, axis=1, dtype=np.float64) / lengths
+    return Maps(cells, peaks.astype(np.float32), means.astype(np.float32), grids)
 
 
 def _own_maps(subject: Subject, phrase_rows: np.ndarray) -> Maps:
@@ -138,6 +143,6 @@ def _own_maps(subject: Subject, phrase_rows: np.ndarray) -> Maps:
     kept = grids.prod(axis=1) > 0
     values = np.concatenate([*(m.ravel() for m in maps), np.empty(0, np.float32)])[None]
     whole = quantised(values, grids[kept])
-    peaks = np.zeros((1, len(grids)), np.float32)
-    peaks[:, kept] = whole.peaks
-    return Maps(whole.cells, peaks, grids)
+    peaks, means = np.zeros((2, 1, len(grids)), np.float32)
+    peaks[:, kept], means[:, kept] = whole.peaks, whole.means
+    return Maps(whole.cells, peaks, means, grids)

@@ -13,6 +13,8 @@ from markdown_it.token import Token
 from matplotlib.figure import Figure
 from PIL import Image
 
+from grounding.best_site import best_site
+from grounding.values import counted
 from visualize.curves import SCORE_NAMES, layer_curves, task_and_grounding
 from visualize.described import file_name
 from visualize.heads import head_maps
@@ -146,7 +148,7 @@ def _charts(subject: Subject) -> Iterator[Chart]:
             "Do task and grounding go together?",
             f"Each point is an example: its task score against its {outcomes.measure}, grounded from "
             f"{outcomes.threshold:g} on.",
-            f"Scatter chart of {len(outcomes.linked)} examples; the counts of its quadrants are in the table.",
+            f"Scatter chart of {counted(len(outcomes.linked), 'example')}; the table has the counts of its quadrants.",
             task_and_grounding(outcomes),
             pixels=len(outcomes.linked) > MANY,
         )
@@ -171,10 +173,11 @@ def _charts(subject: Subject) -> Iterator[Chart]:
 
 def _curves(question: str, table: pd.DataFrame) -> Chart:
     score = table["score"].iloc[0]
-    own = table[(table["score"] == score) & (table["condition"] == question)]
+    own = table[(table["score"] == score) & (table["condition"] == question) & (table["seed"] == table["seed"].iloc[0])]
     best = ", ".join(
-        f"{probe} best at {rows.loc[rows['value'].idxmax(), 'site']} ({rows['value'].max():.2f})"
-        for probe, rows in own[own["value"].notna()].groupby("probe", sort=False)
+        f"{probe} best, by validation loss, at {row['site']} ({row['value']:.2f})"
+        for probe, rows in own[own["value"].notna() & own["validation_loss"].notna()].groupby("probe", sort=False)
+        for row in [best_site(rows)]
     )
     measured = SCORE_NAMES.get(score, score)
     return Chart(

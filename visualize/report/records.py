@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grounding.examples import Example
+from grounding.examples import Example, Phrase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,8 @@ def example_record(
     """One example with what every run has of it.
 
     rows: its row in each run. series: of each run. example: for polygons. images: records of ``ImageFolder``.
-    Phrases are those of all runs by id, in the order in which they come; a run that lacks one has None for it.
+    Phrases are those of all runs by id, in the order in which they come, then those that every run leaves out, as far
+    as ``example`` tells of them; a run that lacks one has None for it, and counts it in ``leftOut``.
     """
     first = subjects[0].columns["examples"]
     known = {phrase.id: phrase for phrase in example.phrases} if example is not None else {}
@@ -73,25 +74,30 @@ def example_record(
     for subject, row, mine in zip(subjects, rows, series, strict=True):
         found = {}
         for number, phrase_row in enumerate(subject.phrase_rows([row])[0]):
-            name = str(subject.columns["phrases"]["id"][phrase_row])
-            if name not in phrases:
-                polygons = [p for region in known[name].regions for p in region.polygons] if name in known else []
-                phrases[name] = _phrase(subject, int(phrase_row)) | {"polygons": [_points(p) for p in polygons]}
-            found[name] = _found(subject, int(phrase_row), mine) | {"map": number}
+            key = str(subject.columns["phrases"]["id"][phrase_row])
+            if key not in phrases:
+                polygons = _polygons(known[key]) if key in known else []
+                phrases[key] = _phrase(subject, int(phrase_row)) | {"polygons": polygons}
+            found[key] = _found(subject, int(phrase_row), mine) | {"map": number}
         own.append(found)
+    name = str(first["id"][rows[0]])
+    lost = [subject.left_out.get(name, frozenset()) for subject in subjects]
+    for phrase in known.values():
+        if phrase.id not in phrases and any(phrase.id in ids for ids in lost):
+            phrases[phrase.id] = _unread(phrase, str(first["caption"][rows[0]]))
     outcomes = [
         _outcome(subject, row) | {"part": subject.probed.part.get(int(row)) if subject.probed is not None else None}
         for subject, row in zip(subjects, rows, strict=True)
     ]
     return {
-        "id": str(first["id"][rows[0]]),
+        "id": name,
         "caption": str(first["caption"][rows[0]]),
         "images": list(images),
         "target": _target(first, rows[0]),
         "phrases": list(phrases.values()),
         "runs": [
-            outcome | {"phrases": [found.get(name) for name in phrases]}
-            for outcome, found in zip(outcomes, own, strict=True)
+            outcome | {"leftOut": len(without), "phrases": [found.get(key) for key in phrases]}
+            for outcome, found, without in zip(outcomes, own, lost, strict=True)
         ],
     }
 
@@ -114,6 +120,23 @@ def _phrase(subject: Subject, row: int) -> dict[str, Any]:
         "image": int(table["image_index"][row]),
         "boxes": _points(boxes),
     }
+
+
+def _unread(phrase: Phrase, caption: str) -> dict[str, Any]:
+    """A phrase that no run holds, as its example has it."""
+    return {
+        "id": phrase.id,
+        "text": phrase.text(caption),
+        "type": phrase.type,
+        "spans": [list(span) for span in phrase.spans],
+        "image": phrase.image_index,
+        "boxes": _points([region.box for region in phrase.regions]),
+        "polygons": _polygons(phrase),
+    }
+
+
+def _polygons(phrase: Phrase) -> list[list[list[float]]]:
+    return [_points(polygon) for region in phrase.regions for polygon in region.polygons]
 
 
 def _found(subject: Subject, row: int, series: Sequence[Series]) -> dict[str, Any]:
@@ -139,7 +162,7 @@ def _outcome(subject: Subject, row: int) -> dict[str, Any]:
     answer: Any
     if table["task"][row] == "game":
         answer = int(table["answer_index"][row])
-        answer = None if answer < 0 or table["n_images"][row] < 2 else answer
+        answer = None if answer < 0 else answer
     else:
         answer = [rounded(table[name][row]) for name in ("answer_x", "answer_y")]
         answer = None if None in answer else answer

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from grounding.errors import BadInput
+from grounding.grounded import GROUNDED_AT, check_grounded_at
 from visualize.gallery import Outcomes
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ class ProbeMaps(Protocol):
 class Subject:
     """A run, its name on the pages, and what was computed of it.
 
-    sweep, measures: tidy tables of its sweep. items: what the sweep's probes found of each phrase (columns question,
-    probe, site, seed, phrase, correct, iou). heads: table of ``probe heads``. words: summaries. probed: where
-    probes put phrases.
+    grounded_at: grounding from which on an example counts as grounded. sweep, measures: tidy tables of its sweep.
+    items: what the sweep's probes found of each phrase (columns question, probe, site, seed, phrase, correct, iou).
+    heads: table of ``probe heads``. words: summaries. probed: where probes put phrases. Raises BadInput for a
+    ``grounded_at`` that is not above 0, and at most 1.
     """
 
     run: Run
@@ -63,11 +65,23 @@ class Subject:
     measures: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     words: Sequence[Words] = ()
     probed: ProbeMaps | None = None
+    grounded_at: float = GROUNDED_AT
+
+    def __post_init__(self) -> None:
+        check_grounded_at(self.grounded_at)
 
     @cached_property
     def outcomes(self) -> Outcomes:
         """Task and grounding of every example."""
-        return Outcomes.of(self.run)
+        return Outcomes.of(self.run, self.grounded_at)
+
+    @cached_property
+    def left_out(self) -> dict[str, frozenset[str]]:
+        """Example -> phrases that the run leaves out, by their ids: their words lie beyond the token limit."""
+        lost: dict[str, set[str]] = {}
+        for example, phrase in self.run.manifest.get("dropped_phrases", ()):
+            lost.setdefault(example, set()).add(phrase)
+        return {example: frozenset(phrases) for example, phrases in lost.items()}
 
     @cached_property
     def columns(self) -> dict[str, dict[str, np.ndarray]]:

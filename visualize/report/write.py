@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,6 +86,7 @@ def check_out(out: Path, budget_mb: float | None = None) -> None:
 @contextmanager
 def _in_place(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its place at the end, or vanishes if something fails."""
+    out = Path(os.path.abspath(out))  # one that is given as "." can be renamed by its name alone
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
