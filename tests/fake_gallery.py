@@ -173,6 +173,8 @@ def _example_row(example: Example, correct: bool, rng: np.random.Generator) -> d
     if isinstance(example.task, ReferenceGame):
         wrong = (example.target_index + 1) % len(example.images)
         answer = example.target_index if correct else wrong
+        if not example.has_task:
+            row, answer = row | {"task_correct": False, "task_score": np.nan}, -1
         point = {"target_x": np.nan, "target_y": np.nan, "answer_x": np.nan, "answer_y": np.nan}
         return {**row, "task": "game", "target_index": example.target_index, "answer_index": answer, **point}
     x, y = example.task.target_xy

@@ -42,6 +42,23 @@ def test_nothing_is_called_after_an_error_which_reaches_the_caller():
     assert seen == []
 
 
+@pytest.mark.parametrize(("error", "made"), [(ValueError, True), (KeyboardInterrupt, False)])
+def test_calls_that_wait_are_made_after_an_error_of_the_block_but_not_after_ctrl_c(error, made):
+    seen, gate = [], threading.Event()
+    opener = threading.Timer(0.3, gate.set)
+
+    def interrupted() -> None:
+        with Background() as writer:
+            writer.submit(gate.wait)
+            writer.submit(seen.append, "the last of a shard")
+            opener.start()
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert bool(seen) == made
+
+
 def test_the_thread_computes_alone_and_leaves_the_callers_threads():
     before, inside = torch.get_num_threads(), []
     with Background() as writer:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from tiny_model import tiny_games
-from tiny_run import IDENTITY, contents, run_tiny
+from tiny_run import IDENTITY, contents, interrupt_at, run_tiny
 
 from extract.reader import Run
 from grounding.errors import BadInput
@@ -34,6 +37,64 @@ def test_another_run_is_refused_with_both_values(run, tmp_path):
     with pytest.raises(BadInput, match=r"examples_count is 10 there and 9 here"):
         run_tiny(out, games=tiny_games(10)[:9])
     assert contents(out) == before
+
+
+def greyed(games):
+    """The same games over images without anything to see."""
+    return [replace(game, images=tuple(np.full_like(image, 128) for image in game.images)) for game in games]
+
+
+def test_other_images_under_the_same_annotations_are_another_run(run, tmp_path, monkeypatch):
+    out, grey = tmp_path / "x", greyed(tiny_games(10))
+    with pytest.raises(
+        BadInput, match=r"holds another run: images\.shard 0 is '\w{16}' there and '\w{16}' here; .*choose"
+    ):
+        run_tiny(run.path, games=grey)
+    interrupt_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(out)
+    monkeypatch.undo()
+    before = contents(out)
+    with pytest.raises(BadInput, match=r"holds another run: images\.shard 0 is"):
+        run_tiny(out, games=grey)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda game: replace(game, groups={"image": "another"}),
+        lambda game: replace(game, phrases=(replace(game.phrases[0], type="another"), *game.phrases[1:])),
+    ],
+    ids=["groups", "type"],
+)
+def test_what_splits_and_control_labels_depend_on_is_part_of_the_identity(run, change):
+    games = tiny_games(10)
+    with pytest.raises(BadInput, match="holds another run: examples is"):
+        run_tiny(run.path, games=[*games[:9], change(games[9])])
+
+
+def test_images_of_shards_that_are_not_written_may_be_mended(run, tmp_path, monkeypatch):
+    out, games = tmp_path / "x", tiny_games(10)
+    interrupt_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(out, games=[*games[:5], *greyed(games[5:6]), *games[6:]])
+    monkeypatch.undo()
+    assert Run.open(out, allow_partial=True).manifest["identity"] != run.manifest["identity"]
+    mended = run_tiny(out)
+    assert contents(out) == contents(run.path)
+    told = ("identity", "identity_hash")
+    assert [mended.manifest[name] for name in told] == [run.manifest[name] for name in told]
+
+
+def test_images_may_not_change_where_no_shard_tells_of_the_others(run, tmp_path):
+    out = tmp_path / "x"
+    out.mkdir()
+    (out / "manifest.json").write_text(
+        json.dumps(run.manifest | {"complete": False})
+    )  # of a worker that has just begun
+    with pytest.raises(BadInput, match=r"holds another run: images\.shard 0 is"):
+        run_tiny(out, games=greyed(tiny_games(10)))
 
 
 def test_other_means_are_said(run, tmp_path):

@@ -16,7 +16,6 @@ import pytest
 from tiny_model import BrokenImage, TinyModel, tiny_games
 from tiny_run import ALL_VIEWS, IDENTITY, contents, interrupt_at, run_tiny
 
-from extract.claims import Claims
 from extract.reader import Run
 from extract.run import extract
 from extract.store import ShardWriter, read_shards, verify_run
@@ -55,6 +54,13 @@ def test_tables_describe_the_examples(run):
     assert json.loads(run.phrases["spans"][1]) == [[12, 18], [19, 20]]
     assert np.isfinite(run.phrases[["iou", "pointing", "predicted_x1", "predicted_y2"]]).all(axis=None)
     assert run.phrases["iou"].between(0, 1).all()
+
+
+def test_a_picture_alone_is_no_task_that_the_run_knows_an_answer_to(tmp_path):
+    alone = run_tiny(tmp_path / "x", tiny_games(4, images=1)).examples
+    assert (alone["answer_index"] == -1).all()
+    assert alone[["task_score", "answer_x", "answer_y"]].isna().all(axis=None)
+    assert not alone["task_correct"].any()
 
 
 def test_regions_point_to_their_phrases_across_shards(run):
@@ -213,27 +219,6 @@ def test_a_full_disk_keeps_the_complete_shards(run, tmp_path, monkeypatch):
     assert len(Run.open(tmp_path / "x", allow_partial=True).examples) == 4
     run_tiny(tmp_path / "x")
     assert contents(tmp_path / "x") == contents(run.path)
-
-
-def test_claims_are_exclusive_and_those_of_the_dead_are_taken_over(tmp_path):
-    with Claims(tmp_path) as first, Claims(tmp_path) as second:
-        assert first.acquire(0)
-        claim = tmp_path / "shard-00000.claim"
-        owner = json.loads(claim.read_text())
-        alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        claim.write_text(json.dumps(owner | {"pid": alive.pid}))
-        assert not second.acquire(0)
-        left = tmp_path / f"shard-00000.phrase.h5.tmp-{first.token}"
-        left.write_bytes(b"half")
-        alive.communicate(b"\n")
-        assert second.acquire(0)  # its process has ended
-        assert not left.exists()
-        claim.write_text(json.dumps(owner | {"host": "elsewhere"}))
-        assert not first.acquire(0)
-        first.stale = -1.0
-        assert first.acquire(0)  # silent for too long
-        first.release(0)
-        assert not claim.exists()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -80,6 +80,16 @@ def test_run_gets_sites_later_and_its_twin_gets_them_too(tmp_path):
     assert {site.name for site in random_twin(more).sites} >= {"encoder.0", "decoder.0"}
 
 
+def test_run_gets_a_view_later_and_its_twin_gets_it_too(tmp_path):
+    run = extract_checkpoint("vilt-aligner-grounded", "mini-game", "dev", tmp_path / "v", sites=["block.0"], **FEW)
+    before = random_twin(run).read("block.0", "phrase")
+    more = continue_run(run.path, add_views=["tokens"])
+    twin = random_twin(more)
+    assert twin.site("block.0").views == ("phrase", "region", "tokens")
+    assert twin.tokens("block.0", 3).shape == more.tokens("block.0", 3).shape
+    np.testing.assert_array_equal(twin.read("block.0", "phrase"), before)
+
+
 def test_fresh_weights_say_so_in_the_report_and_leave_torch_as_it_was():
     torch.manual_seed(3)
     before = torch.random.get_rng_state()

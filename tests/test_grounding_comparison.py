@@ -69,6 +69,27 @@ def test_every_shared_figure_is_compared_over_what_both_have():
     assert (rows.loc["accuracy", "n"], rows.loc["mean_iou", "n"]) == (30, 59)
 
 
+def test_a_silent_model_loses_the_task_and_keeps_its_grounding():
+    """One grounds 3 of 4 and answers always; the other grounds half, and is silent, and wrong, on the rest."""
+    examples = [make_game(number) for number in range(20)]
+    always = [answer_game(e, True, 0.9 if n % 4 else 0.1) for n, e in enumerate(examples)]
+    half = [answer_game(e, True, 0.1 if n % 2 else 0.9) for n, e in enumerate(examples)]
+    silent = [replace(a, answer=None, score=np.nan, correct=False) if n % 2 else a for n, a in enumerate(half)]
+    one, other = score(examples, always), score(examples, silent, need_answers=False)
+    rows = differences({"one": one, "other": other}, resamples=100).set_index("figure")
+    for figure, values in {"accuracy": [1, 0.5], "mean_iou": [0.7, 0.5]}.items():
+        assert rows.loc[figure, ["value_first", "value_second"]].tolist() == pytest.approx(values)
+        assert rows.loc[figure, "n"] == len(examples) * (2 if figure == "mean_iou" else 1)
+    assert other.summary(50, 50)["accuracy"].value == 0.5
+    assert other.summary(50, 50)["pearson"].n == 10
+    assert "10 examples have no answer: wrong in the task's figures" in other.to_markdown()
+    never = score(examples, [replace(a, answer=None) for a in half], need_answers=False)
+    assert "accuracy" not in never.summary(50, 50)
+    rows = differences({"one": one, "never": never}, resamples=50).set_index("figure")
+    assert rows.loc["mean_iou", "difference"] == pytest.approx(0.2)
+    assert not {"accuracy", "pearson"} & set(rows.index)
+
+
 def test_heatmaps_and_boxes_share_what_both_have():
     (examples, boxes), (_, maps) = linked_games(), linked_games(as_heatmap=True)
     table = differences({"boxes": score(examples, boxes), "maps": score(examples, maps, 0.5)}, resamples=50)

@@ -136,7 +136,7 @@ def test_one_candidate_is_nothing_to_solve():
     assert evaluation.joint_table(**FAST)["value"].isna().all()
     assert evaluation.quadrants()["count"].sum() == 0
     told = evaluation.to_markdown(summary)
-    assert "20 examples have no task, or no answer: their grounding counts alone" in told
+    assert "20 examples have no task: their grounding counts alone" in told
     assert "Task and grounding" not in told
 
 
@@ -201,8 +201,13 @@ def test_spatial_descriptions_are_scored_in_pixels():
     assert "accuracy" not in summary
     assert summary["pearson"].value is None
     assert "grounding is 1 in all examples" in summary["pearson"].reason
-    halved = score(examples, answers, sdr_size=(1856, 400)).per_example["distance"]
-    assert halved.tolist() == pytest.approx([0, 19.5, 30, 100])
+    small = score(examples, answers, sdr_size=(1392, 300)).per_example  # in which 200 pixels of 800 are 75
+    assert small["distance"].tolist() == pytest.approx([0, 14.625, 22.5, 75])
+    assert small["correct"].all()
+    silent = [replace(answers[0], answer=None), *answers[1:]]
+    summary = score(examples, silent, need_answers=False).summary(**FAST)
+    assert [summary[name].value for name in figures] == pytest.approx([299 / 3, 0.25, 0.5, 0.5])
+    assert summary["consistency@80px"].value == pytest.approx(0.5)
 
 
 def test_examples_without_phrases_count_for_the_task_only():

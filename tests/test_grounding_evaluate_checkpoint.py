@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from photo_fixture import write_coco, write_photo
 from small_models import byte_level, small_mdetr, small_vilt
 
 from extract.from_checkpoint import examples_of, extract_checkpoint
@@ -241,6 +242,17 @@ def test_an_evaluation_says_what_it_is_of_and_is_not_written_over_by_another(ckp
     shutil.copytree(ckpt, tmp_path / "renamed")
     evaluate_checkpoint(tmp_path / "renamed", out=out, **given)
     assert json.loads((out / "summary.json").read_text())["about"] == {**about, "checkpoint": str(tmp_path / "renamed")}
+
+
+def test_an_evaluation_is_not_written_over_by_one_on_other_images(ckpt, tmp_path):
+    given = {"benchmark": "coco-json", "root": write_coco(tmp_path / "root"), "out": tmp_path / "out"}
+    evaluate_checkpoint(ckpt, **given)
+    for number in range(2):
+        write_photo(tmp_path / "other" / f"{number}.png", (100, 50), seed=7 + number)
+    with pytest.raises(BadInput, match=r"another evaluation: identity\.images is '\w+' there and '\w+' here"):
+        evaluate_checkpoint(ckpt, options={"images": str(tmp_path / "other")}, **given)
+    given["root"] = shutil.copytree(tmp_path / "root", tmp_path / "moved")
+    evaluate_checkpoint(ckpt, **given)
 
 
 def test_a_comparison_is_not_written_over_by_one_of_others(ckpt, tmp_path):

@@ -198,6 +198,8 @@ def test_what_the_loss_does_not_need_is_not_sent_between_processes(items):
 def test_fewer_examples_than_a_batch_are_one_batch(items):
     loader = make_loader(items[:3], small_vilt().preprocessor, 32, seed=7, train=True, workers=0)
     assert [len(batch) for batch, _ in loader] == [3]
+    shared = make_loader(items[:7], small_vilt().preprocessor, 32, seed=7, train=True, workers=0, processes=2)
+    assert shared.batch_size == 3
 
 
 def test_descriptions_are_left_as_they_are(processor):

@@ -23,7 +23,7 @@ from grounding.finetune.losses import (
     mean_over_phrases,
     soft_token_loss,
 )
-from grounding.finetune.objectives import LossWeights, aligner_losses, mdetr_losses, objective_for
+from grounding.finetune.objectives import LossWeights, aligner_losses, boxes_a_process, mdetr_losses, objective_for
 from grounding.finetune.targets import box_maps, make_targets, point_maps
 
 
@@ -225,6 +225,30 @@ def test_flattened_layers_give_the_sum_over_layers():
     assert float(losses["task"]) == pytest.approx(5 * float(distance))
     for name in ("tokens", "boxes", "giou", "contrastive"):
         assert float(losses[name]) == pytest.approx(summed[name], rel=1e-5)
+
+
+@torch.no_grad()
+def test_processes_together_have_the_losses_of_their_whole_batch(monkeypatch):
+    """One process has three boxes and another one: both divide by 2, and their mean is the loss over all four."""
+    model = small_mdetr()
+    first, second = game("a"), game("b", seed=1)
+    examples = [first, replace(second, phrases=second.phrases[:1])]
+
+    def losses(given):
+        batch = model.preprocess(given)
+        return mdetr_losses(model(batch), batch, make_targets(batch), LossWeights(5.0, 1.0))
+
+    whole = losses(examples)
+    boxes = len(make_targets(model.preprocess(examples)).boxes)
+    assert boxes_a_process(make_targets(model.preprocess(examples))) == boxes == 4
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.fill_(boxes))
+    shares = [losses([example]) for example in examples]
+    for name, value in whole.items():
+        assert float(shares[0][name] + shares[1][name]) / 2 == pytest.approx(float(value), rel=1e-5)
+    boxes = 1
+    assert boxes_a_process(make_targets(model.preprocess(examples))) == 1  # at least
 
 
 @torch.no_grad()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from finetune_runs import settings
 from small_models import small_mdetr, small_vilt
 
 from grounding.finetune.module import FinetuneModule, answered_correctly, phrase_hits
+from grounding.finetune.objectives import mean_of_tasks
 from grounding.finetune.targets import Targets
 from grounding.models.base import Output
 
@@ -55,4 +58,11 @@ def test_dev_figures_by_hand():
         candidates=torch.tensor([4, 4, 4, 0, 0]),
     )
     assert answered_correctly(output, targets).tolist() == [True, False, True, True, False]
+    alone = replace(targets, candidates=torch.tensor([4, 4, 1, 0, 0]))  # the third has nothing to choose from
+    assert answered_correctly(output, alone).tolist() == [True, False, True, False]
+    losses = torch.tensor([1.0, 2.0, 30.0, 4.0, 5.0], requires_grad=True)
+    assert mean_of_tasks(losses, alone) == 3
+    assert torch.equal(mean_of_tasks(losses, targets), losses.mean())
+    mean_of_tasks(losses, replace(targets, candidates=torch.ones(5))).backward()
+    assert losses.grad.tolist() == [0] * 5
     assert phrase_hits(output, targets).tolist() == [True, False, True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,30 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, mo
     )
     steps = [int(row["step"]) for row in rows(resumed) if row["dev/accuracy"]]
     assert sorted(set(steps)) == [1, 3, 5, 6]  # nothing that was logged before the interruption is lost
+
+
+@pytest.mark.filterwarnings("error:The dirpath has changed")
+def test_a_run_whose_folder_was_moved_still_knows_its_best(tmp_path, monkeypatch):
+    """The first look at dev, before the move, is the best; the looks after it are worse."""
+    figure = {2: 0.75, 4: 0.25, 6: 0.5}
+    log = FinetuneModule.log
+
+    def planted(self: FinetuneModule, name: str, value: Any, **options: Any) -> None:
+        log(self, name, torch.tensor(figure[self.global_step]) if name == "dev/accuracy" else value, **options)
+
+    monkeypatch.setattr(FinetuneModule, "log", planted)
+    whole = tuned(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "before")
+    resumed = tuned((tmp_path / "before").rename(tmp_path / "after"))
+    for out in (whole, resumed):
+        training = load_checkpoint(out).info["training"]
+        assert (training["best_step"], training["dev/accuracy"]) == (2, 0.75)
+        assert sorted(path.name for path in (out / "states").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert same(weights(resumed), weights(whole))
+    assert not (tmp_path / "before").exists()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

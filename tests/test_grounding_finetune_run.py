@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from grounding.finetune.module import FinetuneModule
 from grounding.finetune.objectives import objective_for
 from grounding.finetune.run import finetune
 from grounding.finetune.settings import FinetuneSettings
+from grounding.finetune.trainer import as_meant
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
 
@@ -45,7 +47,7 @@ def test_a_run_leaves_a_checkpoint_logs_and_its_settings(finished, model):
     assert [int(row["step"]) for row in logged if row["dev/accuracy"]] == [1, 3, 5]  # after steps 2, 4 and 6
     losses = {"vilt-aligner": ["phrases", "task"], "mdetr": ["boxes", "contrastive", "giou", "task", "tokens"]}[model]
     assert sorted(name for name in logged[0] if name.startswith("train/")) == sorted(
-        [f"train/{name}" for name in [*losses, "loss"]]
+        [f"train/{name}" for name in [*losses, "loss", "learning_rate"]]
     )
     loaded = load_checkpoint(out)
     training = loaded.info["training"]
@@ -59,6 +61,13 @@ def test_a_run_leaves_a_checkpoint_logs_and_its_settings(finished, model):
     with torch.inference_mode():
         batch = loaded.model.preprocess(examples)
         assert len(loaded.model.predict(batch, loaded.model(batch))) == 2
+
+
+def test_training_leaves_the_process_as_it_was(finished, tmp_path):
+    before = torch.get_float32_matmul_precision(), list(warnings.filters)
+    with as_meant():
+        assert torch.get_float32_matmul_precision() == "high"
+    assert (torch.get_float32_matmul_precision(), list(warnings.filters)) == before
 
 
 def test_the_same_settings_give_the_same_weights(finished, tmp_path):
@@ -123,7 +132,8 @@ def test_without_grounding_no_region_is_looked_at(tmp_path, monkeypatch, model):
     blind = tuned(tmp_path / "blind", model, grounding=False, ema_decay=0.0)
     states = [torch.load(out / "states" / "last.ckpt", weights_only=True)["state_dict"] for out in (plain, blind)]
     assert same(*states)
-    assert {name for name in rows(plain)[0] if name.startswith("train/")} == {"train/task", "train/loss"}
+    logged = {name for name in rows(plain)[0] if name.startswith("train/")}
+    assert logged == {"train/task", "train/loss", "train/learning_rate"}
     assert load_checkpoint(blind).info["threshold"] is None
     with pytest.raises(BadInput, match="split 'train' has no annotated regions, but the grounding loss is on"):
         tuned(tmp_path / "grounded", model)
@@ -261,8 +271,9 @@ def test_the_last_step_is_validated_in_the_middle_of_the_first_epoch(tmp_path):
         ({"weight_decay": -1.0}, "weight_decay -1.0 is too small; accepted: 0 or more"),
         ({"weight_decay": float("nan")}, "weight_decay nan is not finite; accepted: 0 or more"),
         ({"clip": float("inf")}, "clip inf is not finite"),
-        ({"task_weight": float("nan")}, "task_weight nan is not finite"),
-        ({"grounding_weight": float("inf")}, "grounding_weight inf is not finite"),
+        ({"task_weight": float("nan")}, "task_weight nan is not above 0 and finite; without that loss: --no-task"),
+        ({"grounding_weight": float("inf")}, "grounding_weight inf is not above 0 and finite"),
+        ({"grounding_weight": 0.0}, "grounding_weight 0.0 is not above 0 .*; without that loss: --no-grounding"),
         ({"warmup": float("nan")}, "warmup nan is not finite"),
         ({"warmup": float("-inf")}, "warmup -inf is too small"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 is outside 0\.\.1"),
@@ -310,6 +321,26 @@ def test_a_tokenizer_that_is_given_is_used_and_fits_the_model(tmp_path):
     config = load_checkpoint(out).model.config
     assert config.pad_id == 1  # type: ignore[attr-defined]
     assert config.vocabulary >= 300  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_two_processes_of_the_command_end_together_and_go_on_as_two_alone(tmp_path):
+    """The one that writes the checkpoint tunes a threshold first, for which the other has to wait."""
+    out, script = tmp_path / "out", tmp_path / "script.py"
+    script.write_text("from probe.cli import main\nif __name__ == '__main__':\n    main()\n")
+    words = "finetune --model vilt-aligner --benchmark mini-game --init vilt-aligner-pretrained --device cpu --steps 4 "
+    words += "--evaluate-every 2 --limit-train 16 --limit-dev 120 --batch-size 4 --warmup 1"
+    command = [sys.executable, script, *words.split()]
+    done = subprocess.run(
+        [*command, "--devices", "2", "--out", out], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checkpoint: ") == 1  # of both
+    assert load_checkpoint(out).info["threshold"]
+    (out / "config.json").unlink()
+    alone = subprocess.run([*command, "--out", out], capture_output=True, text=True, timeout=500, check=False)
+    assert alone.returncode == 2
+    assert "is of 2 processes, not 1 (devices x nodes)" in alone.stderr
 
 
 @pytest.mark.slow

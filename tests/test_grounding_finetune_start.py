@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import small_mdetr
+from small_models import small_mdetr, wordpiece
 
 from grounding.checkpoint import save_checkpoint
 from grounding.errors import BadInput
+from grounding.finetune.module import FinetuneModule
 from grounding.finetune.settings import FinetuneSettings
 from grounding.finetune.start import changed_config, starting_model
 from grounding.models import SIZES, model_config
@@ -66,3 +67,18 @@ def test_a_model_without_a_query_for_the_task_learns_grounding_alone(tmp_path):
         starting_model(settings("mdetr", init=str(tmp_path / "plain")))
     assert f"`probe convert {tmp_path / 'plain'} NEW --config task_query=true`" in str(raised.value)
     assert starting_model(settings("mdetr", init=str(tmp_path / "plain"), task=False))([]).training
+
+
+@pytest.mark.parametrize(("backbone", "frozen"), [("resnet18", {"conv1", "layer1"}), ("small", set())])
+def test_the_first_stage_of_a_checkpoints_resnet_is_not_trained(tmp_path, backbone, frozen):
+    save_checkpoint(tmp_path / "made", small_mdetr(backbone=backbone, multiple=32), {})
+    wordpiece().save(tmp_path / "words.json")
+    sizes = {"backbone": backbone, "width": 24, "text_layers": 1, "encoder_layers": 1, "decoder_layers": 1}
+    fresh = settings("mdetr", config=sizes, tokenizer=str(tmp_path / "words.json"))
+    for chosen, expected in ((settings("mdetr", init=str(tmp_path / "made")), frozen), (fresh, set())):
+        model = starting_model(chosen)([])
+        stays = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        assert {name.split(".body.")[1].split(".")[0] for name in stays} == expected
+        groups = FinetuneModule(model, dict, chosen, steps=1)._parameter_groups()  # type: ignore[arg-type]
+        learned = {id(parameter) for group in groups.values() for parameter in group}
+        assert learned == {id(parameter) for name, parameter in model.named_parameters() if name not in stays}

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
+import lightning
 import pytest
+import yaml
 from finetune_runs import SIZES, rows, settings, tuned
 from kilogram_fixture import write_kilogram
+from lightning.pytorch.loggers import CSVLogger
 from photo_fixture import write_coco, write_flickr, write_touchdown
 from released_files import write_tokenizers
 from test_probe_cli import run
 
 from grounding.checkpoint import find_checkpoint, load_checkpoint
-from grounding.errors import BadInput
+from grounding.errors import BadInput, RunFailed
+from grounding.finetune import module, trainer
 from grounding.finetune.ignored import check_heeded
 from grounding.finetune.recipes import RECIPES, read_recipe, settings_from
 from grounding.finetune.run import finetune
@@ -30,8 +35,31 @@ def test_epochs_count_whole_passes(tmp_path):
     """28 examples are three batches of 8, or one step of two."""
     assert steps_of(tuned(tmp_path / "a", epochs=2, limit_train=28)) == 6
     assert steps_of(tuned(tmp_path / "b", epochs=2, limit_train=28, accumulate=2)) == 2
-    with pytest.raises(BadInput, match="accumulate 4 batches of 8 are more than the 28 examples"):
+    with pytest.raises(BadInput, match="accumulate 4 batches of 8 are more than the 28 examples; accepted: fewer"):
         tuned(tmp_path / "c", limit_train=28, accumulate=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"accumulate": 2},
+            "accumulate 2 batches of 8 are more than the 14 examples that each of 2 processes has of 28",
+        ),
+        ({"limit_dev": 1}, r"split 'dev' has too few examples for 2 processes \(devices x nodes\): 1; accepted: fewer"),
+        ({"limit_train": 1}, "split 'train' has too few examples for 2 processes"),
+    ],
+)
+def test_an_epoch_that_is_empty_for_a_process_is_refused(tmp_path, changes, message):
+    with pytest.raises(BadInput, match=message):
+        finetune(settings(**{"limit_train": 28, **changes}), tmp_path / "out", device="cpu", devices=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_a_look_at_dev_has_no_best_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(lightning.Trainer, "fit", lambda *args, **options: None)
+    with pytest.raises(RunFailed, match="the run ended at step 0 of 6 without a look at dev: no weights were kept"):
+        tuned(tmp_path / "out")
 
 
 def test_a_run_ends_where_its_figure_no_longer_improves(tmp_path):
@@ -65,12 +93,45 @@ def test_the_best_may_be_that_of_the_lowest_loss(tmp_path):
 
 def test_loggers_are_those_asked_for(tmp_path, monkeypatch):
     out = finetune(settings(steps=1), tmp_path / "out", device="cpu", loggers=["csv"])
-    assert [path.name for path in (out / "logs").rglob("*") if path.is_file()] == ["metrics.csv"]
+    assert sorted(path.name for path in (out / "logs").rglob("*") if path.is_file()) == ["hparams.yaml", "metrics.csv"]
+    assert yaml.safe_load((out / "logs" / "hparams.yaml").read_text())["learning_rate"] == settings().learning_rate
     with pytest.raises(BadInput, match="logger 'comet' is unknown; accepted: csv, tensorboard, wandb"):
         finetune(settings(steps=1), tmp_path / "two", loggers=["comet"])
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(BadInput, match="logger 'wandb' needs pip install wandb"):
         finetune(settings(steps=1), tmp_path / "three", device="cpu", loggers=["wandb"])
+    assert not (tmp_path / "three").exists()
+
+
+def test_the_learning_rate_and_the_norm_of_the_gradient_are_logged(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOG_EVERY", 2)
+    monkeypatch.setattr(trainer, "LOG_EVERY", 2)
+    out = tuned(tmp_path / "out", steps=4, warmup=2, schedule="linear", learning_rate=0.01, clip=1e-6)
+    logged = [row for row in rows(out) if row["train/learning_rate"]]
+    assert [float(row["train/learning_rate"]) for row in logged] == pytest.approx([0.01, 0.005])  # the 2nd, the 4th
+    assert all(float(row["train/gradient_norm"]) > 1e-3 for row in logged)  # before it is clipped
+
+
+def test_a_page_of_weights_and_biases_goes_on(tmp_path, monkeypatch):
+    """Its library is not needed here: what it is given is."""
+    given = []
+    monkeypatch.setattr(trainer, "find_spec", lambda name: name)
+    monkeypatch.setattr(
+        trainer, "WandbLogger", lambda **values: given.append(values) or CSVLogger(tmp_path, "page", version="")
+    )
+    for out in ("a", "a", "b"):
+        trainer._loggers(("wandb",), tmp_path / out, 0)
+    first, again, other = (values["id"] for values in given)
+    assert first == again != other
+    assert {values["resume"] for values in given} == {"allow"}
+
+
+def test_a_warm_up_as_long_as_the_run_is_told(tmp_path):
+    with pytest.warns(UserWarning, match="warmup 200 is no shorter than the run of 2 steps: the learning rate only"):
+        tuned(tmp_path / "out", steps=2, warmup=200)
+    with warnings.catch_warnings(record=True) as found:
+        tuned(tmp_path / "two", steps=2, warmup=1)
+    assert not [warning for warning in found if "warmup" in str(warning.message)]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +233,15 @@ def test_what_is_said_and_has_no_effect_is_refused(monkeypatch, capsys, tmp_path
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_has_numbers_as_yaml_and_json_write_them(tmp_path):
+    (tmp_path / "a.yaml").write_text("{learning_rate: 1e-3, warmup: 2E2, clip: .5e+0, train_split: 1e}")
+    assert read_recipe(str(tmp_path / "a.yaml")) == {
+        "learning_rate": 0.001, "warmup": 200.0, "clip": 0.5, "train_split": "1e"
+    }  # fmt: skip
+    (tmp_path / "b.json").write_text(json.dumps({"learning_rate": 1e-5, "steps": 3}))
+    assert read_recipe(str(tmp_path / "b.json")) == {"learning_rate": 1e-5, "steps": 3}
 
 
 def test_a_recipe_may_hold_what_has_no_effect_in_this_run():

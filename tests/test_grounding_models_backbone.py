@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import timm
 import torch
+from small_models import small_mdetr, wordpiece
 from torch import nn
 
+from grounding.checkpoint import load_checkpoint, save_checkpoint
 from grounding.models.backbone import EFFICIENTNETS, Backbone
+from grounding.released.fresh import fresh_model
 
 
 def with_random_weights(module: nn.Module) -> None:
@@ -48,3 +53,44 @@ def test_an_efficientnet_is_timms_with_frozen_norms_of_epsilon_1e_5(name, channe
     moved = [key for key, value in backbone.state_dict().items() if not torch.equal(value, expected[key])]
     assert not moved
     assert not any(".bn" in key for key, _ in backbone.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet101", *EFFICIENTNETS])
+@torch.no_grad()
+def test_a_fresh_backbone_has_features_of_ordinary_size(name):
+    """Of pictures unlike the noise that norms are set by too, and within half precision at every layer."""
+    torch.manual_seed(0)
+    backbone = Backbone(name)
+    plain = deepcopy(backbone)
+    white = torch.full((1, 3, 128, 128), 2.4)
+    white[..., 40:80, 40:80] = -2
+    pictures = {"noise": torch.randn(1, 3, 128, 128), "white": white}
+    state = torch.get_rng_state()
+    backbone.measure_norms()
+    assert torch.equal(torch.get_rng_state(), state)
+    found = backbone.state_dict()
+    moved = [key for key, value in plain.state_dict().items() if not torch.equal(value, found[key])]
+    assert {key.split(".")[-1] for key in moved} == {"running_var"}
+    for picture in pictures.values():
+        assert 0.02 < backbone(picture).std() < 20
+    assert all(deepcopy(backbone).half()(picture.half()).isfinite().all() for picture in pictures.values())
+
+
+def test_a_small_backbone_has_no_norms_to_set():
+    backbone = Backbone("small")
+    before = deepcopy(backbone.state_dict())
+    backbone.measure_norms()
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_a_checkpoints_norms_are_loaded_and_not_set(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model, _ = fresh_model(small_mdetr(backbone="resnet18", multiple=32).config, wordpiece(), seed=3)
+    again, _ = fresh_model(model.config, wordpiece(), seed=3)
+    save_checkpoint(tmp_path / "made", model, {})
+    monkeypatch.setattr(Backbone, "measure_norms", lambda self: 1 / 0)
+    loaded = load_checkpoint(tmp_path / "made").model.state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded[name], value)
+        assert torch.equal(again.state_dict()[name], value)
+    assert (loaded["mdetr.backbone.0.body.bn1.running_var"] != 1).all()

@@ -16,7 +16,7 @@ from torchvision.ops import box_convert
 
 from grounding.checkpoint import load_checkpoint
 from grounding.errors import BadInput
-from grounding.evaluate import evaluate
+from grounding.evaluate import evaluate, predict
 from grounding.models.hf.detr import Detr
 
 KINDS = ("detr", "conditional_detr", "deformable_detr", "rt_detr")
@@ -137,8 +137,9 @@ def test_a_report_says_what_has_no_box_and_no_answer():
     evaluation = evaluate(model, [example, unnamed(example)])
     told = evaluation.to_markdown({})
     assert "2 phrases have no box from the model" in told
-    assert "1 examples have no task, or no answer" in told
+    assert "1 examples have no answer: wrong in the task's figures" in told
     assert evaluation.to_json({})["without_boxes"] == 2
+    assert np.isnan(predict(model, [unnamed(example)])[0].score)  # no number that a correlation could take
     assert evaluation.per_phrase["iou"].tolist()[2:] == [0, 0]
 
 

@@ -78,9 +78,10 @@ def test_a_batch_gives_what_its_examples_give_alone(patch, stem):
             torch.testing.assert_close(image, expected[own.image], atol=2e-5, rtol=1e-4)
 
 
-def test_predictions_of_a_batch_are_those_of_its_examples_alone():
-    """With patches of 8 pixels the head's cells are pixels, and nothing is interpolated across the padding's edge."""
-    model = small_vilt(patch=8)
+@pytest.mark.parametrize("patch", [4, 8, 16])
+def test_predictions_of_a_batch_are_those_of_its_examples_alone(patch):
+    """With patches of 8 pixels the head's cells are pixels; others are interpolated, up to the padding's edge."""
+    model = small_vilt(patch=patch)
     with torch.no_grad():
         batch = model.preprocess(MIXED)
         together = model.predict(batch, model(batch))
@@ -104,6 +105,7 @@ def test_what_is_under_the_padding_does_not_matter(stem):
         dirty = model(replace(batch, images=images, input_ids=ids))
     torch.testing.assert_close(dirty.log_task, clean.log_task)
     torch.testing.assert_close(dirty.log_phrases, clean.log_phrases)
+    torch.testing.assert_close(dirty.image_log_phrases, clean.image_log_phrases)
 
 
 def test_text_padded_to_the_limit_or_to_the_longest_is_the_same():
@@ -242,17 +244,18 @@ def test_every_row_of_a_planted_peak_is_decoded_to_its_candidate(count):
 
 def planted(batch, log_task: torch.Tensor) -> ViltAlignerOutput:
     """An output with a given task map (normalised here), as ``forward`` makes it."""
-    from grounding.models.vilt_aligner import _peaks
+    from grounding.models.vilt_aligner import _log_softmax, _peaks
 
-    log_task = log_task.flatten(1).log_softmax(1).view_as(log_task)
+    image_log_task = _log_softmax(log_task.masked_fill(~batch.pixel_mask, -math.inf))
     owners = batch.phrase_example
-    maps = log_task[owners]
     return ViltAlignerOutput(
-        _peaks(log_task, batch, torch.arange(len(batch))),
-        _peaks(maps, batch, owners),
-        log_task,
-        maps,
-        torch.zeros(len(maps)),
+        task_point=_peaks(log_task, batch, torch.arange(len(batch))),
+        phrase_point=_peaks(log_task[owners], batch, owners),
+        log_task=_log_softmax(log_task),
+        log_phrases=_log_softmax(log_task)[owners],
+        image_log_task=image_log_task,
+        image_log_phrases=image_log_task[owners],
+        phrase_normaliser=torch.zeros(len(owners)),
     )
 
 

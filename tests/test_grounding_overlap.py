@@ -60,13 +60,22 @@ def test_the_training_split_is_read_and_compared(tmp_path):
     assert apart.told().startswith("Images shared with training (kilogram train): 0 of")
     seen = source.load("train", 3)
     other_games = training_overlap(trained_on("kilogram", "train", root, candidates=3), source, [*seen, *dev])
-    assert other_games.shared == len({image for example in seen for image in example.images})
+    assert other_games.shared == len({image.drawing for example in seen for image in example.images})
     assert other_games.images > other_games.shared
     assert other_games.examples == tuple(e.id for e in seen)
     assert other_games.told().startswith("WARNING: Images shared with training")
+    recoloured = training_overlap(trained_on("kilogram", "train", root, seed=1, candidates=2), source, [*seen, *dev])
+    again = open_benchmark("kilogram", root, 1, candidates=2).load("train")
+    trained, evaluated = ({i.drawing for e in some for i in e.images} for some in (again, [*seen, *dev]))
+    assert recoloured.shared == len(trained & evaluated) > 0  # the drawing counts, not its colours
     same = training_overlap(trained_on("kilogram", "dev", root, candidates=2), source, dev)
     assert same.same_split
-    assert same.told() == "WARNING: evaluated on the split that the checkpoint was trained on (kilogram dev)."
+    told = "WARNING: evaluated on the split that the checkpoint was trained on (kilogram dev)."
+    assert same.told() == f"{told} The checkpoint's step was chosen on this split, which flatters it."
+    assert not apart.transfer
+    assert apart.chosen_on
+    assert not training_overlap(trained_on("kilogram", "train", root, candidates=3), source, dev).chosen_on
+    assert not training_overlap(trained_on("kilogram", "train", root, candidates=2), source, seen).chosen_on
 
 
 def test_what_cannot_be_known_is_said_not_guessed(tmp_path, monkeypatch):

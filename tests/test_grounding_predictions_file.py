@@ -150,7 +150,7 @@ def test_a_missing_answer_is_an_error_unless_grounding_alone_counts(tmp_path):
     assert "0 examples" in summary["pearson"].reason
     alone = replace(example, images=example.images[:1], task=ReferenceGame(0), phrases=())
     assert not score([alone], [replace(back[0], phrases=())]).per_example["answered"].any()
-    assert "1 examples have no task, or no answer" in evaluation.to_markdown(summary)
+    assert "1 examples have no answer: their grounding counts alone" in evaluation.to_markdown(summary)
     assert evaluation.joint_table(50, 50)["value"].isna().all()
 
 

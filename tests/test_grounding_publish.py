@@ -86,6 +86,8 @@ def test_what_a_dry_run_writes_loads_back_with_equal_answers(ckpt, tmp_path):
         assert (tmp_path / "made" / file).read_bytes() == (ckpt / file).read_bytes()
     before, after = load_checkpoint(ckpt), from_pretrained(tmp_path / "made")
     assert (after.content, after.info) == (before.content, before.info)
+    with pytest.raises(BadInput, match=r"revision 'main' of '.*made', which is here; accepted: with owner/name"):
+        from_pretrained(tmp_path / "made", revision="main")
     games = MiniatureGame().load("dev", 2)
     with torch.inference_mode():
         one, other = (c.model(c.model.preprocess(games)) for c in (before, after))
@@ -132,7 +134,6 @@ def test_the_card_is_written_from_the_run(ckpt, evaluated, tmp_path):
             "share of the phrases with the regions of another one of their caption, drop_rate 0.2: share that lost "
             "their regions, jitter_iou 0.7: overlap of every box with its true place): 301 of 1,200 phrases.",
         ),
-        ({"grounding_weight": 0.0}, "This run learned from no grounding annotation."),
         ({"grounding": False, "drop_rate": 0.2}, "This run learned from no grounding annotation."),
         ({"drop_rate": 0.0, "jitter_iou": 1.0}, "from 25% of the annotated images: 301 of 1,200 phrases."),
     ],

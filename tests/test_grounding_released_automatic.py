@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_states_are_those_of_the_bare_network(folders, kind, tmp_path):
         parts += [] if "text" in name else [image.flatten(0, 1)]
         row = list(done.examples["id"]).index("a")
         np.testing.assert_allclose(done.tokens(name, row), torch.cat(parts).numpy(), atol=2e-5)
+
+
+def test_images_are_resized_with_the_filter_of_the_folder(folders, tmp_path):
+    path = tmp_path / "bilinear"
+    shutil.copytree(folders["flava"], path)
+    file = path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"resample": 2}))
+    for fresh in (None, 0):
+        model = load_checkpoint(path, adapted=False, fresh_weights=fresh).model
+        assert model.preprocessor.resample == Image.Resampling.BILINEAR
 
 
 def test_the_place_of_a_token_is_where_its_pixels_are(folders):

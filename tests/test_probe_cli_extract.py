@@ -110,6 +110,15 @@ def test_an_estimate_writes_nothing(tmp_path, monkeypatch, capsys):
         ((), "is not there to go on with; accepted: a run, or --ckpt and --benchmark to begin one"),
         (("--add-view", "tokens"), "is not there to go on with"),
         (("--ckpt", "mdetr-task"), "is not there to go on with; accepted: a run, or --ckpt and --benchmark"),
+        ((*NEW, "--add-view", "region"), "--views is of a new run; accepted beside --add-view"),
+        (
+            ("--ckpt", "mdetr-task", "--benchmark", "mini-game", "--add-view", "region", "--sites", "x"),
+            "--sites is of a",
+        ),
+        (
+            ("--ckpt", "mdetr-task", "--benchmark", "mini-game", "--add-view", "region", "--estimate"),
+            "--estimate is of",
+        ),
         ((*NEW, "--batch-size", "many"), "batch-size 'many' is not a number; accepted: 1 or more, or auto"),
         ((*NEW, "--batch-size", "0"), "batch_size 0 is too small"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from report_pages import chunk
@@ -11,6 +12,7 @@ from test_probe_cli_sweep import games_of_own_images
 from tiny_run import run_tiny
 
 from extract.from_checkpoint import extract_checkpoint
+from grounding.errors import BadInput
 from probe.cli.report import read_subjects, views_of
 from probe.sweep import sweep
 
@@ -52,6 +54,22 @@ def test_probes_are_fitted_where_a_sweep_asked_localisation_or_where_they_are_as
     assert views_of([subject], ["sink-filtered", "probe"]) == ["attention", "probe"]
 
 
+def test_a_run_has_the_name_of_its_folder_wherever_it_is_seen_from(swept, monkeypatch):
+    monkeypatch.chdir(swept / "run")
+    assert read_subjects([Path(".")])[0].name == "run"
+    with pytest.raises(BadInput, match=r"run '\.' is given more than once; accepted: each run once"):
+        read_subjects([Path("."), swept / "run"])
+
+
+def test_a_report_is_written_into_the_folder_that_one_is_in(swept, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, out, err = probe(monkeypatch, capsys, "report", swept / "run", "--out", ".")
+    assert code == 0, err
+    assert (tmp_path / "here" / "index.html").is_file()
+    assert "20 examples" in out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -60,6 +78,8 @@ def test_probes_are_fitted_where_a_sweep_asked_localisation_or_where_they_are_as
         (("--sweep", "a", "--sweep", "b"), "sweep: 2 given for 1 runs; accepted: one for each, in their order"),
         (("--sweep", "nothing"), "sweep 'nothing' holds no sweep.csv"),
         (("--map", "probe", "--budget-mb", 0), "budget-mb 0.0 is not a size"),
+        (("--grounded-at", 0), "grounded-at 0 cannot be; accepted: above 0, at most 1"),
+        (("--grounded-at", "nan"), "grounded-at nan cannot be"),
     ],
 )
 def test_maps_sweeps_and_budgets_are_checked_before_anything_is_fitted(

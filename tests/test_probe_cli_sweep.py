@@ -1,6 +1,7 @@
 """``probe sweep`` on stored runs: several questions, a YAML file, what is refused, curves of every question."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,8 @@ def test_a_yaml_file_is_swept_and_options_go_before_it(monkeypatch, capsys, stor
     assert settings["questions"] == ["boxes", "localisation"]
     assert settings["seeds"] == [1]
     assert settings["controls"] == []
-    words = ["--map", "probe", "--grid", "layers", "--against", stored / "one", "--count", 1, "--format", "png"]
+    other = shutil.copytree(stored / "one", tmp_path / "other")
+    words = ["--map", "probe", "--grid", "layers", "--against", other, "--count", 1, "--format", "png"]
     code, out, _ = run(monkeypatch, capsys, "visualize", stored / "one", "--sweep", tmp_path / "out", *words,
                        "--out", tmp_path / "drawn")  # fmt: skip
     assert code == 0

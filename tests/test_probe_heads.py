@@ -197,9 +197,17 @@ def test_runs_that_do_not_go_together():
         score_heads(run, planted("dev", 3))
     with pytest.raises(BadInput, match="split 'test' is a test split"):
         score_heads(run, planted("test", 3))
+    select.manifest["identity"]["fresh_weights"] = 0
+    with pytest.raises(BadInput, match=r"select 'runs/tune' is of another checkpoint than 'runs/dev'"):
+        score_heads(run, select)
+    del select.manifest["identity"]["fresh_weights"]
     select.manifest["identity"]["checkpoint"] = "other"
     with pytest.raises(BadInput, match=r"select 'runs/tune' is of another checkpoint than 'runs/dev'"):
         score_heads(run, select)
+    lone = planted("dev", 0)
+    lone.phrases = lone.phrases[lone.phrases["example"] == 0]
+    with pytest.raises(BadInput, match="run 'runs/dev' has phrases in 1 image; accepted: 2 or more, for intervals"):
+        score_heads(lone, planted("tune", 1))
     with pytest.raises(BadInput, match="kind 'row' is unknown; accepted: raw, sink-filtered"):
         score_heads(run, planted("tune", 1), ["row"])
     with pytest.raises(BadInput, match=r"site 'block.9' is unknown; accepted: block.0, block.1, block.2"):

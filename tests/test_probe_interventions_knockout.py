@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hf_models import tiny
@@ -10,6 +12,7 @@ from small_models import Seen, game, small_mdetr, small_vilt
 
 from extract.capture import Capture
 from grounding.errors import BadInput
+from grounding.examples import Region
 from probe.interventions.groups import cells_of, phrase_cells
 from probe.interventions.knockout import (
     ONE,
@@ -84,7 +87,8 @@ def test_what_is_looked_up_is_found_and_the_control_does_nothing():
     model = Planted().eval()
     batches = [model.prepare(planted_games(30))]
     with Live(model) as live:
-        rows = knock_out(live, attending(model, model.sites()), batches, None, draws=2)
+        rows, uncut = knock_out(live, attending(model, model.sites()), batches, None, draws=2)
+    assert uncut == 0
     found = {(row["target"], row["condition"], row["score"]): row for row in rows}
     assert {row["site"] for row in rows} == {"block.1"}
     for reach in (ONE, UP_TO):
@@ -106,6 +110,18 @@ def test_the_control_has_as_many_patches_of_the_same_image_and_none_of_the_regio
     for phrase in range(len(own)):
         same_image = first[phrase].view(batch.grid)[8:16]  # target 1 of 128 pixels, 16 each cell
         assert same_image.sum() == first[phrase].sum() == min(own[phrase].sum(), 64 - own[phrase].sum())
+
+
+def test_nothing_is_cut_where_no_control_would_match():
+    model = Planted().eval()
+    games = [
+        replace(game, phrases=(replace(game.phrases[0], regions=(Region((0.0, 0.0, 1.0, 0.7)),)),))
+        for game in planted_games(8)
+    ]
+    with Live(model) as live:
+        rows, uncut = knock_out(live, attending(model, model.sites()), [model.prepare(games)], None, draws=1)
+    assert uncut == 8
+    assert {row["effect"] for row in rows} == {0.0}
 
 
 def test_cells_are_those_that_a_box_touches():

@@ -1,9 +1,12 @@
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from grounding.errors import BadInput
-from grounding.metrics.intervals import bootstrap, paired_difference
+from grounding.metrics.intervals import bootstrap, difference, paired_difference, resampled
 from probe.scores import SCORES, ScoredPairs, as_statistic, chance, choices, margins, statistic
 
 
@@ -51,8 +54,17 @@ def test_choice_accuracy_by_hand():
 
 def test_chance_by_hand():
     assert chance(_by_hand(), "choice_accuracy") == pytest.approx((1 / 3 + 2 / 3 + 1 / 3) / 3)
-    assert chance(_by_hand(), "average_precision") == pytest.approx(4 / 9)
     assert chance(_by_hand(), "auc") == 0.5
+
+
+@pytest.mark.parametrize(("positives", "pairs"), [(1, 1), (1, 2), (1, 6), (4, 9), (5, 6), (6, 6)])
+def test_chance_of_average_precision_is_its_mean_over_all_orders(positives, pairs):
+    scores = np.arange(pairs, 0, -1)
+    orders = [np.isin(np.arange(pairs), found) for found in combinations(range(pairs), positives)]
+    expected = np.mean([average_precision_score(label, scores) for label in orders])
+    one = np.zeros(pairs, dtype=int)
+    assert chance(ScoredPairs(one, one, orders[0], scores), "average_precision") == pytest.approx(expected)
+    assert np.isnan(chance(ScoredPairs(one, one, one > 0, scores), "average_precision"))
 
 
 def test_auc_and_average_precision_by_hand():
@@ -68,7 +80,7 @@ def test_ties_share_the_choice_whatever_the_order_of_candidates():
         tied = ScoredPairs(pairs.phrase[order], pairs.image[order], pairs.label[order], np.zeros(9))
         assert estimate(tied, "choice_accuracy", 10).value == pytest.approx(chance(pairs, "choice_accuracy"))
         assert estimate(tied, "auc", 10).value == 0.5
-        assert estimate(tied, "average_precision", 10).value == pytest.approx(4 / 9)
+        assert estimate(tied, "average_precision", 10).value == pytest.approx(4 / 9)  # one threshold: less than chance
 
 
 @pytest.mark.parametrize("levels", [None, 1, 3])
@@ -101,6 +113,16 @@ def test_random_scores_are_at_chance_in_most_repeats(score):
         found = estimate(blind, score, 200)
         inside += found.low <= chance(blind, score) <= found.high
     assert inside >= 50  # 57 expected at 95 %; a percentile interval of 20 images is a little narrow
+
+
+def test_resamples_of_average_precision_are_around_its_value_although_images_drawn_twice_raise_it():
+    pairs = _random()
+    noise = np.random.default_rng(1).random(len(pairs.label))
+    blind = as_statistic(ScoredPairs(pairs.phrase, pairs.image, pairs.label, noise), "average_precision")
+    plain = replace(blind, biased=False)
+    assert resampled({"": plain})[""].mean() > blind.value() + 0.005
+    for figure in (blind, difference(blind, as_statistic(pairs, "auc"))):
+        assert resampled({"": figure})[""].mean() == pytest.approx(figure.value())
 
 
 def test_paired_difference_is_tighter_than_two_intervals():

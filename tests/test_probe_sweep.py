@@ -12,11 +12,12 @@ from probe.features import read_rows
 from probe.joined import COLUMNS as JOINED_COLUMNS
 from probe.questions import QUESTIONS
 from probe.questions.base import matching_sites
-from probe.settings import SweepSettings
+from probe.settings import CONTROLS, SweepSettings
 from probe.significance import enough_resamples
 from probe.summary import summarise
 from probe.sweep import COLUMNS, sweep
 from probe.tables import read_sweep
+from probe.wording import figure
 
 torch.set_num_threads(1)
 FAST = {"resamples": 200}
@@ -90,6 +91,7 @@ def test_p_values_find_the_planted_site_after_correction_and_not_the_other(plant
         assert planted_row["p_chance_holm"] == planted_row["p_control_holm"] == pytest.approx(2 * least)
         assert noisy["p_chance_holm"] > 0.05
         assert noisy["p_control_holm"] > 0.05
+    assert set(DIFFERENCES) == {"control-labels", *CONTROLS} - {"labels"}
     differences = [_row(table, "block.0", "mlp", name)["p_chance"] for name in DIFFERENCES.values()]
     assert _row(table, "block.0", "mlp")["p_control"] == max(differences)
     assert table.loc[table["probe"] == "concatenation", "p_control"].isna().all()
@@ -142,10 +144,27 @@ def test_regions_that_look_annotated_lift_the_concatenation_control():
     assert row["value"] == pytest.approx(1 / 3, abs=0.12)  # one of the three annotated regions
 
 
+def test_what_a_baseline_reads_too_is_counted_against_the_probe(tmp_path):
+    run = make_run(300)
+    phrase, region = noise(run)
+    region[:, 0] += 4 * (run.regions["phrase"].to_numpy() >= 0)
+    run.add("block.0", phrase, region)
+    table = sweep(run, ("mlp",), ("labels", "region-only"), out=tmp_path, **FAST)
+    mlp, above, selectivity = (
+        _row(table, "block.0", "mlp", name) for name in ("alignment", "above-region-only", "selectivity")
+    )
+    assert above["value"] == pytest.approx(mlp["value"] - _row(table, "block.0", "region-only")["value"])
+    assert max(mlp["p_chance"], selectivity["p_chance"]) < 0.05 < mlp["p_control"] == above["p_chance"]
+    words = (tmp_path / "summary.md").read_text()
+    assert "Above chance, but not clearly above region-only: which region is meant may be told without" in words
+    assert "Not shown to be above every one of its controls at 5 %: `block.0`." in words
+
+
 def test_table_is_tidy_and_complete(planted):
     _, table, _, ticks = planted
     assert list(table.columns) == COLUMNS
-    conditions = 2 * (1 + 3 * 2) + 4  # linear and mlp: alignment, three controls and differences; four baselines
+    # linear and mlp: alignment, three controls, differences from them and from four baselines; those
+    conditions = 2 * (1 + 3 + 3 + 4) + 4
     assert len(table) == 2 * conditions * 3
     assert not table.duplicated(["site", "probe", "condition", "score", "seed"]).any()
     assert (table["low"] <= table["high"]).all()
@@ -378,6 +397,19 @@ def test_what_a_control_reaches_too_is_not_said_to_follow(planted):
     words = summarise(table, nothing, about)
     assert "Above chance, but not clearly above each of the controls below." in words
     assert "can be matched" not in words
+
+
+def test_baselines_are_held_against_by_the_paired_difference_and_not_by_two_intervals(planted):
+    table, (_, nothing, about) = planted[1], linear_alignment(planted)
+    table = table[table["probe"].isin(["linear", "region-only"])].copy()
+    real, only = (table["probe"] == "linear") & (table["condition"] == "alignment"), table["probe"] == "region-only"
+    table.loc[only, "high"] = table.loc[real, "high"].max()  # the two intervals meet
+    words = summarise(table, nothing, about)
+    assert "Above chance and above region-only: phrase and region can be matched at this site." in words
+    assert f"Above the region-only control: {figure(_row(table, 'block.1', 'linear', 'above-region-only'))}." in words
+    table.loc[table["condition"] == "above-region-only", "low"] = 0.0
+    words = summarise(table, nothing, about)
+    assert "Above chance, but not clearly above region-only: which region is meant may be told without" in words
 
 
 def test_beside_a_figure_that_shows_nothing_no_difference_is_said_to_show_something(planted):

@@ -16,6 +16,7 @@ from probe.ray_sweep import RayEngine
 from probe.settings import SweepSettings
 from probe.sweep import sweep
 from probe.sweep_config import ACCEPTED, read_config
+from probe.tables import read_sweep
 from probe.units import Asker, Unit
 
 torch.set_num_threads(1)
@@ -67,6 +68,10 @@ def test_an_interrupted_sweep_goes_on_where_it_was(run, tmp_path, monkeypatch):
     done.clear()
     sweep(run, out=tmp_path / "again", **settings)
     assert not done
+    path = next((tmp_path / "again" / "units").glob("*.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "form": 1}))  # as an earlier version kept it
+    sweep(run, out=tmp_path / "again", **settings)
+    assert len(done) == 1
 
 
 def test_a_folder_with_another_sweep_is_refused_with_both_values(run, tmp_path):
@@ -76,6 +81,20 @@ def test_a_folder_with_another_sweep_is_refused_with_both_values(run, tmp_path):
     other = replace(run, manifest={"identity_hash": "other", "identity": {}})
     with pytest.raises(BadInput, match="holds a sweep of another run, fake, not of this one, other;"):
         sweep(other, ("linear",), out=tmp_path, **FAST)
+
+
+def test_runs_of_one_identity_and_other_sites_stay_apart_in_a_sweep(tmp_path):
+    one, other, third = (replace(make_run(60), path=tmp_path / name) for name in ("one", "other", "third"))
+    one.add("block.0", *plant_alignment(one))
+    other.add("block.1", *plant_alignment(other))
+    for _ in range(2):  # the second finds what the first left
+        sweep([one, other], ("linear",), out=tmp_path / "sweep", **FAST)
+    for run, site in ((one, "block.0"), (other, "block.1")):
+        assert set(read_sweep(tmp_path / "sweep", run)["site"]) == {site}
+    with pytest.raises(BadInput, match=r"several runs of this identity, one, other, and none is named .* 'third'; acc"):
+        read_sweep(tmp_path / "sweep", third)
+    with pytest.raises(BadInput, match="holds a sweep of another run, fake, fake, not of this one, fake;"):
+        sweep(one, ("linear",), out=tmp_path / "sweep", **FAST)
 
 
 def test_a_sweep_that_cannot_begin_leaves_nothing(run, tmp_path):

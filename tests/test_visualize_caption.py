@@ -94,8 +94,9 @@ def drawn(text: str, **options) -> np.ndarray:
     """A line of text as it is seen: where there is ink, ``[height, width]``, cut to what has any."""
     sheet = Sheet(3, 0.5)
     lay_out(text, [], width=3, **options).draw(sheet, 0, 0)
-    sheet.figure.canvas.draw()
-    ink = np.asarray(sheet.figure.canvas.buffer_rgba())[..., 0] < 128
+    figure = sheet.finish()
+    figure.canvas.draw()
+    ink = np.asarray(figure.canvas.buffer_rgba())[..., 0] < 128
     rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 

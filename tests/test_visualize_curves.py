@@ -11,7 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from grounding.errors import BadInput
-from visualize.curves import BASELINES, layer_curves, task_and_grounding
+from probe import conditions
+from visualize.curves import BASELINES, DIFFERENCES, layer_curves, task_and_grounding
 from visualize.gallery import Outcomes
 
 
@@ -61,6 +62,19 @@ def test_a_score_that_is_zero_everywhere_has_no_ticks_below_zero():
     assert min(tick for tick in panel.get_yticks() if low <= tick <= high) == 0
 
 
+def test_marks_of_few_layers_keep_near_their_own():
+    table = make_sweep(2, "layers")
+    panel = layer_curves(pd.concat([table, table[table["probe"] == "mlp"].assign(probe="majority")])).axes[0]
+    marked = [line for line in panel.lines if line.get_marker() not in ("None", "")]
+    places = np.concatenate([line.get_xdata() for line in marked])
+    assert np.abs(places - places.round()).max() < 0.16  # of six series
+    assert panel.get_xlabel() == "layer"
+    many = layer_curves(make_sweep(30)).axes[0]
+    first = [line.get_xdata()[0] for line in many.lines if line.get_marker() not in ("None", "")]
+    assert max(np.abs(first)) == pytest.approx(0.3)  # of 0.5 to the border
+    assert many.get_xlabel() == "layer (block)"
+
+
 def test_what_has_bars_is_drawn_side_by_side():
     table = pd.concat([make_sweep(1, "embedding"), make_sweep(2, "block")])
     real = table[(table["condition"] == "alignment") & (table["probe"] == "mlp")]
@@ -69,7 +83,7 @@ def test_what_has_bars_is_drawn_side_by_side():
     marked = [line for line in axes.lines if line.get_marker() not in ("None", "")]
     single = sorted(line.get_xdata()[0] for line in marked if len(line.get_xdata()) == 1)
     assert len(single) == 2 * 2 + len(BASELINES)
-    np.testing.assert_allclose(np.diff(single), 0.8 / len(single))
+    np.testing.assert_allclose(np.diff(single), 0.03 * 3)
     assert max(np.abs(single)) < 0.4  # where the stage's stretch of the chance line ends
     begins = [line.get_xdata()[0] for line in marked if len(line.get_xdata()) == 2 and line.get_linestyle() == "--"]
     assert len(set(begins)) == 2 + len(BASELINES)
@@ -88,6 +102,10 @@ def test_controls_differ_in_colour_lightness_and_marker():
     bands = [part for part in axes.collections if isinstance(part, PolyCollection)]
     assert len(bands) == 2  # of the probes, none of the controls
     assert all(band.get_facecolor()[0, 3] <= 0.1 for band in bands)
+
+
+def test_differences_are_those_of_a_sweep():
+    assert set(DIFFERENCES) == set(conditions.DIFFERENCES.values())
 
 
 def test_differences_are_left_out_and_further_seeds_are_thin():
@@ -145,7 +163,7 @@ def test_points_and_counts_are_those_of_the_table():
 def test_unknown_grounding_is_left_out_and_counted():
     run = make_run([make_example(n) for n in range(5)])
     run.phrases.loc[run.phrases["example"] == 0, "iou"] = np.nan
-    assert "1 examples without a known grounding" in texts(task_and_grounding(Outcomes.of(run)))
+    assert "Left out: 1 example without a known grounding" in texts(task_and_grounding(Outcomes.of(run)))
     run.phrases[["iou", "pointing"]] = np.nan
     with pytest.raises(BadInput, match="no example of this run has a known grounding"):
         task_and_grounding(Outcomes.of(run))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_gallery import make_example, make_run
+from report_browser import until
 from report_pages import EVIL, by_id, chunk, items_of, two_runs, unpack
 
 from grounding.errors import BadInput
@@ -173,6 +174,11 @@ def test_bad_input_is_told_and_changes_nothing(made):
         (lambda: explorer.filter(order="size"), "order 'size' is unknown"),
         (lambda: explorer.filter(run=2), "run 2 is unknown; accepted: 0, 1"),
         (lambda: explorer.filter(score=0.5), "score 0.5 is not a range"),
+        (
+            lambda: explorer.filter(grounding=(0.6, 0.1)),
+            "grounding (0.6, 0.1) holds nothing",
+        ),
+        (lambda: explorer.filter(type="zz"), "type 'zz' is unknown; accepted: "),
         (lambda: explore([]), "runs: none given"),
     ]:
         with pytest.raises(BadInput, match=re.escape(words)):
@@ -229,29 +235,87 @@ async (esm) => {
 """
 
 
+def put_on(page, explorer) -> None:
+    """Show the widget on a page, as Jupyter does."""
+
+    def ask(text: str) -> str:
+        (content,), (buffers,) = answers(explorer, json.loads(text))
+        return json.dumps({"content": content, "buffers": [base64.b64encode(b).decode() for b in buffers]})
+
+    page.expose_function("ask", ask)
+    page.expose_function("save", lambda text: explorer.set_state(json.loads(text)))
+    page.add_style_tag(content=explorer._css)
+    page.evaluate(MODEL, explorer._esm)
+
+
+# What JupyterLab says of links, lists and fields in what it shows (jupyterlab 4.6).
+LAB = """
+.jp-OutputArea-output dt { font-weight: bold; float: left; width: 20%; padding: 0px; margin: 0px; }
+.jp-OutputArea-output dd { float: left; width: 80%; padding: 0px; margin: 0px; }
+.jp-ThemedContainer input::placeholder { color: rgb(1, 2, 3); }
+.jp-ThemedContainer a { text-decoration: unset; color: unset; }
+.jp-ThemedContainer a:hover { text-decoration: unset; color: unset; }
+"""
+
+
+@pytest.mark.slow
+def test_the_rules_of_jupyterlab_do_not_win(made, look, tmp_path):
+    explorer, _, _ = made
+    page = look(tmp_path).page
+
+    def style(selector: str, name: str, pseudo: str = "") -> str:
+        given = [selector, pseudo, name]
+        return page.evaluate("([s, p, n]) => getComputedStyle(document.querySelector(s), p)[n]", given)
+
+    put_on(page, explorer)
+    page.add_style_tag(content=LAB)  # after ours: it wins where it is as specific
+    page.evaluate("document.body.className = 'jp-ThemedContainer jp-OutputArea-output'")
+    page.wait_for_selector(".about dt")
+    assert [style(f".about {tag}", "float") for tag in ("dt", "dd")] == ["none", "none"]
+    assert page.locator(".about dt").first.bounding_box()["height"] < 30  # one line
+    button = page.locator("a.primary").first
+    before = style("a.primary", "color")
+    button.hover()
+    assert style("a.primary", "color") == before
+    page.get_by_role("link", name="Examples", exact=True).click()
+    page.wait_for_selector(".card")
+    assert style("input", "color", "::placeholder") != "rgb(1, 2, 3)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("around", "theme"),
+    [
+        ("document.body.dataset.jpThemeLight = 'false'", "dark"),
+        ("document.body.dataset.jpThemeLight = 'true'", "light"),
+        ("document.body.classList.add('vscode-dark')", "dark"),
+        ("null", None),
+    ],
+)
+def test_the_theme_is_the_notebooks(made, look, tmp_path, around, theme):
+    page = look(tmp_path, scheme="light" if theme == "dark" else "dark").page
+    page.evaluate(around)
+    put_on(page, made[0])
+    page.wait_for_selector("h1")
+    assert page.evaluate("place.dataset.theme") == theme
+
+
 @pytest.mark.slow
 def test_the_front_end_and_python_drive_each_other(made, look, tmp_path):
     explorer, one, _ = made
     ids = one.examples["id"].tolist()
     page = look(tmp_path).page
 
-    def ask(text: str) -> str:
-        (content,), (buffers,) = answers(explorer, json.loads(text))
-        return json.dumps({"content": content, "buffers": [base64.b64encode(b).decode() for b in buffers]})
-
     def follow(selector: str) -> None:
         page.evaluate("route => model.set('route', route)", explorer.route)
         page.wait_for_selector(selector)
 
-    page.expose_function("ask", ask)
-    page.expose_function("save", lambda text: explorer.set_state(json.loads(text)))
-    page.add_style_tag(content=explorer._css)
-    page.evaluate(MODEL, explorer._esm)
+    put_on(page, explorer)
     page.wait_for_selector("h1:has-text('first and second')")
     explorer.filter("wrong")
     follow(".card")
     assert explorer.selection()["id"].unique().tolist() == ids[1::2]
-    page.wait_for_function("document.querySelector('.card img').naturalWidth > 0")
+    until(page, "document.querySelector('.card img').naturalWidth > 0")
     explorer.show([ids[4], ids[0]])
     follow(f".card-id[title='{ids[4]}']")
     assert page.locator(".card-id").all_inner_texts() == [ids[4], ids[0]]
@@ -260,8 +324,8 @@ def test_the_front_end_and_python_drive_each_other(made, look, tmp_path):
     assert explorer.selection().empty
     page.get_by_role("button", name="Clear filters").click()
     page.locator(".card").nth(2).click()
-    page.wait_for_function("document.querySelector('.example')?.dataset.drawn")
+    page.wait_for_selector(".example[data-drawn]", state="attached")
     assert explorer.route.startswith("/example/fake%2F002")
     assert explorer.selection()["id"].unique().tolist() == [ids[2]]
     page.evaluate("end()")
-    page.wait_for_function("left() === 0")
+    until(page, "left() === 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
@@ -58,6 +59,12 @@ def test_everything_is_drawn_as_png_and_svg_and_leaves_no_trace_in_matplotlib(ru
     assert pyplot is None or not pyplot.get_fignums()
 
 
+def test_quadrants_are_parted_where_it_is_asked(run, examples, tmp_path):
+    drawn = {figure.name: figure for figure in draw(run, tmp_path, examples, formats=("png",), grounded_at=0.1)}
+    assert "grounded from 0.1 on" in drawn["task-and-grounding"].caption
+    assert "right, not grounded: 0;" in drawn["task-and-grounding"].alternative
+
+
 def test_chosen_examples_are_drawn_with_the_chosen_head(run, examples, tmp_path):
     drawn = draw(
         run, tmp_path, examples, chosen=["fake/003"], look=Look(site="block.0", head=1), count=1, formats=("png",)
@@ -107,7 +114,6 @@ def test_one_candidate_is_no_task_that_is_right(tmp_path):
     """Every single picture is found by whoever picks among one: nothing is said of the task, only of grounding."""
     examples = {e.id: e for e in (make_example(n, candidates=1) for n in range(8))}
     run = make_run(list(examples.values()))
-    run.examples["task_correct"] = True
     run.phrases["iou"] = np.where(run.phrases["example"] < 4, 0.9, 0.1)
     drawn = draw(run, tmp_path, examples, count=2, formats=("svg",))
     assert [figure.name.split("-fake")[0] for figure in drawn] == ["grounded-or-not", "example", "example"]
@@ -119,6 +125,7 @@ def test_one_candidate_is_no_task_that_is_right(tmp_path):
 def test_maps_grids_gaps_and_another_run_are_drawn(tmp_path):
     examples = {e.id: e for e in (make_example(n, candidates=2, phrases=1) for n in range(4))}
     run, before = (make_run(list(examples.values()), seed=seed) for seed in (0, 3))
+    before.path = Path("before")
     maps = {row: np.random.default_rng(row).random((1, 8, 4)) for row in run.phrases.index}
     run.relevance = {"relevance.rollout": maps}
     probed = [SiteMaps(PROBE, site, {row: cells[0] for row, cells in maps.items()}) for site in ("block.0", "block.1")]

@@ -60,6 +60,15 @@ def test_every_quadrant_holds_only_its_own(outcomes):
     assert sorted(rows) == list(range(24))
 
 
+def test_from_where_on_an_example_is_grounded_can_be_said(examples):
+    run = make_run(examples)
+    found = Outcomes.of(run, 0.3)
+    assert (found.table["grounding"][found.matching(grounded=True)] >= 0.3).all()
+    assert len(found.matching(grounded=True)) > len(Outcomes.of(run).matching(grounded=True))
+    with pytest.raises(BadInput, match=r"grounded-at 1\.1 cannot be; accepted: above 0, at most 1"):
+        Outcomes.of(run, 1.1)
+
+
 def test_selection_is_seeded_and_does_not_depend_on_the_order_of_rows(examples):
     outcomes = Outcomes.of(make_run(examples))
     shuffled = Outcomes(outcomes.table.sample(frac=1, random_state=3), outcomes.measure)
@@ -85,7 +94,7 @@ def test_an_empty_side_says_so(examples):
     run = make_run(examples[:1])
     outcomes = Outcomes.of(run)
     figure = drawn(run, examples, right_and_wrong(outcomes), outcomes)
-    assert "1 of 1 examples" in texts(figure)
+    assert "1 of 1 example, drawn" in texts(figure)
     assert "Task wrong: no such example" in texts(figure)
 
 

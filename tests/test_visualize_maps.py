@@ -15,7 +15,7 @@ from grounding.errors import BadInput
 from visualize.canvas import signed_strength
 from visualize.case import gather
 from visualize.grid import draw_grid
-from visualize.maps import PROBE, SiteMaps, kinds_of, read_heads, read_layers, read_maps
+from visualize.maps import PROBE, SiteMaps, kinds_of, read_heads, read_layers, read_maps, sites_with
 from visualize.overlays import draw_example
 
 INTEGRATED = "relevance.integrated-gradients"
@@ -63,6 +63,13 @@ def test_kinds_are_those_that_the_run_holds(game):
         BadInput, match=r"map 'saliency' is unknown; accepted: attention, attention.back, sink-filtered"
     ):
         read_maps(run, case, "saliency")
+
+
+def test_an_unknown_map_is_told_with_all_that_are_known(game):
+    run, _ = game
+    for unknown in ("rollout", "attention-task"):
+        with pytest.raises(BadInput, match=f"map '{unknown}' is unknown; accepted: .*rollout-task, .*, probe"):
+            sites_with(run, unknown)
 
 
 def test_what_every_phrase_attends_to_is_filtered_out(game):

@@ -45,9 +45,10 @@ def test_text_is_as_wide_when_others_show_a_figure_as_when_it_is_saved(tmp_path)
 def rendered(panel: Panel) -> np.ndarray:
     sheet = Sheet(panel.width, panel.height)
     panel.draw(sheet, 0, 0)
-    sheet.figure.set_dpi(DPI)
-    sheet.figure.canvas.draw()
-    return np.asarray(sheet.figure.canvas.buffer_rgba())[..., :3].astype(int)
+    figure = sheet.finish()
+    figure.set_dpi(DPI)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
 
 
 def edges(panel: Panel, index: int) -> tuple[float, float, float, float]:
@@ -232,6 +233,28 @@ def test_a_box_round_a_peak_is_not_called_what_the_iou_is_of():
         assert box in words
         assert measured.replace(" ", "") in "".join(words.split())
         assert ("whole" in words) == heatmaps
+
+
+def test_a_heatmap_that_is_highest_elsewhere_than_its_stored_peak_is_called_coarser():
+    example = make_example(1)
+    run = make_run([example], heatmaps=True)
+    for row in run.phrases.index:
+        phrase = example.phrases[row]
+        (x1, y1, x2, y2), heatmap = phrase.regions[0].box, np.full((6, 16, 16), 0.001)
+        heatmap[phrase.image_index, int(8 * (y1 + y2)), int(8 * (x1 + x2))] = 0.8
+        run.heatmaps[row] = heatmap
+    run.phrases["predicted_image_index"] = example.target_index
+    run.phrases["pointing"] = [1, 0, 1]
+    run.phrases.loc[2, "predicted_image_index"] = (example.target_index + 1) % 6
+    case = gather(run, 0, {example.id: example})
+    assert [phrase.drawn_apart for phrase in case.phrases] == [False, True, True]
+    words = texts(draw_example(case))
+    assert "; peak outside the region (drawn coarser)" in words
+    assert words.count("coarser") == 2
+    polygon = ((0.0, 0.0), (0.1, 0.0), (0.0, 0.1))
+    assert replace(case.phrases[1], polygons=(polygon,), boxes=((0.0, 0.0, 1.0, 1.0),)).drawn_apart is False
+    mask = np.ones((4, 4), bool)
+    assert replace(case.phrases[1], masks=(mask,), boxes=()).drawn_apart is True
 
 
 def test_maps_of_a_single_image_fill_the_page_in_pairs():

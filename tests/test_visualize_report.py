@@ -12,6 +12,7 @@ from fake_gallery import SITES, make_example, make_panorama, make_run
 from report_pages import (
     EVIL,
     HEADS,
+    PlantedProbes,
     by_id,
     chunk,
     items_of,
@@ -111,6 +112,8 @@ def test_maps_come_back_as_they_were(report):
     whole = subjects[0].run.attentions[row][head]
     back = cells[unit].reshape(-1, 24, 4)[row] / 255 * peaks[unit, row]
     np.testing.assert_allclose(back, whole, atol=whole.max() / 509)
+    means = unpack(maps["means"], np.float32).reshape(len(view["units"]), -1)
+    assert means[unit, row] == pytest.approx(whole.mean())
     mean = cells[0].reshape(-1, 24, 4)[row] / 255 * peaks[0, row]
     np.testing.assert_allclose(mean, subjects[0].run.attentions[row].mean(0), atol=peaks[0, row] / 509)
 
@@ -157,6 +160,18 @@ def test_a_budget_keeps_what_is_worth_most():
     assert kept[Unit("attention", SITES[2])] < kept[Unit("attention", SITES[0])] < kept[Unit("attention", SITES[1], 2)]
     assert Unit(MODEL, MODEL) in kept
     assert kept[Unit("attention", SITES[1], 2)] <= min(kept[Unit("attention", SITES[2], h)] for h in range(HEADS))
+
+
+def test_heads_are_told_of_what_was_left_out_where_a_view_has_them():
+    run = make_run([make_example(0)])
+    subject = Subject(run, "x", probed=PlantedProbes(run, np.random.default_rng(0).random((3, 24, 4)), {0: "test"}))
+    told = set()
+    for budget in np.linspace(100, 1e4, 100):
+        (choice,) = choose([subject], [np.arange(1)], 1, budget=budget, fixed=0)
+        told |= {line.partition(" (")[0] for line in choice.left_out}
+    assert "the linear probe’s probability: block.0" in told
+    assert not [line for line in told if line.startswith("the linear probe") and "head" in line]
+    assert "attention: head 0, 1, 2, 3 of block.0, block.1, block.2" in told
 
 
 def test_maps_of_probes_go_in_by_layer_with_the_part_that_each_example_is_in(tmp_path):
@@ -220,7 +235,9 @@ def test_missing_images_have_a_reason(tmp_path):
     records = chunk(tmp_path / "out", "examples-0")
     assert written.missing_images == 7
     assert {tuple(image) for image in records[0]["images"]} == {("missing",)}
-    assert "gone.png" in records[1]["images"][0]["missing"]
+    told = records[1]["images"][0]["missing"]
+    assert "gone.png" in told
+    assert str(tmp_path) not in told  # a report is passed on
     assert "src" in records[1]["images"][1]
     assert chunk(tmp_path / "out", "index")["table"]["thumb"][0] is None
 

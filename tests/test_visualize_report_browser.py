@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from fake_gallery import SITES, make_example, make_run
-from report_browser import Seen
+from report_browser import Seen, until
 from report_pages import by_id, chunk, plant_attention, write_probed
 
 from grounding.sinks import without_sinks
@@ -62,8 +62,8 @@ def test_types_phrases_runs_and_changes_are_filtered(two, look):
     assert f"{(~one & other).sum()} of 60" in seen.page.get_by_role("status").inner_text()
     seen.go("/gallery?of=1&quadrant=right")
     assert f"{other.sum()} of 60" in seen.page.get_by_role("status").inner_text()
-    seen.go("/gallery?quadrant=bogus")
-    assert seen.ids() == []
+    seen.go("/gallery?quadrant=bogus")  # which is none of the choices
+    assert len(seen.ids()) == 30
 
 
 def test_keys_lead_through_the_report(two, look):
@@ -83,7 +83,7 @@ def test_keys_lead_through_the_report(two, look):
     page.wait_for_selector(".example h1")
     assert page.locator("h1").inner_text() == "fake/001"
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('h1').textContent === 'fake/002'")
+    page.wait_for_selector("h1:text-is('fake/002')")
     page.keyboard.press("2")
     page.keyboard.press("m")
     assert seen.params()["phrase"] == "2"
@@ -101,7 +101,7 @@ def test_keys_lead_through_the_report(two, look):
     assert page.locator("h1").inner_text() == "fake/002"
     page.keyboard.press("/")
     page.go_back()
-    page.wait_for_function("document.querySelector('h1').textContent === 'fake/001'")
+    page.wait_for_selector("h1:text-is('fake/001')")
 
 
 def pixels(seen: Seen, image: int, side: int = 0) -> np.ndarray:
@@ -167,7 +167,7 @@ def test_a_sink_is_filtered_out_and_what_is_the_phrases_own_stays(tmp_path, look
     seen.drawn()
     np.testing.assert_array_equal(whole(seen), cells_of((9, 2), (4, 1)))
     seen.page.get_by_label("Method").select_option("sink-filtered")
-    seen.page.wait_for_function("document.querySelector('.map-words').textContent.includes('beyond')")
+    seen.page.wait_for_selector(".map-words:has-text('beyond')")
     assert seen.params()["map"] == "sink-filtered"
     seen.go(f"{place}&map=sink-filtered")  # anew, since a canvas that is read twice is complained about
     seen.drawn()
@@ -198,7 +198,7 @@ def test_maps_of_probes_follow_the_layer_and_say_whether_the_probe_saw_the_image
     assert f"at {SITES[1]}" in words.inner_text()
     assert "never saw this image" in words.inner_text()
     seen.page.get_by_label("Layer", exact=True).fill("0")
-    seen.page.wait_for_function("document.querySelector('.map-words').textContent.includes('0.75')")
+    seen.page.wait_for_selector(".map-words:has-text('0.75')")
     assert seen.params()["site"] == SITES[0]
     seen.go("/example/fake%2F000?phrase=2&map=probe")
     seen.drawn()
@@ -292,7 +292,7 @@ def test_pointing_at_a_phrase_shows_what_is_its_own(two, look):
     assert all((phrase != "1") == pale for phrase, pale in faded)
     assert "active" in page.locator(".caption .phrase").nth(1).get_attribute("class")
     page.mouse.move(5, 400)
-    page.wait_for_function("!document.querySelector('.outline.faded')")
+    page.wait_for_selector(".outline.faded", state="detached")
     page.locator(".caption .phrase").nth(2).focus()
     page.wait_for_selector(".outline.faded")
     assert "“" in side.locator(".why .chosen").inner_text()
@@ -307,9 +307,7 @@ def test_two_checkpoints_stand_side_by_side_under_the_same_controls(two, look):
     seen.page.get_by_label("Layer", exact=True).fill("0")
     seen.page.get_by_label("Head", exact=True).fill("3")
     assert (seen.params()["site"], seen.params()["head"]) == (SITES[0], "2")
-    seen.page.wait_for_function(
-        "[...document.querySelectorAll('.map-words')].every(w => w.textContent.includes('head 2'))"
-    )
+    until(seen.page, "[...document.querySelectorAll('.map-words')].every(w => w.textContent.includes('head 2'))")
     row = int(subjects[0].run.phrases.query("example == 2").index[0])
     for number, subject in enumerate(subjects):
         for image, expected in enumerate(painted(subject.run.attentions[row][2], 6, 64)):
@@ -367,5 +365,6 @@ def test_the_theme_can_be_switched(two, look):
     seen.page.get_by_role("button", name="Switch to the light theme").click()
     ground = "getComputedStyle(document.querySelector('.probe-report')).backgroundColor"
     assert seen.page.evaluate(ground) == "rgb(255, 255, 255)"
+    seen.page.wait_for_timeout(500)  # Chromium hands what a page stored to the next one a moment later
     seen.go("/gallery")
     assert seen.page.evaluate(ground) == "rgb(255, 255, 255)"

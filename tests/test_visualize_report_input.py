@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from fake_gallery import make_example, make_panorama, make_run
+from report_browser import until
 from report_pages import EVIL, by_id, chunk, items_of
 
 from grounding.examples import Example
@@ -165,9 +166,9 @@ def test_the_same_front_end_runs_as_a_module_driven_from_both_sides(two, look):
     page.wait_for_selector(".example h1")
     assert page.evaluate("model.get('selected')") == ["fake/002"]
     assert page.evaluate("model.get('route')").startswith("/example/fake%2F002")
-    page.wait_for_function("[...document.querySelectorAll('.panel img')].every((i) => i.naturalWidth === 64)")
+    until(page, "[...document.querySelectorAll('.panel img')].every((i) => i.naturalWidth === 64)")
     page.evaluate("model.set('route', '/example/fake%2F005?phrase=1&map=attention')")
-    page.wait_for_function("document.querySelector('h1').textContent === 'fake/005'")
+    page.wait_for_selector("h1:text-is('fake/005')")
     page.wait_for_selector("canvas:visible")
     assert page.url == "about:blank"
     page.evaluate("end()")
