@@ -23,6 +23,7 @@ from extract.reader import Run
 from extract.share import Share
 from extract.store import MANIFEST
 from grounding.errors import BadInput, RunFailed
+from grounding.values import check_counts
 
 _SEEN = 15.0  # seconds that a worker looks for the run's folder: names travel slowly over some file systems
 _ARRIVED = 120.0  # seconds that a finished shard may take to be seen here
@@ -51,9 +52,7 @@ def run_on_ray(
     A worker that dies is replaced, and its shard done again. Raises what ``extract`` does; BadInput where there is no
     cluster, no room, or a worker does not see the folder; RunFailed where a shard loses its workers again and again.
     """
-    for name, value in (("num_workers", num_workers), ("cpus_per_worker", cpus_per_worker)):
-        if value is not None and value < 1:
-            raise BadInput(f"{name} {value} is too small; accepted: 1 or more")
+    check_counts(num_workers=num_workers, cpus_per_worker=cpus_per_worker)
     Share(0, num_workers or 2, origin="num_workers").check_batch_size(arguments.get("batch_size", 1))
     out = Path(arguments["out"]).resolve()
     cpus = num_workers * cpus_per_worker if num_workers is not None else None

@@ -133,8 +133,8 @@ def _results(summary: Mapping[str, Any]) -> list[EvalResult]:
 
 def _annotated(training: Mapping[str, Any]) -> str:
     """The annotation budget, and how the annotations were spoilt, in a sentence."""
-    settings, counts = training["settings"] if training else {}, training.get("annotations")
-    if not settings.get("grounding", True):
+    settings, counts = training.get("settings") or {}, training.get("annotations")
+    if not settings.get("grounding", True) or settings.get("grounding_weight") == 0:
         return "This run learned from no grounding annotation."
     share = f"{settings.get('grounding_fraction', 1.0):.0%} of the annotated {settings.get('budget_by', 'phrase')}s"
     spoilt = _spoilt(settings)

@@ -26,6 +26,7 @@ from grounding.metrics.sensitivity import SENSITIVITY_THRESHOLDS, sensitivity_ta
 from grounding.metrics.tasks import SDR_SIZE, SDR_SOLVED, sdr_distances
 from grounding.models.base import Batch, GroundingModel
 from grounding.predictions import Predictions, check_examples, match
+from grounding.values import check_counts
 
 
 def predict(
@@ -57,8 +58,7 @@ def predict_batches(
     skip_bad: bool = False,
 ) -> Iterator[tuple[Sequence[Example], Predictions]]:
     """As ``predict``, but a batch at a time: its examples (those skipped too) and their predictions."""
-    if batch_size < 1:
-        raise BadInput(f"batch_size {batch_size} is too small; accepted: 1 or more")
+    check_counts(batch_size=batch_size)
     model.to(device).eval()
     for begin in range(0, len(examples), batch_size):
         chunk = examples[begin : begin + batch_size]

@@ -14,7 +14,7 @@ import pandas as pd
 from grounding.benchmarks import Benchmark, open_benchmark
 from grounding.checkpoint import Loading, load_checkpoint
 from grounding.comparison import differences
-from grounding.errors import BadInput
+from grounding.errors import BadInput, unknown_choice
 from grounding.evaluate import Evaluation, evaluate, score, tune
 from grounding.evaluation_files import (
     check_comparison_out,
@@ -25,11 +25,13 @@ from grounding.evaluation_files import (
 from grounding.examples import Example
 from grounding.folders import check_file, check_folder, name_of
 from grounding.image_hash import image_hash
+from grounding.metrics.boxes import MODES
 from grounding.metrics.heatmaps import Threshold, check_threshold, check_tuning_split
 from grounding.models.base import GroundingModel
 from grounding.overlap import training_overlap
 from grounding.predictions_export import PredictionWriter
 from grounding.predictions_import import read_predictions
+from grounding.values import check_counts
 
 Progress = Callable[[int, int], None]
 
@@ -77,19 +79,24 @@ def evaluate_checkpoint(
     check_folder(out)
     check_file(export, "export")
     _check_train_root(train_root)
-    _check_thresholds(threshold, tune_split)
+    check_measuring(threshold, tune_split, metrics, batch_size)
     source = open_benchmark(benchmark, root, data_seed, **(options or {}))
     checkpoint = load_checkpoint(ckpt, device, **loading)
     examples = source.load(split, limit, skip_bad)
     source.require(examples, split)
     skipped = tuple(source.skipped)
-    about = {"checkpoint": str(ckpt), "content": checkpoint.content, **_told(source, examples, split, limit, metrics)}
-    about |= {"threshold": threshold, "tune_split": tune_split}
+    images = image_hash(examples)
+    about = {
+        **{"checkpoint": str(ckpt), "content": checkpoint.content},
+        **_told(source, split, limit, metrics, {} if images is None else {"images": images}),
+        **{"threshold": threshold, "tune_split": tune_split},
+    }
     check_evaluation_out(out, about)
     level = threshold if threshold is not None else stored_threshold(checkpoint.info)
     if tune_split is not None:
         level = _tuned(checkpoint.model, source, tune_split, limit, metrics, batch_size, device, skip_bad)
     level = _level(str(ckpt), checkpoint.model, level, examples)
+    overlap = training_overlap(checkpoint.info, source, examples, train_root)
     writer = None if export is None else PredictionWriter(level)
     evaluation = evaluate(
         checkpoint.model,
@@ -102,7 +109,6 @@ def evaluate_checkpoint(
         skip_bad=skip_bad,
         keep=None if writer is None else writer.add,
     )
-    overlap = training_overlap(checkpoint.info, source, examples, train_root)
     evaluation = replace(evaluation, skipped=(*skipped, *evaluation.skipped), overlap=overlap, about=about)
     if writer is not None:
         writer.write(export)  # type: ignore[arg-type]
@@ -165,7 +171,7 @@ def evaluate_predictions(
     source.require(examples, split)
     given, threshold = read_predictions(predictions, examples)
     content = hashlib.sha256(Path(predictions).read_bytes()).hexdigest()
-    about = {"predictions": str(predictions), "content": content, **_told(source, examples, split, limit, metrics)}
+    about = {"predictions": str(predictions), "content": content, **_told(source, split, limit, metrics)}
     check_evaluation_out(out, about)
     evaluation = score(examples, given, threshold, metrics, need_answers=need_answers, thresholds=())
     evaluation = replace(evaluation, skipped=(*source.skipped, *evaluation.skipped), about=about)
@@ -215,12 +221,14 @@ def _compared(
 
 
 def _told(
-    source: Benchmark, examples: Sequence[Example], split: str, limit: int | None, metrics: str
+    source: Benchmark, split: str, limit: int | None, metrics: str, images: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What was evaluated on and by which metrics, JSON values only: enough to find it again."""
+    """What was evaluated on and by which metrics, JSON values only: enough to find it again.
+
+    images: what tells the images that were read, none where none were.
+    """
     root = None if source.root is None else str(source.root)
-    images = image_hash(examples)
-    identity = {**source.identity(), **({} if images is None else {"images": images})}
+    identity = {**source.identity(), **(images or {})}
     return {
         "benchmark": source.name,
         "split": split,
@@ -237,7 +245,13 @@ def _check_train_root(train_root: Path | str | None) -> None:
         raise BadInput(f"train_root {str(train_root)!r} is not a folder; accepted: {accepted}")
 
 
-def _check_thresholds(threshold: float | None, tune_split: str | None) -> None:
+def check_measuring(
+    threshold: float | None = None, tune_split: str | None = None, metrics: str = "corrected", batch_size: int = 16
+) -> None:
+    """Raise BadInput for these options of ``evaluate_checkpoint`` where they cannot be, or exclude each other."""
+    if metrics not in MODES:
+        raise unknown_choice("metrics", metrics, MODES)
+    check_counts(batch_size=batch_size)
     if threshold is not None and tune_split is not None:
         raise BadInput(f"threshold {threshold} and tune_split {tune_split!r} exclude each other; accepted: one of them")
     if threshold is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from grounding.benchmarks import Benchmark, benchmark_class, open_benchmark
 from grounding.errors import BadInput
 from grounding.examples import Example, ImageSource
+from grounding.finetune.settings import stored_settings
 
 LISTED = 10  # examples that are named
 MONITORED = "dev"  # the split that fine-tuning chooses the step on
@@ -66,7 +67,7 @@ def training_overlap(
     are the same. Files are read only where a training image has the same size in bytes. Generated benchmarks are not
     generated again: each of their splits draws its own images.
     """
-    settings = info.get("training", {}).get("settings", {})
+    settings = stored_settings(info)
     found = _overlap(settings, benchmark, examples, root)
     split = examples[0].split
     chosen_on = split == MONITORED and _is_of_training(settings, benchmark, root)
@@ -77,7 +78,7 @@ def _transfer(settings: Mapping[str, Any], benchmark: Benchmark, split: str, roo
     trained, evaluated = settings.get("benchmark"), benchmark.original(split)
     if trained == "columnar":
         try:
-            trained = open_benchmark(trained, root or settings["root"]).original(settings["train_split"])
+            trained = open_benchmark(trained, root or settings.get("root")).original(settings.get("train_split", ""))
         except BadInput:
             trained = None
     known = trained is not None and trained != evaluated
@@ -109,10 +110,10 @@ def _overlap(
 
 def _training_benchmark(settings: Mapping[str, Any], benchmark: Benchmark, root: Path | str | None) -> Benchmark:
     """What a checkpoint was trained on. Raises BadInput where it cannot be opened."""
-    if missing := {"root", "data_seed", "benchmark_options"} - set(settings):
-        raise BadInput(f"the checkpoint does not name the {', '.join(sorted(missing))} of its training")
+    if missing := [name for name in ("benchmark_options", "data_seed") if settings.get(name) is None]:
+        raise BadInput(f"the checkpoint does not name the {', '.join(missing)} of its training")
     name = settings["benchmark"]
-    place = root or (benchmark.root if name == benchmark.name else None) or settings["root"]
+    place = root or (benchmark.root if name == benchmark.name else None) or settings.get("root")
     place = place if benchmark_class(name).needs_root else None
     return open_benchmark(name, place, settings["data_seed"], **settings["benchmark_options"])
 

@@ -43,18 +43,32 @@ def without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
+def check_counts(**counts: int | None) -> None:
+    """Raise BadInput, with its name, for a number below 1; None is none."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise BadInput(f"{name} {count} is too small; accepted: 1 or more")
+
+
 def check_kind(where: str, value: Any, hint: Any) -> None:
     """Raise BadInput, beginning with ``where``, for a value of a file that is not of a parameter's type."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if not any(_fits(value, kind) for kind in kinds):
         words = {type(None): "null", Sequence: "a list"}
-        told = " or ".join(words.get(get_origin(kind) or kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
-        raise BadInput(f"{where} is {value!r}; accepted: {told}")
+        types = [get_origin(kind) or kind for kind in kinds if not _named(kind)]
+        told = [words.get(kind, getattr(kind, "__name__", str(kind))) for kind in types]
+        told += [repr(name) for kind in kinds for name in _named(kind)]
+        raise BadInput(f"{where} is {value!r}; accepted: {' or '.join(told)}")
+
+
+def _named(kind: Any) -> tuple[Any, ...]:
+    """The values that a Literal names; none of another type."""
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
+    if _named(kind):
+        return value in _named(kind)
     kind = get_origin(kind) or kind
     if kind is Sequence:
         return isinstance(value, (list, tuple))

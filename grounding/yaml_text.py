@@ -1,4 +1,4 @@
-"""YAML whose numbers are those of YAML 1.2 and JSON."""
+"""YAML in which ``1e-3`` is a number, as in YAML 1.2 and JSON."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from extract.ray_pool import RayPool, capacity, connected
 from grounding.errors import BadInput
+from grounding.values import check_counts
 from probe.units import Answered, Asker, Unit
 
 
@@ -30,9 +31,7 @@ class RayEngine:
     cpus_per_worker: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("num_workers", self.num_workers), ("cpus_per_worker", self.cpus_per_worker)):
-            if value is not None and value < 1:
-                raise BadInput(f"{name} {value} is too small; accepted: 1 or more")
+        check_counts(num_workers=self.num_workers, cpus_per_worker=self.cpus_per_worker)
 
     def __call__(self, asker: Asker, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answered]]:
         """(unit, what was found) as they are done."""

@@ -51,7 +51,7 @@ def as_statistic(pairs: ScoredPairs, score: str) -> Resampled:
     """A score of SCORES, ready to be resampled over images."""
     found = Resampled.of_weights(statistic(pairs, score), np.unique(pairs.image))
     # An image that is drawn twice ties each of its positives with its double, which raises the precision there.
-    return replace(found, biased=score == "average_precision")
+    return replace(found, biased=score == "average_precision", bounds=(0.0, 1.0))
 
 
 def chance(pairs: ScoredPairs, score: str) -> float:

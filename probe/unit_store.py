@@ -18,7 +18,7 @@ from grounding.errors import BadInput
 from probe.units import Answered, Unit
 
 UNITS, SETTINGS = "units", "settings.json"
-FORM = 2  # of what is kept of a unit: 1 had no differences from the baselines
+FORM = 2  # of what is kept of a question: 1 had no differences from baselines, and another chance of precision
 
 
 class UnitStore:
@@ -42,7 +42,7 @@ class UnitStore:
         if not path.is_file():
             return None
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept.get("form") != FORM:
+        if not unit.measure and kept.get("form") != FORM:
             return None
         return Answered(kept["rows"], pd.read_parquet(path.with_suffix(".parquet")))
 

@@ -32,6 +32,7 @@ class FakeRun:
     relevance: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     manifest: dict = field(default_factory=lambda: {"benchmark": "fake", "split": "dev"})
     path: Path = Path("runs/fake")
+    site_names: tuple[str, ...] = SITES
 
     @property
     def sites(self):
@@ -42,7 +43,7 @@ class FakeRun:
                 name=s, stage="block", layer=i, streams=("text", "image"),
                 views=(*views, *(self.relevance if i < 2 else ())),
             )
-            for i, s in enumerate(SITES)
+            for i, s in enumerate(self.site_names)
         ]  # fmt: skip
 
     def attention(self, site: str, phrase_row: int) -> np.ndarray:

@@ -45,13 +45,19 @@ def test_nothing_is_called_after_an_error_which_reaches_the_caller():
 @pytest.mark.parametrize(("error", "made"), [(ValueError, True), (KeyboardInterrupt, False)])
 def test_calls_that_wait_are_made_after_an_error_of_the_block_but_not_after_ctrl_c(error, made):
     seen, gate = [], threading.Event()
-    opener = threading.Timer(0.3, gate.set)
 
     def interrupted() -> None:
         with Background() as writer:
+            shut_down = writer._executor.shutdown
+
+            def opened(wait: bool = True, *, cancel_futures: bool = False) -> None:
+                shut_down(wait=False, cancel_futures=cancel_futures)
+                gate.set()  # only now: what was not cancelled is made
+                shut_down(wait=wait)
+
+            writer._executor.shutdown = opened
             writer.submit(gate.wait)
             writer.submit(seen.append, "the last of a shard")
-            opener.start()
             raise error
 
     with pytest.raises(error):

@@ -271,6 +271,16 @@ def test_a_comparison_is_not_written_over_by_one_of_others(ckpt, tmp_path):
     evaluate_checkpoints([tmp_path / name for name in names[:2]], **given)
 
 
+def test_predictions_are_evaluated_again_where_the_images_are_gone(ckpt, tmp_path):
+    root = write_coco(tmp_path / "root")
+    given = {"benchmark": "coco-json", "root": root, "need_answers": False, "out": tmp_path / "out"}
+    evaluate_checkpoint(ckpt, "coco-json", root=root, threshold=0.5, export=tmp_path / "made.json")
+    before = evaluate_predictions(tmp_path / "made.json", **given)
+    shutil.rmtree(root / "images")
+    again = evaluate_predictions(tmp_path / "made.json", **given)
+    pd.testing.assert_frame_equal(before.per_phrase, again.per_phrase)
+
+
 def test_predictions_are_not_written_over_a_checkpoints_evaluation(ckpt, tmp_path):
     given = {"benchmark": "mini-game", "limit": 3, "out": tmp_path / "out"}
     evaluate_checkpoint(ckpt, export=tmp_path / "made.json", **given)

@@ -13,7 +13,7 @@ from finetune_runs import SIZES, settings, tuned
 from grounding.benchmarks.miniature import MiniatureGame
 from grounding.checkpoint import load_checkpoint
 from grounding.errors import BadInput, RunFailed
-from grounding.examples import Example
+from grounding.examples import Example, ReferenceGame
 from grounding.finetune.module import FinetuneModule
 from grounding.finetune.run import finetune
 
@@ -32,6 +32,24 @@ def test_a_task_that_does_not_exist_is_refused(tmp_path, grounding):
     assert not (tmp_path / "out").exists()
     out = tuned(tmp_path / "out", benchmark_options={"difficulty": "single"}, task=False, steps=1)
     assert "dev/pointing" in load_checkpoint(out).info["training"]
+
+
+def test_accuracy_of_a_dev_without_a_task_is_refused_before_training(tmp_path, monkeypatch):
+    example = MiniatureGame.example
+
+    def single(self: Any, split: str, index: int) -> Example:
+        found = example(self, split, index)
+        if split != "dev":
+            return found
+        target = found.target_index
+        phrases = tuple(replace(phrase, image_index=0) for phrase in found.phrases)
+        return replace(found, images=found.images[target : target + 1], task=ReferenceGame(0), phrases=phrases)
+
+    monkeypatch.setattr(MiniatureGame, "example", single)
+    with pytest.raises(BadInput, match="monitor 'dev/accuracy' needs a task, but none of the 4 examples of"):
+        tuned(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert (tuned(tmp_path / "out", monitor="dev/loss", steps=1) / "config.json").is_file()
 
 
 @pytest.mark.parametrize(

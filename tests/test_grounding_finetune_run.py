@@ -65,6 +65,8 @@ def test_a_run_leaves_a_checkpoint_logs_and_its_settings(finished, model):
 
 def test_training_leaves_the_process_as_it_was(finished, tmp_path):
     before = torch.get_float32_matmul_precision(), list(warnings.filters)
+    tuned(tmp_path / "once", steps=1)
+    assert (torch.get_float32_matmul_precision(), list(warnings.filters)) == before
     with as_meant():
         assert torch.get_float32_matmul_precision() == "high"
     assert (torch.get_float32_matmul_precision(), list(warnings.filters)) == before

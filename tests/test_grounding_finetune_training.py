@@ -127,7 +127,7 @@ def test_a_page_of_weights_and_biases_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_warm_up_as_long_as_the_run_is_told(tmp_path):
-    with pytest.warns(UserWarning, match="warmup 200 is no shorter than the run of 2 steps: the learning rate only"):
+    with pytest.warns(UserWarning, match="warmup 200 is longer than the run of 2 steps: the learning rate only"):
         tuned(tmp_path / "out", steps=2, warmup=200)
     with warnings.catch_warnings(record=True) as found:
         tuned(tmp_path / "two", steps=2, warmup=1)

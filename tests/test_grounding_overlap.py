@@ -96,6 +96,26 @@ def test_what_cannot_be_known_is_said_not_guessed(tmp_path, monkeypatch):
     assert not training_overlap(trained_on("mini-game", "dev", seed=1), source, dev).same_split
 
 
+@pytest.mark.parametrize(
+    "training",
+    [
+        None,
+        {"settings": None},
+        {"settings": {"benchmark": "columnar"}},
+        {"settings": {"benchmark": "columnar", "train_split": "train", "root": None}},
+        {"settings": {"benchmark": "mini-game"}},
+        {"settings": {"benchmark": "mini-game", "train_split": "dev", "data_seed": None, "benchmark_options": {}}},
+        {"settings": {"benchmark": "mini-game", "train_split": "dev", "data_seed": 0, "benchmark_options": None}},
+    ],
+)
+def test_a_checkpoint_that_says_little_of_its_training_is_evaluated_all_the_same(training):
+    source = open_benchmark("mini-game")
+    found = training_overlap({"training": training}, source, source.load("dev", 1))
+    assert not found.same_split
+    assert not found.chosen_on
+    assert not found.transfer
+
+
 def test_another_benchmark_than_that_of_training_is_told(tmp_path):
     root = write_kilogram(tmp_path / "kilogram")
     tangrams = open_benchmark("kilogram", root, candidates=2)

@@ -135,6 +135,7 @@ def test_the_card_is_written_from_the_run(ckpt, evaluated, tmp_path):
             "their regions, jitter_iou 0.7: overlap of every box with its true place): 301 of 1,200 phrases.",
         ),
         ({"grounding": False, "drop_rate": 0.2}, "This run learned from no grounding annotation."),
+        ({"grounding_weight": 0.0}, "This run learned from no grounding annotation."),
         ({"drop_rate": 0.0, "jitter_iou": 1.0}, "from 25% of the annotated images: 301 of 1,200 phrases."),
     ],
 )

@@ -11,8 +11,9 @@ from test_probe_cli import run
 
 from extract.from_checkpoint import extract_checkpoint
 from extract.reader import Run
+from grounding.benchmarks import open_benchmark
 from grounding.errors import BadInput
-from probe.interventions.intervene import intervene
+from probe.interventions.intervene import _unseen, intervene
 from probe.interventions.tables import COLUMNS, read_interventions
 from visualize.interventions import intervention_curves
 
@@ -166,6 +167,17 @@ def test_a_run_is_needed_and_must_not_hold_all_examples(folder):
         intervene(CKPT, "mini-game")
     with pytest.raises(BadInput, match="all 1 examples are in the train part"):
         intervene(CKPT, "mini-game", "tune", run=folder, limit=1, seed=1)
+
+
+def test_a_run_that_tells_images_apart_otherwise_is_refused(folder):
+    """What is kept from erasers by its image must not be what they were fitted on by another name."""
+    opened = Run.open(folder)
+    examples = open_benchmark("mini-game").load("tune", 10)
+    kept = _unseen(examples, opened, seed=0)
+    assert 0 < len(kept) < 10
+    opened.examples["group_image"] += "/0"
+    with pytest.raises(BadInput, match=r"has example '(.*)' of image '(.*)/0', the benchmark of '.*'; accepted: a run"):
+        _unseen(examples, opened, seed=0)
 
 
 def test_a_site_without_the_tokens_is_refused(tmp_path):

@@ -125,6 +125,18 @@ def test_resamples_of_average_precision_are_around_its_value_although_images_dra
         assert resampled({"": figure})[""].mean() == pytest.approx(figure.value())
 
 
+def test_intervals_stay_within_what_a_score_can_be():
+    phrase, random = np.repeat(np.arange(12), 5), np.random.default_rng(4)
+    label = np.tile(np.arange(5) == 0, 12)
+    good = ScoredPairs(phrase, phrase, label, label + random.normal(0, 0.4, 60))
+    found = as_statistic(good, "average_precision")
+    loose = replace(found, bounds=(-np.inf, np.inf))
+    assert resampled({"": loose})[""].max() > 1
+    assert resampled({"": found})[""].max() <= 1
+    worst = as_statistic(replace(good, score=-good.score), "average_precision")
+    assert difference(found, worst).bounds == (-1, 1)
+
+
 def test_paired_difference_is_tighter_than_two_intervals():
     pairs = _random(200)
     random = np.random.default_rng(5)

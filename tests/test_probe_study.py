@@ -129,6 +129,30 @@ def test_a_light_copy_gives_the_same_tables_and_goes_on(done, tmp_path, monkeypa
         assert (code, message in err) == (2, True)
 
 
+def test_what_is_swept_is_not_extracted_again_on_the_way_to_its_interventions(done, tmp_path, monkeypatch):
+    path, out = done
+    shutil.copytree(out, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "cells" / "vilt-aligner-given-1-0" / "interventions")
+    monkeypatch.setattr(run_module, "extract_checkpoint", lambda *args, **options: pytest.fail("extracted again"))
+    assert run_study(read_study(path), tmp_path / "out") == []
+
+
+def test_a_trained_cell_needs_its_first_checkpoint_no_more(tmp_path, monkeypatch):
+    models = {"v": {"model": "vilt-aligner", "benchmark": "mini-game", "init": "vilt-aligner-task"}}
+    study = read_study(write(tmp_path / "a.yaml", models=models))
+    asked = []
+    monkeypatch.setattr(run_module, "run_cell", lambda *args, **options: None)
+    monkeypatch.setattr(run_module, "find_checkpoint", asked.append)
+    for cell in study.cells():
+        run_study(study, tmp_path / "out")
+        assert asked.pop() == "vilt-aligner-task"
+        trained = tmp_path / "out" / "cells" / cell.name / "ckpt"
+        trained.mkdir(parents=True)
+        (trained / "config.json").write_text("{}")
+    run_study(study, tmp_path / "out")
+    assert not asked
+
+
 def test_cells_of_other_settings_are_not_added(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "run_cell", lambda *args, **options: None)
     recipe = tmp_path / "own.yaml"

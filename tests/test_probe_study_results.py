@@ -88,6 +88,34 @@ def test_examples_without_an_answer_have_no_success_but_their_grounding_counts()
     assert counts == {"accuracy": 199, "mean_iou": 200, "pearson": 199}
 
 
+def test_examples_with_a_task_that_are_not_answered_are_wrong_as_in_evaluations():
+    examples = {
+        c: t.assign(
+            has_task=t.index < 150, score=t["score"].where(t.index < 100), correct=t["correct"] & (t.index < 100)
+        )
+        for c, t in planted(True).items()
+    }
+    ((_, found),) = statistics(examples, ["accuracy"]).items()
+    for cell, table in examples.items():
+        assert found[cell.seed, cell.fraction].value() == pytest.approx(table["correct"].sum() / 150)
+        assert found[cell.seed, cell.fraction].n == 150
+
+
+def test_cells_of_older_copies_take_the_images_of_the_others():
+    examples = {c: t.assign(group_image=[f"i{n // 2}" for n in range(200)]) for c, t in planted(True).items()}
+    first = next(iter(examples))
+    whole = statistics(examples)
+    old = statistics({**examples, first: examples[first].drop(columns="group_image")})
+    for key, cells in whole.items():
+        assert {len(statistic.labels) for statistic in old[key].values()} == {100}
+        assert enough({key: old[key]}, [0, 0.3, 1], 50).equals(enough({key: cells}, [0, 0.3, 1], 50))
+
+
+def test_of_one_image_there_is_no_fraction_that_is_enough():
+    examples = {c: t.assign(group_image="one") for c, t in planted(True).items()}
+    assert enough(statistics(examples), [0, 0.3, 1], 50).empty
+
+
 def test_gains_have_an_interval_over_images():
     """Of a difference of means, of three seeds; wider where two examples that are alike are of one image."""
     examples = planted(True)

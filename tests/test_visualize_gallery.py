@@ -49,6 +49,19 @@ def test_without_iou_pointing_is_used_and_said():
     assert outcomes.table["grounding"].between(0, 1).all()
 
 
+def test_an_answer_that_is_missing_beside_others_is_wrong_but_in_no_quadrant(examples):
+    run = make_run(examples)
+    before = Outcomes.of(run)
+    silent = before.matching(True)[0]
+    run.examples.loc[silent, ["task_correct", "task_score", "answer_index"]] = [False, np.nan, -1]
+    found = Outcomes.of(run)
+    assert silent in found.matching(False)
+    assert len(found.matching(True)) == len(before.matching(True)) - 1
+    assert silent not in [row for grounded in (True, False) for row in found.matching(False, grounded)]
+    run.examples[["task_correct", "task_score", "answer_index"]] = [False, np.nan, -1]
+    assert Outcomes.of(run).table["correct"].isna().all()
+
+
 def test_every_quadrant_holds_only_its_own(outcomes):
     rows = []
     for band, grounded in zip(four_quadrants(outcomes, count=50), (True, False), strict=True):

@@ -179,3 +179,18 @@ def test_integrated_gradients_come_with_their_completeness_check(tmp_path, look)
     seen.go("/example/fake%2F000?phrase=1&map=attention")
     seen.drawn()
     assert "ompleteness" not in seen.page.locator(".map-words").inner_text()
+
+
+def test_an_answer_that_is_missing_is_wrong_and_said(tmp_path, look):
+    examples = [make_example(number) for number in range(4)]
+    run = make_run(examples)
+    run.examples.loc[0, ["task_correct", "task_score", "answer_index"]] = [False, np.nan, -1]
+    write_report([Subject(run, "x")], tmp_path / "out", by_id(examples))
+    right = int(run.examples["task_correct"].sum())
+    seen = look(tmp_path / "out")
+    seen.go("/overview")
+    assert f"{right} of 4" in seen.page.locator("main table").first.inner_text()
+    seen.go("/gallery?quadrant=wrong")
+    assert seen.ids() == sorted(run.examples["id"][~run.examples["task_correct"]])
+    seen.go("/example/fake%2F000")
+    seen.page.wait_for_selector(".verdict.wrong:has-text('Task wrong: there is no answer.')")

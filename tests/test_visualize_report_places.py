@@ -41,6 +41,22 @@ def test_a_layer_of_the_probes_table_leads_there_from_every_map(two, look, shown
     assert seen.page.evaluate("document.activeElement.getAttribute('aria-label')") == f"Layer {SITES[1]}"
 
 
+def test_a_layer_of_the_table_is_that_of_its_own_model_beside_one_with_fewer(tmp_path, look):
+    examples = [make_example(number) for number in range(2)]
+    one, other = make_run(examples, seed=1), make_run(examples, seed=2)
+    few = items_of(one)
+    few = few[few["site"].isin([SITES[0], SITES[-1]])]
+    other.site_names = tuple(f"e.{place}" for place in range(len(SITES)))
+    many = items_of(other).replace({"site": dict(zip(SITES, other.site_names, strict=True))})
+    write_report([Subject(one, "a", items=few), Subject(other, "b", items=many)], tmp_path / "out", by_id(examples))
+    seen = look(tmp_path / "out")
+    seen.go("/example/fake%2F000?phrase=1&map=probe")
+    seen.drawn()
+    for name in other.site_names:
+        seen.page.get_by_role("button", name=f"Layer {name}", exact=True).click()
+        seen.page.wait_for_selector(f".side >> nth=1 >> .map-words:has-text('at {name}')")
+
+
 def test_where_there_is_no_map_of_a_probe_its_answers_are_told(tmp_path, look):
     examples = [make_example(number) for number in range(2)]
     run = make_run(examples)
@@ -80,6 +96,25 @@ def test_on_the_way_back_the_card_that_was_open_has_the_focus(two, look):
     assert 0 <= box["y"] <= 900
     seen.page.keyboard.press("j")
     assert seen.page.evaluate("document.activeElement.dataset.example") == ids[21]
+
+
+def test_on_the_way_back_from_the_next_example_its_card_is_in_sight(two, look):
+    seen = look(two[0])
+    seen.go("/gallery")
+    seen.page.get_by_role("button", name="Later").first.click()
+    ids = seen.ids()
+    seen.page.locator(".card").nth(20).click()
+    seen.page.wait_for_selector(".example h1")
+    seen.page.get_by_role("link", name="Next").click()
+    until(seen.page, f"document.querySelector('.example h1')?.textContent === '{ids[21]}'")
+    seen.page.go_back()
+    until(seen.page, f"document.querySelector('.example h1')?.textContent === '{ids[20]}'")
+    seen.page.evaluate("scrollTo(0, 0)")
+    seen.page.locator("[data-key='next']").focus()
+    seen.page.go_back()
+    until(seen.page, f"document.activeElement.dataset.example === '{ids[20]}'")
+    box = seen.page.locator(".card").nth(20).bounding_box()
+    assert 0 <= box["y"] <= 900
 
 
 def test_labels_of_filters_lie_on_a_line(two, look):

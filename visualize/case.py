@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.path import Path as Outline
 from pycocotools import mask as coco_mask
 
 from grounding.errors import BadInput
@@ -54,16 +53,11 @@ class CasePhrase:
             return False
         image, row, column = np.unravel_index(np.nan_to_num(self.heatmap).argmax(), self.heatmap.shape)
         _, height, width = self.heatmap.shape
-        inside = image == self.image_index and self._holds((column + 0.5) / width, (row + 0.5) / height)
+        x, y = (column + 0.5) / width, (row + 0.5) / height
+        # Of boxes, by which runs store it, outlines or not.
+        inside = image == self.image_index and any(x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in self.boxes)
         elsewhere = self.predicted is not None and self.predicted[0] != image
         return elsewhere or (self.pointing is not None and self.pointing != inside)
-
-    def _holds(self, x: float, y: float) -> bool:
-        """Whether a relative point of the candidate lies in the regions: in their outlines, where those are known."""
-        if self.polygons or self.masks:
-            seen = (mask[int(y * mask.shape[0]), int(x * mask.shape[1])] for mask in self.masks)
-            return any(Outline(polygon).contains_point((x, y)) for polygon in self.polygons) or any(seen)
-        return any(x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in self.boxes)
 
 
 @dataclass(frozen=True)

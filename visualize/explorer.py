@@ -76,7 +76,7 @@ class Explorer(anywidget.AnyWidget):
             if name not in VIEW:
                 raise unknown_choice("view", name, VIEW)
         if isinstance(examples, str) and "phrase" in view:
-            count = int(self.examples.loc[self.examples["id"] == examples, "phrases"].max())
+            count = self._report.phrases(examples)
             if view["phrase"] not in range(1, count + 1):
                 raise BadInput(f"phrase {view['phrase']!r} of {examples!r} is not there; accepted: 1 to {count}")
         layers = self._report.layers()

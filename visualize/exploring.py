@@ -68,14 +68,13 @@ def explore(
 def table_of(subjects: Sequence[Subject]) -> pd.DataFrame:
     """Examples of all runs, in the first one's order: a row an example and run, with what is known of it.
 
-    Columns: run, id, caption, phrases (how many), correct (missing without an answer), score, grounding.
+    Columns: run, id, caption, phrases (how many), correct, score and grounding as ``Outcomes`` has them.
     """
     tables = []
     for subject in subjects:
         run, found = subject.run, subject.outcomes.table
         counts = run.phrases.groupby("example").size().reindex(run.examples.index, fill_value=0)
         about = {"run": subject.name, "caption": run.examples["caption"], "phrases": counts}
-        about["correct"] = found["correct"].astype("boolean").mask(found["score"].isna())
         columns = ["run", "id", "caption", "phrases", "correct", "score", "grounding"]
         tables.append(found.assign(**about)[columns])
     order = {name: place for place, name in enumerate(tables[0]["id"])}

@@ -32,8 +32,9 @@ GUTTER = 0.4
 class Outcomes:
     """Task and grounding of every example of a run, side by side, as stored.
 
-    table: id, correct, score (NaN without an answer, or without a task since there is one candidate only: neither right
-    nor wrong), grounding (NaN where nothing is known), row index = row number of the example.
+    table: id, correct (missing where there is no choice, or no example is answered; an answer that is missing beside
+    others is wrong), score (NaN without an answer), grounding (NaN where nothing is known), row index = row number of
+    the example.
     measure: what ``grounding`` is, in words. threshold: from which value on an example counts as grounded.
     """
 
@@ -51,7 +52,9 @@ class Outcomes:
         measure = "mean IoU" if column == "iou" else "share of phrases whose peak is inside their region"
         table = run.examples[["id", "task_correct", "task_score"]].set_axis(["id", "correct", "score"], axis=1)
         means = run.phrases.groupby("example")[column].mean()
-        table = table.assign(correct=table["correct"].astype(bool), grounding=means)
+        choice = (run.examples["task"] != "game") | (run.examples["n_images"] > 1)
+        asked = choice & table["score"].notna().any()
+        table = table.assign(correct=table["correct"].astype("boolean").where(asked), grounding=means)
         return cls(table, measure, threshold)
 
     @property
@@ -60,10 +63,15 @@ class Outcomes:
         return self.table.dropna(subset=["score", "grounding"])
 
     def matching(self, correct: bool | None = None, grounded: bool | None = None) -> np.ndarray:
-        """Rows of the examples in that quadrant, in order of their ids; None leaves a side open."""
+        """Rows of the examples in that quadrant, in order of their ids; None leaves a side open.
+
+        What goes together is of answers: no example without one is in a quadrant of both sides.
+        """
         keep = np.ones(len(self.table), dtype=bool)
         if correct is not None:
-            keep &= (self.table["correct"].to_numpy() == correct) & self.table["score"].notna().to_numpy()
+            keep &= (self.table["correct"] == correct).fillna(False).to_numpy(bool)
+        if correct is not None and grounded is not None:
+            keep &= self.table["score"].notna().to_numpy()
         if grounded is not None:
             value = self.table["grounding"].to_numpy(float)
             keep &= (value >= self.threshold) if grounded else (value < self.threshold)

@@ -11,6 +11,7 @@ from typing import ClassVar
 from grounding.benchmarks.minimal_pairs import MinimalPair
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, validate
+from grounding.values import check_counts
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Benchmark(ABC):
         """
         if split not in self.splits:
             raise unknown_choice("split", split, self.splits)
-        check_limit(limit)
+        check_counts(limit=limit)
         self.skipped = []
         examples: list[Example] = []
         seen: set[str] = set()
@@ -123,12 +124,6 @@ class Benchmark(ABC):
     @abstractmethod
     def identity(self) -> Mapping[str, object]:
         """What the examples depend on (content hash or version, seed, options), JSON values only."""
-
-
-def check_limit(limit: int | None) -> None:
-    """Raise BadInput for a limit that keeps no example."""
-    if limit is not None and limit < 1:
-        raise BadInput(f"limit {limit} is too small; accepted: 1 or more")
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -32,6 +32,7 @@ from grounding.benchmarks.files import content_hash, field, read_json
 from grounding.benchmarks.games import Game, make_game
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ReferenceGame
+from grounding.values import check_counts
 
 ANNOTATION_SETS = ("entities", "mdetr")
 HARDEST = {"train": 20, "dev": 5, "test": 5}  # images that distractors are drawn from
@@ -66,8 +67,7 @@ class Flickr30k(Benchmark):
         super().__init__(Path(root) if root is not None else None, seed)
         if annotations not in ANNOTATION_SETS:
             raise unknown_choice("annotations", annotations, ANNOTATION_SETS)
-        if candidates < 1:
-            raise BadInput(f"candidates {candidates} is too small; accepted: 1 or more")
+        check_counts(candidates=candidates)
         if isinstance(encoder, str) and encoder not in ENCODERS:
             raise unknown_choice("encoder", encoder, ENCODERS)
         self._folder = self.root or Path()

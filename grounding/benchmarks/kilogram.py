@@ -42,6 +42,7 @@ from grounding.benchmarks.minimal_pairs import MinimalPair, chosen_kinds, requir
 from grounding.benchmarks.svg import Drawing, Piece, read_drawing
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, Phrase, ReferenceGame, Region
+from grounding.values import check_counts
 
 Colour = tuple[int, int, int]
 
@@ -76,8 +77,7 @@ class Tangram:
     def render(self, size: int | None = None) -> np.ndarray:
         """Pixels, uint8 ``[size, size, 3]``: filled pieces with thin white edges on white, anti-aliased."""
         size = self.size if size is None else size
-        if size < 1:
-            raise BadInput(f"image size {size} is too small; accepted: 1 or more")
+        check_counts(size=size)
         side = size * _OVERSAMPLING
         edge = max(1, round(self.drawing.unit * side))
         image = Image.new("RGB", (side, side), _WHITE)
@@ -140,10 +140,7 @@ class KiloGram(Benchmark):
             raise unknown_choice("colour_order", colour_order, COLOUR_ORDERS)
         if annotations not in ANNOTATION_SETS:
             raise unknown_choice("annotations", annotations, ANNOTATION_SETS)
-        if image_size < 1:
-            raise BadInput(f"image_size {image_size} is too small; accepted: 1 or more")
-        if candidates < 1:
-            raise BadInput(f"candidates {candidates} is too small; accepted: 1 or more")
+        check_counts(image_size=image_size, candidates=candidates)
         self.colour_order = colour_order
         self.annotations = annotations
         self.image_size = image_size

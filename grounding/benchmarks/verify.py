@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from grounding.benchmarks import open_benchmark
-from grounding.benchmarks.base import Benchmark, check_limit
+from grounding.benchmarks.base import Benchmark
 from grounding.benchmarks.files import MissingFile
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
 from grounding.images import read_image
+from grounding.values import check_counts
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def verify_benchmark(
     for split in splits or ():
         if split not in source.splits:
             raise unknown_choice("split", split, source.splits)
-    check_limit(limit)
+    check_counts(limit=limit)
     counts: dict[str, Counts] = {}
     absent: list[str] = []
     faults: list[Found] = []

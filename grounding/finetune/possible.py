@@ -21,10 +21,15 @@ def check_task(train: Sequence[Example], settings: FinetuneSettings) -> None:
 def check_monitored(
     dev: Sequence[Example], dropped_phrases: Collection[tuple[str, str]], settings: FinetuneSettings
 ) -> None:
-    """Raise BadInput where the best is to be found by phrases, and dev has none that are annotated.
+    """Raise BadInput where the best is to be found by what dev lacks: annotated phrases, or a task.
 
     dropped_phrases: (example id, phrase id) of those that a caption's tokens do not hold.
     """
+    if settings.monitored == "dev/accuracy" and not any(example.has_task for example in dev):
+        raise BadInput(
+            f"monitor 'dev/accuracy' needs a task, but none of the {len(dev)} examples of split 'dev' has candidates "
+            "to choose from; accepted: dev/pointing or dev/loss, or a dev with some"
+        )
     by_phrases = settings.monitored == "dev/pointing" or not settings.task
     if by_phrases and not any(
         phrase.regions and (example.id, phrase.id) not in dropped_phrases

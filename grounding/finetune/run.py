@@ -83,8 +83,8 @@ def finetune(
     check_monitored(dev, set(reader.dropped_phrases), settings)
     steps = _steps(settings, len(train_loader) // machine.processes)
     module = FinetuneModule(model, objective_for(settings), settings, steps)
-    if module.warmup >= steps:
-        told = f"warmup {module.warmup} is no shorter than the run of {steps} steps"
+    if module.warmup > steps:
+        told = f"warmup {module.warmup} is longer than the run of {steps} steps"
         warnings.warn(f"{told}: the learning rate only rises, and ends below {settings.learning_rate}", stacklevel=2)
     make_folder(out)
     (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")

@@ -131,3 +131,8 @@ class FinetuneSettings:
     def quality(self) -> AnnotationQuality:
         """How the annotations are spoilt. Raises BadInput for impossible rates."""
         return AnnotationQuality(self.jitter_iou, self.drop_rate, self.swap_rate)
+
+
+def stored_settings(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings that a checkpoint says it was fine-tuned with; empty where it does not say."""
+    return (info.get("training") or {}).get("settings") or {}

@@ -11,7 +11,7 @@ import torch
 from grounding.checkpoint import load_checkpoint
 from grounding.config_files import checked_fields
 from grounding.errors import BadInput
-from grounding.finetune.settings import POSITION_GRID, FinetuneSettings
+from grounding.finetune.settings import POSITION_GRID, FinetuneSettings, stored_settings
 from grounding.models import GroundingModel, ModelConfig, build_fresh, build_model, model_config
 from grounding.models.mdetr import Mdetr
 from grounding.models.text import CaptionTokenizer, load_tokenizer, train_tokenizer
@@ -77,7 +77,7 @@ def _from_checkpoint(source: str, settings: FinetuneSettings) -> GroundingModel:
 
 def _never_learned_the_task(info: Mapping[str, Any]) -> bool:
     """Whether a checkpoint says of itself that it was trained on grounding alone."""
-    return info.get("training", {}).get("settings", {}).get("task") is False
+    return stored_settings(info).get("task") is False
 
 
 def _fitted(config: ModelConfig, tokenizer: CaptionTokenizer, vocabulary: int = 0) -> ModelConfig:

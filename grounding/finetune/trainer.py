@@ -8,7 +8,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from grounding.errors import BadInput, unknown_choice
@@ -175,12 +176,13 @@ def _loggers(names: Sequence[str], out: Path, done: int) -> list[Logger]:
     return [make[name]() for name in dict.fromkeys(names)]
 
 
+@rank_zero_only
 def _wandb_id(out: Path) -> str:
-    """The id of a run's page, kept in its folder: a run that goes on writes to the same page."""
+    """The id of a run's page, kept in its folder, so that a run that goes on writes to it. None in other processes."""
     path = out / "logs" / WANDB_ID
     path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
-        file.write(uuid.uuid4().hex)
+    if not path.is_file() or not path.read_text(encoding="utf-8"):
+        path.write_text(uuid.uuid4().hex, encoding="utf-8")
     return path.read_text(encoding="utf-8")
 
 

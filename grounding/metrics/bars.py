@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from grounding.errors import BadInput
+from grounding.values import check_counts
 
 BARS = 40  # of Kojima et al. (arXiv 2309.02691), published code
 
@@ -19,8 +20,7 @@ def success_bars(grounding: np.ndarray, success: np.ndarray, bars: int = BARS) -
     grounding, success = np.asarray(grounding, dtype=np.float64), np.asarray(success, dtype=np.float64)
     if grounding.shape != success.shape or grounding.ndim != 1:
         raise BadInput(f"grounding {grounding.shape} and success {success.shape} do not fit; accepted: [E] each")
-    if bars < 1:
-        raise BadInput(f"bars {bars} is too small; accepted: 1 or more")
+    check_counts(bars=bars)
     if not np.isfinite(grounding).all() or (grounding < 0).any():
         raise BadInput("grounding holds values below 0 or not finite")
     edges = np.linspace(0, (grounding.max() if len(grounding) else 1.0) + 1e-6, bars + 1)

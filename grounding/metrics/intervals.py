@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from grounding.errors import BadInput
+from grounding.values import check_counts
 
 RESAMPLES = 10_000
 _CHUNK = 100_000  # numbers in one block of resamples: a processor's cache holds them
@@ -43,7 +44,7 @@ class Statistic:
     labels: the G groups, sorted. of_counts: float64 ``[R, G]`` -> values ``[R]``, NaN where undefined. n: values.
     width: numbers that one resample takes in memory. biased: whether groups that are drawn twice move the figure; its
     draws are then put back around its value, less the bootstrap's estimate of bias (Efron and Tibshirani 1993, section
-    10.2).
+    10.2), and cut off at its ``bounds``.
     """
 
     labels: tuple[object, ...]
@@ -51,6 +52,7 @@ class Statistic:
     n: int
     width: int
     biased: bool = False
+    bounds: tuple[float, float] = (-np.inf, np.inf)
 
     @classmethod
     def of_sums(
@@ -111,8 +113,7 @@ def resampled(statistics: Mapping[str, Statistic], resamples: int = RESAMPLES, s
     Statistics over the same groups share their draws; over fewer than two groups there are none. Raises BadInput for
     fewer than one resample.
     """
-    if resamples < 1:
-        raise BadInput(f"resamples {resamples} is too small; accepted: 1 or more")
+    check_counts(resamples=resamples)
     sharing: dict[tuple[object, ...], list[str]] = {}
     for name, statistic in statistics.items():
         sharing.setdefault(statistic.labels, []).append(name)
@@ -167,8 +168,9 @@ def difference(first: Statistic, second: Statistic) -> Statistic:
     def of_counts(counts: np.ndarray) -> np.ndarray:
         return first.of_counts(counts) - second.of_counts(counts)
 
-    biased = first.biased or second.biased
-    return Statistic(first.labels, of_counts, min(first.n, second.n), max(first.width, second.width), biased)
+    biased, (low, high), (least, most) = first.biased or second.biased, first.bounds, second.bounds
+    n, width = min(first.n, second.n), max(first.width, second.width)
+    return Statistic(first.labels, of_counts, n, width, biased, (low - most, high - least))
 
 
 def bootstrap_weights(
@@ -197,7 +199,7 @@ def bootstrap_mean(
 def _around_value(statistic: Statistic, drawn: np.ndarray) -> np.ndarray:
     if not statistic.biased or np.isnan(drawn).all():
         return drawn
-    return drawn - np.nanmean(drawn) + statistic.value()
+    return np.clip(drawn - np.nanmean(drawn) + statistic.value(), *statistic.bounds)
 
 
 def _encode(groups: Sequence[str] | np.ndarray, n: int) -> tuple[np.ndarray, tuple[object, ...]]:

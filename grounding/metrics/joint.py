@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 from grounding.errors import BadInput, unknown_choice
 from grounding.metrics.intervals import RESAMPLES, Estimate, Statistic, bootstrap
+from grounding.values import check_counts
 
 CORRELATIONS = ("pearson", "spearman", "point_biserial")
 PERMUTATIONS = 10_000
@@ -141,8 +142,7 @@ def permutation_ps(x: np.ndarray, ys: np.ndarray, permutations: int = PERMUTATIO
     The count includes the observed pairing (Phipson and Smyth 2010), so p is never 0. x: ``[E]``, which is permuted;
     ys: ``[E, S]``. BadInput where one of them is constant, and for no permutations.
     """
-    if permutations < 1:
-        raise BadInput(f"permutations {permutations} is too small; accepted: 1 or more")
+    check_counts(permutations=permutations)
     if not (_varies(x) and all(_varies(y) for y in ys.T)):
         raise BadInput("x or y is constant: no permutation of it changes anything")
     x, ys = _standardised(x), np.stack([_standardised(y) for y in ys.T], 1)

@@ -21,6 +21,7 @@ from grounding.examples import Example, PhrasePrediction, Prediction
 from grounding.models.base import Batch, GroundingModel, ModelConfig, Output, Site
 from grounding.models.hf.images import Candidates, SquarePreprocessor
 from grounding.models.text import EncodedText
+from grounding.values import check_counts
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ class AnyModel(GroundingModel):
         resample: Image.Resampling = Image.Resampling.BICUBIC,
     ):
         super().__init__()
-        if image_size < 1:
-            raise BadInput(f"image_size {image_size} is too small; accepted: 1 or more")
+        check_counts(image_size=image_size)
         self.network = network
         self.read_pairs = preprocess
         self._candidates: Candidates | None = None

@@ -11,6 +11,7 @@ import typer
 
 from grounding.devices import choose_device
 from grounding.errors import BadInput, RunFailed, unknown_choice
+from grounding.values import check_counts
 from probe.cli.engines import Address, ShardIndex
 from probe.cli.options import AsJson, BenchmarkOptions, Device, Root, parse_pairs, progress_bar, show
 
@@ -72,8 +73,7 @@ def command(
         raise BadInput("--address does not go with --engine local")
     if engine == "ray" and shard_index is not None:
         raise BadInput("--shard-index does not go with --engine ray")
-    if num_workers is not None and num_workers < 1:
-        raise BadInput(f"num_workers {num_workers} is too small; accepted: 1 or more")
+    check_counts(num_workers=num_workers)
     study = read_study(config)
     if option:
         given = {"benchmark_options": parse_pairs(option, "--option")}

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grounding.errors import BadInput
+from grounding.values import check_counts
 from probe.estimators.network import Network, Vectors
 from probe.estimators.training import Schedule, train
 from probe.estimators.vectors import Grid, VectorClassifier, VectorProbe, VectorRegressor
@@ -103,9 +104,7 @@ class _MLP(VectorProbe):
     def _check(self) -> None:
         if not self.hidden or any(units < 1 for units in self.hidden):
             raise BadInput(f"hidden {self.hidden} is not a list of layers; accepted: one or more, each 1 or more")
-        for name in ("batch_size", "max_epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} {getattr(self, name)} is too small; accepted: 1 or more")
+        check_counts(batch_size=self.batch_size, max_epochs=self.max_epochs, patience=self.patience)
         if not self.learning_rate > 0:
             raise BadInput(f"learning_rate {self.learning_rate} is out of range; accepted: more than 0")
 

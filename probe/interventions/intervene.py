@@ -21,6 +21,7 @@ from grounding.examples import Example
 from grounding.folders import check_folder, name_of
 from grounding.metrics.heatmaps import check_threshold
 from grounding.models.base import Batch, GroundingModel, Site
+from grounding.values import check_counts
 from probe.interventions.concepts import CONCEPTS, train_part
 from probe.interventions.erasers import ERASERS
 from probe.interventions.erasure import Erasure, choose_concepts, erase
@@ -112,9 +113,7 @@ def check_options(
     given: the options of ``intervene`` that are of one method only.
     """
     check_choices("method", [method], METHODS)
-    for name, number in (("draws", draws), ("batch_size", batch_size)):
-        if number < 1:
-            raise BadInput(f"{name} {number} is too small; accepted: 1 or more")
+    check_counts(draws=draws, batch_size=batch_size)
     for name, value in {"run": run, **given}.items():
         if value is not None and name not in OPTIONS[method]:
             owner = next(one for one, names in OPTIONS.items() if name in names)
@@ -258,8 +257,16 @@ def _with_concepts(
 
 
 def _unseen(examples: Sequence[Example], run: Run, seed: int) -> list[Example]:
-    """The examples without an image of the run's train part."""
-    seen = set(run.examples["group_image"].astype(str)[train_part(run, seed)])
+    """The examples without an image of the run's train part. Raises BadInput where the run has other images of them."""
+    images = run.examples["group_image"].astype(str)
+    there = dict(zip(run.examples["id"], images, strict=True))
+    for example in examples:
+        if there.get(example.id, example.groups["image"]) != example.groups["image"]:
+            raise BadInput(
+                f"run {str(run.path)!r} has example {example.id!r} of image {there[example.id]!r}, the benchmark of "
+                f"{example.groups['image']!r}; accepted: a run that was extracted with these images"
+            )
+    seen = set(images[train_part(run, seed)])
     kept = [example for example in examples if example.groups["image"] not in seen]
     if not kept:
         raise BadInput(

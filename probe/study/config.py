@@ -73,11 +73,11 @@ class StudyConfig:
             if len(set(values)) < len(values):
                 raise BadInput(f"study: {name} {list(values)} has one twice")
         self._check_settings()
-        if self.intervene is not None and self.extract is None and self.intervene.get("method", "erase") == "erase":
-            raise BadInput("study: intervene needs a run to fit erasers on, but extract is null; accepted: both")
         cells = self.cells()
         steps = {name: getattr(self, name) for name in ("evaluate", "extract", "sweep", "intervene")}
-        check_steps(steps, {cell.settings.benchmark for cell in cells})
+        check_steps(steps, sorted({cell.settings.benchmark for cell in cells}))
+        if self.intervene is not None and self.extract is None and self.intervene.get("method", "erase") == "erase":
+            raise BadInput("study: intervene needs a run to fit erasers on, but extract is null; accepted: both")
         for name, count in Counter(cell.name for cell in cells).items():
             if count > 1:
                 raise BadInput(

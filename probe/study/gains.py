@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,28 +26,37 @@ Statistics = dict[tuple[str, str, str], dict[tuple[int, float], Statistic]]
 def statistics_of(examples: Mapping[Cell, pd.DataFrame], figures: pd.DataFrame) -> Statistics:
     """Accuracy, mean IoU and correlation of cells: by model, initialisation and figure, then by seed and fraction.
 
-    examples: a table a cell, columns id, phrases, score, correct, mean_iou; group_image where images are shared.
-    figures: of all cells; what they lack is left out. Cells of a model and initialisation are compared over the
-    examples that they all have.
+    examples: a table a cell, columns id, phrases, score, correct, mean_iou; group_image where images are shared, of any
+    cell; has_task where some have none. figures: of all cells; what they lack is left out. Cells of a model and
+    initialisation are compared over the examples that they all have.
     """
     found: Statistics = {}
     known = set(figures[FIGURE].itertuples(index=False, name=None))
     for start in dict.fromkeys((cell.model, cell.initialisation) for cell in examples):
         tables = {c: t.set_index("id") for c, t in examples.items() if (c.model, c.initialisation) == start}
-        ids = sorted(set.intersection(*(set(table.index) for table in tables.values())))
+        ids = pd.Index(sorted(set.intersection(*(set(table.index) for table in tables.values()))))
+        images = _images(tables.values(), ids)
         for cell, table in tables.items():
-            for figure, statistic in cell_statistics(table.loc[ids]):
+            for figure, statistic in cell_statistics(table.loc[ids].assign(group_image=images)):
                 if (key := (*start, figure)) in known:
                     found.setdefault(key, {})[cell.seed, cell.fraction] = statistic
     return found
 
 
+def _images(tables: Iterable[pd.DataFrame], ids: pd.Index) -> np.ndarray:
+    """The image of each example, as the first table that names images has it; the example itself where none does."""
+    named = [table["group_image"] for table in tables if "group_image" in table]
+    return np.asarray(named[0].loc[ids] if named else ids, dtype=str)
+
+
 def cell_statistics(examples: pd.DataFrame) -> Iterator[tuple[str, Statistic]]:
-    """The figures of one cell as evaluations have them: phrases weigh alike, images are drawn."""
-    if "group_image" not in examples:
-        examples = examples.assign(group_image=examples.index)
-    answered, grounded = (examples[rows] for rows in (examples["score"].notna(), examples["phrases"] > 0))
-    success = Statistic.mean(answered["correct"].to_numpy(float), answered["group_image"].to_numpy())
+    """The figures of one cell as evaluations have them: phrases weigh alike, images (``group_image``) are drawn.
+
+    Where some examples are answered, those with a task that are not are wrong.
+    """
+    answered, grounded = examples["score"].notna(), examples[examples["phrases"] > 0]
+    asked = examples[examples["has_task"] & answered.any() if "has_task" in examples else answered]
+    success = Statistic.mean(asked["correct"].eq(True).to_numpy(float), asked["group_image"].to_numpy())
     yield from ((name, success) for name in TASKS)
     phrases, images = grounded["phrases"].to_numpy(), grounded["group_image"].to_numpy()
     yield "mean_iou", Statistic.mean(grounded["mean_iou"].to_numpy(), images, phrases)
@@ -100,13 +109,14 @@ def enough(
 ) -> pd.DataFrame:
     """The smallest fraction with ``ENOUGH`` of the gain in each figure; its interval resamples seeds and images.
 
-    fractions: of the study, ascending. Of seeds that have them all; figures without one have no row (``NEEDED``).
+    fractions: of the study, ascending. Of seeds that have them all; figures without one, and those of a single image,
+    have no row (``NEEDED``).
     """
     rows = []
     tried = " ".join(f"{fraction:g}" for fraction in fractions)
     for key, cells in statistics.items():
         seeds = sorted({s for s, _ in cells if all((s, fraction) in cells for fraction in fractions)})
-        if len(fractions) < 2 or not seeds:
+        if len(fractions) < 2 or not seeds or min(len(statistic.labels) for statistic in cells.values()) < 2:
             continue
         curves = {f"{s} {fraction}": cells[s, fraction] for s in seeds for fraction in fractions}
         shape = (len(seeds), len(fractions))

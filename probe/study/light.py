@@ -26,7 +26,7 @@ from probe.study.folder import (
 )
 
 # Of the examples; the rest can be evaluated again.
-COLUMNS = ["id", "group_image", "phrases", "score", "correct", "mean_iou"]
+COLUMNS = ["id", "group_image", "has_task", "phrases", "score", "correct", "mean_iou"]
 
 
 def check_light(config: StudyConfig, study: Path | str, out: Path | str) -> None:

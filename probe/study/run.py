@@ -20,7 +20,7 @@ from grounding.finetune.run import finetune
 from grounding.finetune.trainer import DEFAULT_LOGGERS, Machine
 from probe.interventions.intervene import intervene
 from probe.study.config import Cell, StudyConfig
-from probe.study.folder import CELLS, INTERVENTIONS, is_evaluated, is_swept, is_whole, open_folder
+from probe.study.folder import CELLS, CHECKPOINT, INTERVENTIONS, is_evaluated, is_swept, is_whole, open_folder
 from probe.sweep import sweep
 
 Progress = Callable[[int, int | None, str], None]
@@ -62,10 +62,10 @@ def run_study(
     if minutes is not None and not minutes >= 0:
         raise BadInput(f"minutes {minutes} cannot be; accepted: 0 or more")
     Machine("cpu", 1, 1, workers, tuple(loggers))  # what cannot be is told before a cell begins
-    _check_sources(cells, root)
-    open_folder(out, config)
     mine = [cells[place] for place in (share or Share()).of(len(cells))]
     left = [cell for cell in mine if not is_whole(out, cell, config)]
+    _check_sources(left, out, root)
+    open_folder(out, config)
     options: dict[str, Any] = {"root": None if root is None else str(root), "device": device}
     options |= {"workers": workers, "loggers": tuple(loggers)}
     if minutes is not None:
@@ -105,7 +105,7 @@ def run_cell(
             progress(done, total, doing)
 
     ckpt = folder / "ckpt"
-    if not (ckpt / "config.json").exists():
+    if not (folder / CHECKPOINT).exists():
         finetune(settings, ckpt, device=device, workers=workers, loggers=loggers, progress=tell)
     source: dict[str, Any] = {
         **{"root": settings.root, "options": settings.benchmark_options, "data_seed": settings.data_seed},
@@ -137,8 +137,10 @@ def run_cell(
 def _probed(
     cell: Cell, config: StudyConfig, folder: Path, ckpt: Path, source: Mapping[str, Any], tell: Progress
 ) -> None:
-    """The cell's run and its sweep."""
+    """The cell's run and its sweep, where they are not there."""
     assert config.extract is not None
+    if is_swept(folder) and (folder / "run").is_dir():
+        return
     views = None if config.extract.get("views") is None else tuple(config.extract["views"])
     given = {"split": "dev", **config.extract, "views": views}
     extract_checkpoint(
@@ -171,9 +173,10 @@ def _of_cell(progress: Progress | None, cell: Cell, number: int, count: int) -> 
     return lambda done, total, doing: progress(done, total, f"{number + 1}/{count} {cell.name}: {doing}")
 
 
-def _check_sources(cells: list[Cell], root: Path | str | None) -> None:
-    """Raise BadInput for a benchmark that cannot be opened, or a checkpoint to begin with that is not there."""
-    for init in dict.fromkeys(cell.settings.init for cell in cells if cell.settings.init is not None):
+def _check_sources(cells: list[Cell], out: Path, root: Path | str | None) -> None:
+    """Raise BadInput for a benchmark that cannot be opened, or a checkpoint to train from that is not there."""
+    untrained = [cell for cell in cells if not (out / CELLS / cell.name / CHECKPOINT).exists()]
+    for init in dict.fromkeys(cell.settings.init for cell in untrained if cell.settings.init is not None):
         find_checkpoint(init)
     of = {repr((s.benchmark, s.root, s.benchmark_options)): s for s in (cell.settings for cell in cells)}
     for settings in of.values():
@@ -205,12 +208,12 @@ def _on_ray(
     failed: dict[str, str] | None,
 ) -> None:
     """One task a cell; a cell whose worker dies is begun again, where its last step ended, and fails at the fourth."""
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
     from extract.ray_pool import capacity, connected, device_and_gpus, short_reason
 
     with connected(address, None):
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
         device, gpus = device_and_gpus(options["device"], None)
         cpus, told = 1 + options["workers"], {**options, "device": device}
         capacity(cpus, gpus)  # told where no node has room for a cell

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, get_type_hints
 
 from extract.collect import VIEWS
@@ -12,10 +13,9 @@ from extract.from_checkpoint import prepare_checkpoint
 from extract.shards import Options
 from extract.shards import Settings as ExtractSettings
 from grounding.benchmarks import benchmark_class
-from grounding.benchmarks.base import check_limit
 from grounding.errors import BadInput, unknown_choice
-from grounding.evaluate_checkpoint import evaluate_checkpoint
-from grounding.values import check_kind
+from grounding.evaluate_checkpoint import check_measuring, evaluate_checkpoint
+from grounding.values import check_counts, check_kind
 from probe.interventions.intervene import check_options, intervene
 from probe.questions import QUESTIONS
 from probe.settings import SweepSettings
@@ -26,6 +26,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "extract": prepare_checkpoint,
     "intervene": intervene,
 }
+OPTIONAL = ("extract", "intervene")  # steps that null leaves out
 # What the study itself says to a step, or has no use for.
 _OURS = (
     *("ckpt", "benchmark", "root", "options", "data_seed", "skip_bad", "device", "run", "runs", "out", "progress"),
@@ -34,23 +35,29 @@ _OURS = (
 
 
 def check_steps(steps: Mapping[str, Any], benchmarks: Iterable[str]) -> None:
-    """Check ``evaluate``, ``extract``, ``sweep`` and ``intervene`` of a study (None: no such step).
+    """Check ``evaluate``, ``extract``, ``sweep`` and ``intervene`` of a study (None: no such step, if ``OPTIONAL``).
 
     benchmarks: of its cells. Raises BadInput naming step and option: unknown ones, and splits, views, questions and the
     like that there are not, and values of other kinds.
     """
     for name, options in steps.items():
-        if options is None:
+        if options is None and name in OPTIONAL:
             continue
         if not isinstance(options, Mapping):
             raise BadInput(f"study: {name} is {options!r}; accepted: its options as keys and values")
         for option in options:
+            if option in ("seed", "seeds"):
+                raise BadInput(f"study: {name}: {option} is that of the cell; accepted: without it")
             if option not in _accepted(name):
                 raise unknown_choice(f"study: {name}: option", option, _accepted(name))
         _check_values(name, options)
-        for benchmark in benchmarks if "split" in options else ():
-            if options["split"] not in (splits := benchmark_class(benchmark).splits):
-                raise unknown_choice(f"study: {name}: split", options["split"], splits)
+        for asked, benchmark in product(("split", "tune_split"), benchmarks):
+            split = options.get(asked)
+            if split is not None and split not in (splits := benchmark_class(benchmark).splits):
+                raise unknown_choice(f"study: {name}: {asked}", split, splits)
+    with _of_step("evaluate"):
+        named = ("threshold", "tune_split", "metrics", "batch_size")
+        check_measuring(**{name: value for name, value in steps["evaluate"].items() if name in named})
     _check_extract(steps["extract"] or {})
     _check_sweep(steps["sweep"])
     if steps["intervene"] is not None:
@@ -73,7 +80,7 @@ def _check_values(step: str, options: Mapping[str, Any]) -> None:
     for option in (option for option in options if option in hints):
         check_kind(f"study: {step}: {option}", options[option], hints[option])
     with _of_step(step):
-        check_limit(options.get("limit"))
+        check_counts(limit=options.get("limit"))
 
 
 def _check_intervene(options: Mapping[str, Any]) -> None:
@@ -82,6 +89,7 @@ def _check_intervene(options: Mapping[str, Any]) -> None:
     given: dict[str, Any] = {name: options.get(name) for name in ("concepts", "pairs", "groups")}
     given |= {name: options[name] for name in ("eraser", "draws", "batch_size") if name in options}
     with _of_step("intervene"):
+        check_measuring(options.get("threshold"))
         check_options(method, run=run, **given)
 
 

@@ -51,8 +51,9 @@ async function mount(element, source, { router, whole = false, theme, onselect =
     const card = route.page === "gallery" ? marked("example", left) : null;
     left = route.id;
     if (first) return;
-    if (!key && !card && whole) scrollTo(0, 0);
-    (marked("key", key) || card || main.querySelector("h1"))?.focus({ preventScroll: Boolean(key) });
+    const same = marked("key", key);
+    if (!same && !card && whole) scrollTo(0, 0);
+    (same || card || main.querySelector("h1"))?.focus({ preventScroll: Boolean(same) });
   }
   const still = router.listen(show);
   await show();

@@ -69,7 +69,7 @@ function controlsOf(app, runs, params, onchange) {
     state.layers = own;
   }
   function set(change) {
-    Object.assign(state, change);
+    Object.assign(state, { clicked: null }, change);
     settle();
     draw();
     onchange(state);
@@ -112,7 +112,7 @@ function controlsOf(app, runs, params, onchange) {
     toLayer(run, site) {
       const map = layersOf(run, state.map).includes(site) ? state.map : "probe", own = layersOf(run, map);
       state.map = map;
-      set({ site: sameLayer(lead(), map, site, own) });
+      set({ site: sameLayer(lead(), map, site, own), clicked: { run, site } });
     },
     nextKind() {
       const kinds = Object.keys(KINDS).filter((kind) => there[kind].length);

@@ -160,7 +160,8 @@ class ExampleView {
   }
 
   layerOf(side) {
-    const { map, site, layers } = this.controls.state;
+    const { map, site, layers, clicked } = this.controls.state;
+    if (clicked?.run === side.about) return clicked.site; // the nearest of the run that leads may be the nearest of several here
     return site === undefined ? undefined : sameLayer(side.about, map, site, layers);
   }
 

@@ -3,7 +3,8 @@
 /** How the task ended, in a sentence. */
 function verdict(record, run) {
   const { answer, correct, score } = record.runs[run];
-  if (answer === null) return "No task is answered here: only the phrases are looked at.";
+  if (correct === null) return "No task is answered here: only the phrases are looked at.";
+  if (answer === null) return "Task wrong: there is no answer.";
   if (Array.isArray(record.target)) {
     const away = Math.hypot(answer[0] - record.target[0], answer[1] - record.target[1]);
     return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); ${worth(score)}.`;

@@ -55,10 +55,10 @@ function runNumber(index, text) {
   return index.runs[number] ? number : 0;
 }
 
-/** An example's quadrant in a run, or null where task or grounding are unknown. */
+/** An example's quadrant in a run, or null where answer or grounding are unknown. */
 function quadrantOf(index, run, example) {
-  const { correct, grounding } = index.outcomes[run];
-  if (correct[example] === null || grounding[example] === null) return null;
+  const { correct, score, grounding } = index.outcomes[run];
+  if (score[example] === null || grounding[example] === null) return null;
   const grounded = grounding[example] >= index.runs[run].groundedAt ? "grounded" : "not_grounded";
   return `${correct[example] ? "right" : "wrong"}_${grounded}`;
 }

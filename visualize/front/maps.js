@@ -114,17 +114,7 @@ function storedPeak({ predicted, pointing }, phrase) {
   return { image: predicted ? predicted.image : inside ? phrase.image : null, inside };
 }
 
-/** Whether a relative point of a phrase's image lies in its regions: in their outlines, where those are known. */
-function holds({ boxes, polygons }, x, y) {
-  if (polygons.length) return polygons.some((points) => within(points, x, y));
+/** Whether a relative point of a phrase's image lies in the boxes of its regions, by which runs measure where a model points. */
+function holds({ boxes }, x, y) {
   return boxes.some(([x1, y1, x2, y2]) => x1 <= x && x <= x2 && y1 <= y && y <= y2);
-}
-
-/** Whether a point lies within a closed line, which a ray from there then crosses an odd number of times. */
-function within(points, x, y) {
-  const crossed = points.filter(([x1, y1], place) => {
-    const [x2, y2] = points[(place + 1) % points.length];
-    return (y1 > y) !== (y2 > y) && x < x1 + ((y - y1) / (y2 - y1)) * (x2 - x1);
-  });
-  return crossed.length % 2 === 1;
 }

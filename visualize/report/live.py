@@ -51,6 +51,11 @@ class LiveReport:
         """The types of all phrases."""
         return list(self._index["types"])
 
+    def phrases(self, example: str) -> int:
+        """How many phrases the page lists of the example of that id, those that no run reads too."""
+        table = self._index["table"]
+        return len(table["types"][table["id"].index(example)])
+
     def layers(self) -> dict[str, tuple[str, ...]]:
         """What the page can lay over an example's images, as its addresses name it: map -> sites of any run."""
         found: dict[str, dict[str, None]] = {"boxes": {}}

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from grounding.examples import Example, Phrase
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from visualize.report.subject import Subject
 
 DIGITS = 4  # of relative coordinates and scores
@@ -157,7 +156,10 @@ def _found(subject: Subject, row: int, series: Sequence[Series]) -> dict[str, An
 
 
 def _outcome(subject: Subject, row: int) -> dict[str, Any]:
-    """The task's answer (None without one, and where there is no choice), its score, whether it is right."""
+    """The task's answer (None without one, and where there is no choice), its score, whether it is right.
+
+    Right or not is None where there is no choice, and where the run answers nothing.
+    """
     table = subject.columns["examples"]
     answer: Any
     if table["task"][row] == "game":
@@ -166,11 +168,11 @@ def _outcome(subject: Subject, row: int) -> dict[str, Any]:
     else:
         answer = [rounded(table[name][row]) for name in ("answer_x", "answer_y")]
         answer = None if None in answer else answer
-    answered = answer is not None
+    correct = subject.correct[row]
     return {
         "answer": answer,
-        "correct": bool(table["task_correct"][row]) if answered else None,
-        "score": rounded(table["task_score"][row]) if answered else None,
+        "correct": None if correct is pd.NA else bool(correct),
+        "score": None if answer is None else rounded(table["task_score"][row]),
     }
 
 

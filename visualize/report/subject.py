@@ -76,6 +76,11 @@ class Subject:
         return Outcomes.of(self.run, self.grounded_at)
 
     @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether each example's task is solved, missing as in ``Outcomes``: object ``[examples]``."""
+        return self.outcomes.table["correct"].to_numpy(object)
+
+    @cached_property
     def left_out(self) -> dict[str, frozenset[str]]:
         """Example -> phrases that the run leaves out, by their ids: their words lie beyond the token limit."""
         lost: dict[str, set[str]] = {}
