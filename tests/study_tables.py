@@ -12,6 +12,7 @@ MODELS = {"vilt-aligner": "ViLT-Aligner", "mdetr": "MDETR"}
 FRACTIONS = {0: "0", 0.1: "10 %", 0.3: "30 %", 1: "100 %"}
 PHRASES = {0: "0", 0.1: "10,488 (10 %)", 0.3: "31,466 (30 %)", 1: "104,885 (all)"}
 FIGURES = {"accuracy": "accuracy", "mean_iou": "mean IoU", "pearson": "task x grounding (r)"}
+FIGURE_NAMES = ("accuracy", "mean_iou", "pointing", "pearson")
 _IOU = ("mean_iou", "embedding")
 _ACCURACY = ("accuracy", "embedding")
 ERASED = {
@@ -33,6 +34,21 @@ def tables(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+def kilogram_table(docs: Path) -> list[str]:
+    """The rows of both orders of colours, one seed each; intervals over drawings."""
+    rows = []
+    for order, told in (("random", "random colours"), ("caption", "the caption's order")):
+        figures = pd.read_csv(docs / f"study-kilogram-{order}" / "figures.csv")
+        for fraction, own in figures.groupby("fraction"):
+            by = own.set_index("figure")
+            learned = f"{by['learned_phrases'].iloc[0]:,}"
+            share = {0: "", 1: " (all)"}.get(fraction, f" ({fraction:.0%})".replace("%", " %"))
+            name = f"{told}: {learned}" if fraction == 0 else f"{learned}{share}"
+            values = (_told(*by.loc[figure, ["value", "low", "high"]]) for figure in FIGURE_NAMES)
+            rows.append(_row(name, *values))
+    return rows
+
+
 def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -48,8 +64,7 @@ def _of(row: pd.Series) -> str:
 def _figures(curves: pd.DataFrame) -> Iterator[str]:
     for fraction, rows in curves.groupby("fraction"):
         by = rows.set_index("figure")
-        names = ("accuracy", "mean_iou", "pointing", "pearson")
-        yield _row(PHRASES[fraction], by.loc["accuracy", "seeds"], *(_of(by.loc[name]) for name in names))
+        yield _row(PHRASES[fraction], by.loc["accuracy", "seeds"], *(_of(by.loc[name]) for name in FIGURE_NAMES))
 
 
 def _gains(effects: pd.DataFrame, enough: pd.DataFrame) -> Iterator[str]:
@@ -85,5 +100,5 @@ def _erased(changes: pd.DataFrame, model: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for name, rows in tables(DOCS / "study").items():
+    for name, rows in {**tables(DOCS / "study"), "kilogram": kilogram_table(DOCS)}.items():
         print(name, *rows, "", sep="\n")
