@@ -184,7 +184,7 @@ def best_of_two_seeds() -> pd.DataFrame:
     one = {**keys, **less, "seed": 0, "probe": "linear", "site": "a", "value": 0.4, "low": 0.3, "high": 0.5}
     two = {**one, "seed": 1, "site": "b", "value": 0.6, "sites_above": 2}
     return pd.DataFrame([one | {"sites_above": 1}, two, one | {"probe": "mlp", **dict.fromkeys(less, np.nan)}]).assign(
-        sites=4
+        sites=4, n_images=80
     )
 
 
@@ -194,14 +194,14 @@ def test_the_best_site_is_that_of_the_lowest_validation_loss_of_the_first_seed()
         (3, "a", 0.5, 0.9, 0.01), (3, "b", 0.4, 0.6, 0.05), (3, "c", 0.6, 0.8, 0.06), (1, "a", 0.1, 0.2, 0.9)
     ):  # fmt: skip
         about = {"question": "alignment", "probe": "linear", "score": "choice_accuracy", "site": site, "seed": seed}
-        about |= {"low": value - 0.1, "high": value + 0.1, "chance": 0.2}
+        about |= {"low": value - 0.1, "high": value + 0.1, "chance": 0.2, "n_images": 12}
         rows.append(about | {"condition": "alignment", "value": value, "validation_loss": loss, "p_control_holm": p})
         rows.append(about | {"condition": "selectivity", "value": value - 0.5, "low": -0.1, "high": 0.3})
         rows.append(rows[-2] | {"score": "average_precision", "validation_loss": loss - 1})
         rows.append(rows[-3] | {"probe": "concatenation", "value": 0.1})
     (found,) = best_sites(pd.DataFrame(rows)).to_dict("records")
-    told = (found["probe"], found["site"], found["value"], found["sites_above"], found["sites"])
-    assert told == ("linear", "b", 0.6, 2, 3)
+    told = (found["probe"], found["site"], found["value"], found["sites_above"], found["sites"], found["n_images"])
+    assert told == ("linear", "b", 0.6, 2, 3, 12)
     assert found["selectivity"] == pytest.approx(0.1)
     plain = pd.DataFrame(rows).query("condition == 'alignment'").assign(p_control_holm=np.nan)
     without = best_sites(plain).iloc[0]
@@ -231,6 +231,9 @@ def test_a_summary_says_what_is_missing_and_draws(tmp_path):
     assert f"| mdetr | given | 1 | alignment, linear {row}" in text
     assert "| mdetr | given | 1 | alignment, mlp | `a` | 0.400 [0.300, 0.500] | 0.250 | – | – |" in text
     assert "3 cells of the study are not whole yet" in text
+    assert "too few" not in text
+    few = replace(results, best=results.best.assign(n_images=3))
+    assert "Probes of alignment were tested on 3 images, too few to conclude anything" in summarise_study(few)
     assert "| mdetr | given | 0.5 | 0.400 [0.400, 0.400] |" in text
     assert "mean IoU is no better with 0.5 of the annotation than with 0." in text
     assert [path.name for path in draw_study(vars(results), tmp_path)] == ["fractions.png", "fractions.svg"]

@@ -15,7 +15,7 @@ from probe.significance import LEVEL
 
 COLUMNS = [
     *("question", "probe", "score", "site", "value", "low", "high", "chance"),
-    *("selectivity", "selectivity_low", "selectivity_high", "sites_above", "sites"),
+    *("selectivity", "selectivity_low", "selectivity_high", "sites_above", "sites", "n_images"),
 ]
 
 
@@ -24,7 +24,8 @@ def best_sites(sweep: pd.DataFrame) -> pd.DataFrame:
 
     site: of the lowest validation loss, so that test figures do not choose it, of the sweep's first seed; value: there,
     with its 95 % interval over images; selectivity: minus the probe on random labels, where that was a control;
-    sites_above: of all ``sites``, those above each of the controls after Holm's correction, NaN without controls.
+    sites_above: of all ``sites``, those above each of the controls after Holm's correction, NaN without controls;
+    n_images: of the test part.
     """
     return pd.DataFrame(_rows(sweep), columns=COLUMNS)
 
@@ -37,7 +38,7 @@ def _rows(sweep: pd.DataFrame) -> Iterator[dict[str, Any]]:
         real = main[main["condition"] == question]
         best = best_site(real)
         row = {"question": question, "probe": probe, "score": score}
-        row |= {name: best[name] for name in ("site", "value", "low", "high", "chance")}
+        row |= {name: best[name] for name in ("site", "value", "low", "high", "chance", "n_images")}
         for _, less in main[(main["condition"] == "selectivity") & (main["site"] == best["site"])].iterrows():
             row |= {"selectivity": less["value"], "selectivity_low": less["low"], "selectivity_high": less["high"]}
         above = real["p_control_holm"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from grounding.values import counted
 from probe.study.gains import ENOUGH
 from probe.study.results import Results
 from probe.study.seeds import mean_over_seeds
+from probe.summary import FEWEST_IMAGES
 
 _SCORES = (("value", "low", "high"), ("selectivity", "selectivity_low", "selectivity_high"))
 NAMES = {
@@ -38,7 +40,7 @@ def summarise_study(results: Results, missing: int = 0) -> str:
         lines.append(f"* {row['model']}, {row['initialisation']}: {_enough(row)}")
     lines += _gaps(results.gaps)
     if len(results.best):
-        lines += ["", "## What a probe reads", "", *_best(results.best)]
+        lines += ["", "## What a probe reads", "", *_best(results.best), *_few(results.best)]
     return "\n".join([*lines, ""])
 
 
@@ -110,6 +112,16 @@ def _best(best: pd.DataFrame) -> list[str]:
             f"{rows['chance'].mean():.3f} | {less} | {above} |"
         )
     return lines
+
+
+def _few(best: pd.DataFrame) -> list[str]:
+    """What was asked of so few test images that nothing follows from it."""
+    images = best.groupby("question", sort=False)["n_images"].min()
+    return [
+        f"\nProbes of {question} were tested on {counted(int(count), 'image')}, too few to conclude anything from "
+        f"their figures and gaps: at least {FEWEST_IMAGES} are needed."
+        for question, count in images[images < FEWEST_IMAGES].items()
+    ]
 
 
 def _mean(rows: pd.DataFrame, name: str, low: str, high: str) -> str:
