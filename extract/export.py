@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import ExifTags, Image
 
+from extract.inspect_run import is_run
 from extract.store import TABLES
 from grounding.errors import BadInput, unknown_choice
 from grounding.examples import Example, ImageSource
@@ -67,14 +68,16 @@ def export(
     in FiftyOne's own format (``extract.export_fiftyone``; needs the extra ``fiftyone``).
     examples: id -> example, for the pixels, which tables do without. Images that are files stay where they are and are
     referred to; others are written to ``images``. progress: called with (examples done, examples in all).
-    Raises BadInput for an unknown kind, an empty run, and where ``out`` cannot be a folder or holds another run,
-    or files of those names that no export wrote.
+    Raises BadInput for an unknown kind, an empty run, and where ``out`` cannot be a folder, is a run's, or holds the
+    export of another run, or files of those names that no export wrote.
     """
     if to not in KINDS:
         raise unknown_choice("to", to, KINDS)
     if not len(run.examples):
         raise BadInput("the run holds no examples: there is nothing to export")
     check_folder(out)
+    if is_run(out):
+        raise BadInput(f"out {str(out)!r} holds a run; accepted: another folder, or a new one inside it")
     if (there := read_note(Path(out) / DESCRIPTION, "run", "an exported run")) is not None:
         refuse_another(out, "another run", there, of_run(run.manifest))
     elif taken := [name for name in WRITTEN[to] if (Path(out) / name).exists()]:

@@ -30,6 +30,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def percent(count: int, whole: int) -> int:
+    """A count in whole per cent, halves upwards, as browsers round.
+
+    >>> percent(23, 40), f"{23 / 40:.0%}"
+    (58, '57%')
+    """
+    return int(100 * count / whole + 0.5)
+
+
 def without_folders(value: Any) -> Any:
     """JSON values with the last part alone of every path from the root or from home.
 
@@ -69,9 +78,9 @@ def _named(kind: Any) -> tuple[Any, ...]:
 def _fits(value: Any, kind: Any) -> bool:
     if _named(kind):
         return value in _named(kind)
-    kind = get_origin(kind) or kind
+    items, kind = get_args(kind), get_origin(kind) or kind
     if kind is Sequence:
-        return isinstance(value, (list, tuple))
+        return isinstance(value, (list, tuple)) and all(_fits(item, each) for each in items for item in value)
     if isinstance(value, bool) and kind is not bool:
         return False
     return isinstance(value, kind) or (kind is float and isinstance(value, int))

@@ -14,10 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grounding.errors import BadInput, unknown_choice
-from grounding.yaml_text import load_yaml
+from grounding.yaml_text import read_mapping
 from probe.settings import SweepSettings
 
 SUFFIXES = (".yaml", ".yml")
@@ -32,15 +30,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises BadInput for a file that is not such a mapping, an unknown key, and a value of another kind.
     """
-    try:
-        said = load_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"config {str(path)!r} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"config {str(path)!r} is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(said, dict):
-        raise BadInput(f"config {str(path)!r} holds a {type(said).__name__}; accepted: keys {', '.join(ACCEPTED)}")
-    return {key: checked(f"config {str(path)!r}", key, value) for key, value in said.items()}
+    what = f"config {str(path)!r}"
+    said = read_mapping(path, what, f"keys {', '.join(ACCEPTED)}")
+    return {key: checked(what, key, value) for key, value in said.items()}
 
 
 def checked(where: str, key: Any, value: Any) -> Any:

@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 from extract.export import KINDS, export
+from extract.store import FORMAT
 from grounding.errors import BadInput
 from grounding.examples import Region
 from probe.cli.export import command
@@ -184,6 +185,10 @@ def test_what_cannot_be_exported_is_refused(run, examples, tmp_path, monkeypatch
     with pytest.raises(BadInput, match="holds another run: identity_hash is None there and 'other' here"):
         export(run, "csv", tmp_path)
     (tmp_path / "file").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({**run.manifest, "format": FORMAT}))
+    with pytest.raises(BadInput, match="run' holds a run; accepted: another folder, or a new one inside it"):
+        export(run, "csv", tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "annotations.json").write_text("mine")
     with pytest.raises(BadInput, match=r"holds another annotations\.json"):

@@ -22,7 +22,10 @@ def test_from_runs_to_a_table_of_heads(tmp_path, monkeypatch, capsys):
     assert code == 2
     assert f"holds no attention; add it: probe extract --out {dev} --add-view attention" in err
     for out in (dev, tune):
-        assert probe(monkeypatch, capsys, "extract", "--out", out, "--add-view", "attention,relevance")[0] == 0
+        assert (
+            probe(monkeypatch, capsys, "extract", "--out", out, "--add-view", "attention", "--add-view", "relevance")[0]
+            == 0
+        )
     assert "relevance.gradient-attention" in Run.open(dev).site("decoder.2").views
     code, out, err = probe(monkeypatch, capsys, "heads", dev, "--select", tune, "--json")
     assert code == 0, err

@@ -94,11 +94,13 @@ def test_another_study_is_refused_and_a_longer_one_goes_on(done, tmp_path, monke
     left = run_study(read_study(write(tmp_path / "b.yaml", fractions=[0, 0.5, 1], seeds=[0, 1])), out)
     assert begun == [cell.name for cell in left]
     assert sorted(begun) == [f"vilt-aligner-given-{name}" for name in ("0-1", "0.5-0", "0.5-1", "1-1")]
-    (out / "cells" / "vilt-aligner-given-0-1").mkdir()
+    for name, left in (("0-1", "evaluation"), ("0.5-0", "ckpt")):
+        (out / "cells" / f"vilt-aligner-given-{name}" / left).mkdir(parents=True)
     run_study(read_study(write(tmp_path / "c.yaml")), out)
     kept = json.loads((out / "study.json").read_text())
-    assert (kept["fractions"], kept["seeds"]) == ([0, 1], [0, 1])  # of cells that were begun, not of 0.5
-    (out / "cells" / "vilt-aligner-given-0-1").rmdir()
+    assert (kept["fractions"], kept["seeds"]) == ([0, 1], [0, 1])  # of cells that were evaluated, not of 0.5
+    for name in ("0-1", "0.5-0"):
+        shutil.rmtree(out / "cells" / f"vilt-aligner-given-{name}")
     run_study(read_study(write(tmp_path / "c.yaml")), out)  # as it was, for other tests
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -129,6 +131,45 @@ def test_a_light_copy_gives_the_same_tables_and_goes_on(done, tmp_path, monkeypa
         assert (code, message in err) == (2, True)
 
 
+def test_what_no_cell_has_been_through_may_be_changed_and_models_added(done, tmp_path, monkeypatch):
+    path, out = done
+    study, begun = tmp_path / "out", []
+    monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: begun.append(cell.name))
+    run_study(read_study(write(tmp_path / "a.yaml", sweep={"sites": ["block.99"]})), study)
+    (study / "cells" / "vilt-aligner-given-0-0" / "evaluation").mkdir(parents=True)
+    run_study(read_study(path), study)  # the sweep's options are mended
+    faster = {**CONTENT["models"]["vilt-aligner"], "learning_rate": 0.01}
+    other = read_study(write(tmp_path / "b.yaml", models={"vilt-aligner": faster}))
+    with pytest.raises(BadInput, match=r"holds a study with learning_rate of vilt-aligner, given 0\.0005, not 0\.01"):
+        run_study(other, study)
+    begun.clear()
+    run_study(read_study(write(tmp_path / "c.yaml", models={**CONTENT["models"], "other": faster})), study)
+    assert sorted(begun) == [f"{name}-given-{share}-0" for name in ("other", "vilt-aligner") for share in (0, 1)]
+    with pytest.raises(BadInput, match=r"models \['other, given', 'vilt-aligner, given'\], not \['other, given'\]"):
+        run_study(read_study(write(tmp_path / "d.yaml", models={"other": faster})), study)
+    with pytest.raises(BadInput, match=r"holds a study with evaluate \{.*\}, not \{'split'"):
+        run_study(read_study(write(tmp_path / "e.yaml", evaluate={"split": "dev"})), out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "bert"}, "model 'bert' is unknown"),
+        ({"train_split": "nothere"}, "split 'nothere' is unknown"),
+        ({"config": {"nonsense": 3}}, "config: field 'nonsense' is unknown"),
+        ({"init": "mdetr-task", "config": {}}, "is of model 'mdetr'|'mdetr'"),
+        ({"precision": "fp16"}, "precision 'fp16' needs a GPU"),
+        ({"seed": 2**32}, "seed 4294967296 is too large; accepted: 0 to 4294967295"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_anything_is_written(tmp_path, changes, message):
+    seeds = [changes.pop("seed")] if "seed" in changes else [0]
+    models = {"v": {**CONTENT["models"]["vilt-aligner"], **changes}}
+    with pytest.raises(BadInput, match=message):
+        run_study(read_study(write(tmp_path / "a.yaml", models=models, seeds=seeds)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_swept_is_not_extracted_again_on_the_way_to_its_interventions(done, tmp_path, monkeypatch):
     path, out = done
     shutil.copytree(out, tmp_path / "out")
@@ -142,10 +183,10 @@ def test_a_trained_cell_needs_its_first_checkpoint_no_more(tmp_path, monkeypatch
     study = read_study(write(tmp_path / "a.yaml", models=models))
     asked = []
     monkeypatch.setattr(run_module, "run_cell", lambda *args, **options: None)
-    monkeypatch.setattr(run_module, "find_checkpoint", asked.append)
+    monkeypatch.setattr(run_module, "starting_model", asked.append)
     for cell in study.cells():
         run_study(study, tmp_path / "out")
-        assert asked.pop() == "vilt-aligner-task"
+        assert asked.pop().init == "vilt-aligner-task"
         trained = tmp_path / "out" / "cells" / cell.name / "ckpt"
         trained.mkdir(parents=True)
         (trained / "config.json").write_text("{}")
@@ -159,6 +200,7 @@ def test_cells_of_other_settings_are_not_added(tmp_path, monkeypatch):
     models = {"vilt-aligner": {**CONTENT["models"]["vilt-aligner"], "recipe": str(recipe)}}
     recipe.write_text("weight_decay: 0.01")
     run_study(read_study(write(tmp_path / "a.yaml", models=models)), tmp_path / "out")
+    (tmp_path / "out" / "cells" / "vilt-aligner-given-0-0").mkdir(parents=True)
     recipe.write_text("weight_decay: 0.02")
     with pytest.raises(BadInput, match=r"weight_decay of vilt-aligner, given 0\.01, not 0\.02"):
         run_study(read_study(write(tmp_path / "b.yaml", models=models, seeds=[0, 1])), tmp_path / "out")
@@ -272,6 +314,7 @@ def test_a_cell_that_another_process_ends_meanwhile_is_in_the_tables(done, tmp_p
 def test_an_option_of_the_benchmark_goes_to_every_cell_over_those_of_the_recipe(tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: seen.append(cell.settings))
+    monkeypatch.setattr(run_module, "starting_model", lambda settings: None)  # its tokenizers are on the hub
     root = write_kilogram(tmp_path / "kilogram")
     given = ("--root", root, "--option", "candidates=4", "--option", "colour_order=random")
     code, _, err = run(monkeypatch, capsys, "study", "kilogram", "--out", tmp_path / "out", "--device", "cpu", *given)

@@ -86,6 +86,8 @@ def test_a_study_of_the_package_starts_from_checkpoints_as_its_comment_says(tmp_
         ({"extract": {"batch_size": True}}, "extract: batch_size is True; accepted: int or 'auto'"),
         ({"sweep": {"seeds": [0, 1]}}, "sweep: seeds is that of the cell; accepted: without it"),
         ({"intervene": {"seed": 1}}, "intervene: seed is that of the cell; accepted: without it"),
+        ({"intervene": {"concepts": [["place"]]}}, r"intervene: concepts is \[\['place'\]\]; accepted: a list or null"),
+        ({"models": {"a": {"recipe": 5}}}, "recipe is 5; accepted: a name or a file"),
         ({"evaluate": None}, "study: evaluate is None; accepted: its options as keys and values"),
         ({"sweep": None}, "study: sweep is None; accepted: its options"),
         ({"extract": None, "intervene": [1]}, r"study: intervene is \[1\]; accepted: its options"),
@@ -126,6 +128,12 @@ def test_files_that_are_no_study(tmp_path):
         read_study("nothing")
     (tmp_path / "a.yaml").write_text("models: [")
     with pytest.raises(BadInput, match="is not YAML"):
+        read_study(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("fractions: [0, 1]\nfractions: [0]")
+    with pytest.raises(BadInput, match=r"is not YAML: key 'fractions' comes twice .*line 2"):
+        read_study(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_bytes(b"models: \xff")
+    with pytest.raises(BadInput, match="is not YAML: 'utf-8' codec"):
         read_study(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("models: {}")
     with pytest.raises(BadInput, match="key 'fractions' is missing"):

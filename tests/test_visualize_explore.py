@@ -170,6 +170,8 @@ def test_bad_input_is_told_and_changes_nothing(made):
         (lambda: explorer.show("fake/001", map="attentoin"), "map 'attentoin' is unknown; accepted: boxes, "),
         (lambda: explorer.show("fake/001", map="attention", site="block.99"), "site 'block.99' is unknown; accepted: "),
         (lambda: explorer.show("fake/001", map="boxes", site="block.1"), "site 'block.1' is unknown; accepted: "),
+        (lambda: explorer.show("fake/001", map="attention", head=77), "head 77 is unknown; accepted: 0, 1, 2, 3"),
+        (lambda: explorer.show(3), "examples 3 is no id"),
         (lambda: explorer.filter("bad"), "quadrant 'bad' is unknown; accepted: right"),
         (lambda: explorer.filter(order="size"), "order 'size' is unknown"),
         (lambda: explorer.filter(run=2), "run 2 is unknown; accepted: 0, 1"),

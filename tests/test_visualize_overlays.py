@@ -324,3 +324,13 @@ def test_settings_of_matplotlib_are_put_back():
     example = make_example(1)
     draw_example(gather(make_run([example]), 0, {example.id: example}))
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_caption_of_hundreds_of_lines_is_cut_and_other_scripts_draw_in_silence(recwarn, tmp_path):
+    example = make_example(1)
+    run = make_run([example])
+    run.examples["caption"] = "\U0001f7e5 " + run.examples["caption"] + " and on and on" * 1500
+    figure = draw_example(gather(run, 0, {example.id: example}))
+    assert figure.get_size_inches()[1] < 12
+    save(figure, tmp_path / "x", ("png",))
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]

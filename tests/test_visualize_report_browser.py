@@ -331,7 +331,7 @@ def test_why_it_failed_is_told(two, look):
     inside = "inside" if phrase["pointing"] else "outside"
     assert f"strongest point is {inside} the true region" in facts
     right = 2 if int(phrase.name) % 2 == 0 else 0
-    assert f"linear probe (alignment) finds it at {right} of 3 layers" in facts
+    assert f"linear probe (alignment, among regions of its own image) finds it at {right} of 3 layers" in facts
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

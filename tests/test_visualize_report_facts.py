@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from fake_gallery import SITES, make_example, make_run
 from report_browser import until
-from report_pages import by_id, chunk
+from report_pages import PlantedProbes, by_id, chunk
 
 from grounding.examples import Phrase
 from visualize.report import Subject, write_report
@@ -62,13 +62,42 @@ def test_what_a_probe_finds_is_held_against_its_controls(tmp_path, look, probes,
     examples = [make_example(number) for number in range(2)]
     run = make_run(examples)
     run.phrases["iou"] = 0.1
+    run.phrases["predicted_image_index"] = run.phrases["image_index"]
     write_report([Subject(run, "a", items=found_by(probes))], tmp_path / "out", by_id(examples))
     seen = look(tmp_path / "out")
     seen.go("/example/fake%2F000?phrase=1")
     seen.drawn()
     words = seen.page.locator(".why").inner_text()
-    assert said in words
+    assert (
+        f"The linear probe (alignment, among regions of its own image) finds it {said.removeprefix('finds it ')}"
+        in words
+    )
     assert ("can be read inside" in words) == hidden
+
+
+def test_a_probe_that_is_told_the_image_knows_nothing_of_a_model_that_looks_in_another(tmp_path, look):
+    examples = [make_example(number) for number in range(2)]
+    run = make_run(examples)
+    run.phrases["iou"] = 0.1
+    run.phrases["predicted_image_index"] = (run.phrases["image_index"] + 1) % 6
+    told = found_by({"linear": (0, 1, 2)})
+    everywhere = told.assign(question="localisation", iou=0.3)
+    items = pd.concat([told, everywhere], ignore_index=True)
+    probed = PlantedProbes(run, np.ones((len(run.phrases), 24, 4)), {0: "validation", 1: "test"})
+    write_report([Subject(run, "a", items=items, probed=probed)], tmp_path / "out", by_id(examples))
+    seen = look(tmp_path / "out")
+    for example, tuned in ((0, True), (1, False)):
+        seen.go(f"/example/fake%2F00{example}?phrase=1")
+        seen.drawn()
+        words = seen.page.locator(".why li").all_inner_texts()
+        (alone,) = [line for line in words if "(alignment" in line]
+        (found,) = [line for line in words if "(localisation)" in line]
+        assert "read inside" not in alone
+        assert "finds it at 3 of 3 layers: it can be read inside" in found  # it chose among all images
+        assert [line.endswith("The probe was tuned with this image.") for line in (alone, found)] == [tuned] * 2
+        assert any(line.startswith("The middle of its box is") for line in words)
+    cell = seen.page.locator(".probe-layers td.cell").last
+    assert cell.get_attribute("title").endswith("found, IoU 0.30")
 
 
 def test_phrases_beyond_the_token_limit_are_listed_and_counted(tmp_path, look):

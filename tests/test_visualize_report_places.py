@@ -117,6 +117,12 @@ def test_on_the_way_back_from_the_next_example_its_card_is_in_sight(two, look):
     assert 0 <= box["y"] <= 900
 
 
+def test_what_is_no_choice_of_a_filter_is_passed_over(two, look):
+    seen = look(two[0])
+    seen.go("/gallery?quadrant=toString")
+    assert seen.ids()
+
+
 def test_labels_of_filters_lie_on_a_line(two, look):
     seen = look(two[0])
     seen.go("/gallery")

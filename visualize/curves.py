@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grounding.errors import BadInput, unknown_choice
-from grounding.values import counted
+from grounding.values import counted, percent
 from visualize.gallery import Outcomes
 from visualize.style import FAINT, INK, RIGHT, WRONG, new_figure, series_colour, styled
 
@@ -228,7 +228,9 @@ def _quadrant_counts(panel: Axes, table: pd.DataFrame, outcomes: Outcomes) -> No
             panel.fill([x + 0.02, x + 0.98, x + 0.98, x + 0.02], [y + 0.02, y + 0.02, y + 0.98, y + 0.98],
                        color=colour, alpha=0.08 + 0.5 * share, linewidth=0)  # fmt: skip
             panel.text(x + 0.5, y + 0.44, str(count), ha="center", va="center", size=16, weight="bold")
-            panel.text(x + 0.5, y + 0.66, f"{share:.0%}", ha="center", va="center", size=8.5, color=INK)
+            panel.text(
+                x + 0.5, y + 0.66, f"{percent(count, len(table))} %", ha="center", va="center", size=8.5, color=INK
+            )
     panel.set(xlim=(0, 2), ylim=(2, 0), aspect="auto")
     panel.set_xticks((0.5, 1.5), ("task right", "task wrong"), size=8.5, color=INK)
     names = (f"grounded\n(≥ {outcomes.threshold:g})", f"not\n(< {outcomes.threshold:g})")

@@ -66,8 +66,10 @@ class Explorer(anywidget.AnyWidget):
         view: of one example, as in the address of the report: phrase (from 1 on), map (``attention``, ``probe``, …),
         site, head, a and b (numbers of the runs side by side, b ``none`` for one alone). Raises BadInput for an
         unknown id, another name of a view, a phrase that the example does not have, a map that no run has, and a site
-        that the map is not of.
+        or head that the map is not of.
         """
+        if not isinstance(examples, Iterable):
+            raise BadInput(f"examples {examples!r} is no id; accepted: an id of explorer.examples, or several")
         ids = [examples] if isinstance(examples, str) else [str(name) for name in dict.fromkeys(examples)]
         known = set(self.examples["id"])
         if unknown := [name for name in ids if name not in known]:
@@ -85,6 +87,9 @@ class Explorer(anywidget.AnyWidget):
         sites = layers[str(view["map"])] if "map" in view else sorted({s for own in layers.values() for s in own})
         if "site" in view and view["site"] not in sites:
             raise unknown_choice("site", view["site"], sites)
+        heads = self._report.heads(str(view["map"]) if "map" in view else None)
+        if "head" in view and view["head"] not in heads:
+            raise unknown_choice("head", view["head"], heads)
         self.selected = ids
         if isinstance(examples, str):
             self._go(f"/example/{quote(examples, safe='')}", view)

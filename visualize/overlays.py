@@ -21,6 +21,7 @@ from visualize.style import FAINT, RIGHT, WRONG, phrase_colour, styled
 from visualize.zoom import LETTERS, Zoom, insets_of
 
 WIDTH = 7.6
+MOST_LINES = 24  # of a caption
 _GAP = 0.2
 NO_BREAK = "\u00a0"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -103,8 +104,11 @@ class Title:
         sheet.text(x, baseline, remark, self.size, color=FAINT)
 
 
-def coloured_caption(case: Case, width: float, size: float = 10.5, max_lines: int | None = None) -> Caption:
-    """The caption with its phrases in their colours, and numbered if there are more phrases than colours."""
+def coloured_caption(case: Case, width: float, size: float = 10.5, max_lines: int = MOST_LINES) -> Caption:
+    """The caption with its phrases in their colours, and numbered if there are more phrases than colours.
+
+    max_lines: it is cut with an ellipsis after that many.
+    """
     caption, spans = case.caption, [list(phrase.spans) for phrase in case.phrases]
     if needs_numbers(case):
         caption, spans = number_phrases(caption, spans)

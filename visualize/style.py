@@ -5,7 +5,9 @@ Figures are made without pyplot, so nothing here or elsewhere in this package le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -66,13 +68,21 @@ _RC: dict[str, Any] = {
 }
 
 
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """What the font has no shape for is drawn as a box, without a line on standard error for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        yield
+
+
 def styled(function: Callable[Arguments, Any]) -> Callable[Arguments, Any]:
     """Run a function that makes or saves figures in the house style, and put matplotlib's settings back."""
 
     @wraps(function)
     def inside(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Any:
         settings: Any = {**seaborn.axes_style("ticks"), **_RC}
-        with matplotlib.rc_context(settings):
+        with matplotlib.rc_context(settings), _any_script():
             return function(*args, **kwargs)
 
     return inside
@@ -84,7 +94,7 @@ class StyledFigure(Figure):
     def draw(self, renderer: RendererBase) -> None:
         """Draw with the house's hinting of text."""
         settings: Any = {HINTING: _RC[HINTING]}
-        with matplotlib.rc_context(settings):
+        with matplotlib.rc_context(settings), _any_script():
             super().draw(renderer)
 
 

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
 from grounding.errors import BadInput, unknown_choice
 from grounding.finetune.settings import POSITION_GRID, FinetuneSettings
 from grounding.values import check_kind
-from grounding.yaml_text import load_yaml
+from grounding.yaml_text import read_mapping
 
 _STUDY = {"size": "base", "schedule": "linear", "warmup": 0.01, "ema_decay": 0.9998, "precision": "fp16"}
 _VILT = {
@@ -83,18 +81,14 @@ def read_recipe(name: str) -> dict[str, Any]:
 
     Raises BadInput for a name that is neither, and for a file that holds anything but fields.
     """
+    if not isinstance(name, str):
+        raise BadInput(f"recipe is {name!r}; accepted: a name or a file")
     if name in RECIPES:
         return dict(RECIPES[name])
     path = Path(name)
     if not path.is_file():
         raise unknown_choice("recipe", name, [*RECIPES, "a YAML or JSON file of settings"])
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"recipe {name!r} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"recipe {name!r} holds a {type(content).__name__}; accepted: names and values of settings")
-    return content
+    return read_mapping(path, f"recipe {name!r}", "names and values of settings")
 
 
 def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

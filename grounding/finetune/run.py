@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.utilities import rank_zero_only
 
 from grounding.benchmarks import open_benchmark
@@ -63,7 +62,6 @@ def finetune(
     last = _state_to_resume(settings, out)
     done = _steps_done(last, machine)
     check_folder(out)
-    started = time.monotonic()
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     model_from = starting_model(settings)
     tell = rank_zero_only(progress) if progress is not None else _tell_nobody
@@ -88,14 +86,14 @@ def finetune(
         warnings.warn(f"{told}: the learning rate only rises, and ends below {settings.learning_rate}", stacklevel=2)
     make_folder(out)
     (out / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-    best = best_kept(settings, out)
+    best, timer = best_kept(settings, out), Timer()
     with as_meant():
-        trainer = make_trainer(settings, steps, out, best, machine, tell, done)
+        trainer = make_trainer(settings, steps, out, best, timer, machine, tell, done)
         for logger in trainer.loggers:
             logger.log_hyperparams(asdict(settings))
         with ctrl_c_as_usual():
             trainer.fit(module, train_loader, dev_loader, ckpt_path=last, weights_only=True)
-    _finish(settings, out, module, trainer, best, reader, annotations, time.monotonic() - started)
+    _finish(settings, out, module, trainer, best, reader, annotations, timer.time_elapsed())
     trainer.strategy.barrier("the checkpoint is written")  # nobody reads it before, or ends those who write it
     return out
 

@@ -21,6 +21,7 @@ LEAST = {
     **dict.fromkeys(("epochs", "accumulate", "patience"), 1),
     **dict.fromkeys(("warmup", "seed", "clip", "weight_decay"), 0),
 }
+LARGEST_SEED = 2**32 - 1  # that numpy takes
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class FinetuneSettings:
             if (value := getattr(self, name)) is not None and not least <= value < math.inf:  # also of NaN
                 fault = "too small" if value < least else "not finite"
                 raise BadInput(f"{name} {value} is {fault}; accepted: {least} or more")
+        if self.seed > LARGEST_SEED:
+            raise BadInput(f"seed {self.seed} is too large; accepted: 0 to {LARGEST_SEED}")
         fixed = [name for name in self.config if name != POSITION_GRID]
         if self.init is not None and fixed:
             given = ", ".join(fixed)

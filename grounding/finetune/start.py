@@ -27,19 +27,17 @@ def starting_model(settings: FinetuneSettings) -> Callable[[Sequence[str]], Grou
         model = _from_checkpoint(settings.init, settings)
         return lambda captions: model
     config: Any = changed_config(model_config(settings.model, settings.size), settings.config)
-    if settings.tokenizer is not None:
-        tokenizer = load_tokenizer(settings.tokenizer, config.max_text)
-        model = build_fresh(_fitted(config, tokenizer, config.vocabulary), tokenizer)
-        return lambda captions: model
+    named = None if settings.tokenizer is None else load_tokenizer(settings.tokenizer, config.max_text)
+    least = 0 if named is None else config.vocabulary
     with torch.device("meta"):  # some of what is wrong shows only when the model is built: here, without its memory
-        tokenizer = train_tokenizer(["caption"], config.max_text)
-        build_model(_fitted(config, tokenizer), tokenizer)
+        tokenizer = named or train_tokenizer(["caption"], config.max_text)
+        build_model(_fitted(config, tokenizer, least), tokenizer)
 
-    def trained(captions: Sequence[str]) -> GroundingModel:
-        tokenizer = train_tokenizer(captions, config.max_text)
-        return build_fresh(_fitted(config, tokenizer), tokenizer)
+    def made(captions: Sequence[str]) -> GroundingModel:
+        tokenizer = named or train_tokenizer(captions, config.max_text)
+        return build_fresh(_fitted(config, tokenizer, least), tokenizer)
 
-    return trained
+    return made
 
 
 def changed_config(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:

@@ -16,7 +16,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -129,16 +129,17 @@ def make_trainer(
     steps: int,
     out: Path,
     best: ModelCheckpoint,
+    timer: Timer,
     machine: Machine,
     progress: Progress,
     done: int,
 ) -> lightning.Trainer:
-    """The trainer of a run of ``steps``, ``done`` of which are done."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """The trainer of a run of ``steps``, ``done`` of which are done. timer: counts the seconds of all its sittings."""
+    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
     # Both are saved after each validation, the best one first: a resumed run knows of it.
     last = MovableCheckpoint(out / "states", "last", enable_version_counter=False)
-    callbacks: list[Callback] = [best, last, StepProgress(progress, out / "states" / "last.ckpt")]
+    callbacks: list[Callback] = [best, last, timer, StepProgress(progress, out / "states" / "last.ckpt")]
     if settings.patience is not None:
         callbacks.append(EarlyStopping(settings.monitored, patience=settings.patience, mode=_mode(settings)))
     if settings.ema_decay:

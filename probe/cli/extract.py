@@ -79,7 +79,7 @@ BenchmarkName = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the run; one that holds a part of it is completed.")]
 Views = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         help="Comma-separated: phrase, region, attention (the default, where the model has them), tokens, "
         "attention.back (from image cells to phrases), relevance (relevance.rollout, .gradient and "
@@ -97,13 +97,17 @@ Modules = Annotated[
         "With it, a Hugging Face folder may be of any model.",
     ),
 ]
-Sites = Annotated[str | None, typer.Option(help=f"Comma-separated, block.* for a stage; default all ({SITES}).")]
+Sites = Annotated[list[str] | None, typer.Option(help=f"Comma-separated, block.* for a stage; default all ({SITES}).")]
 AddViews = Annotated[
-    str | None,
-    typer.Option("--add-view", help="Views to add to the run in --out, at its sites or at those of --add-site."),
+    list[str] | None,
+    typer.Option(
+        "--add-view",
+        help="Views to add to the run in --out, at its sites or at those of --add-site; comma-separated or repeated.",
+    ),
 ]
 AddSites = Annotated[
-    str | None, typer.Option("--add-site", help="Sites to add to the run in --out, with its views or --add-view's.")
+    list[str] | None,
+    typer.Option("--add-site", help="Sites to add to the run in --out, with its views or --add-view's; the same."),
 ]
 AddModules = Annotated[
     list[str] | None, typer.Option("--add-module", metavar="PATH[=MEANING]", help="The same for modules; repeatable.")
@@ -157,7 +161,7 @@ def command(
     from extract.from_checkpoint import estimate_checkpoint, prepare_checkpoint, prepare_continued
     from extract.identity import command_line
 
-    new: dict[str, Any] = {"views": _items(add_view), "sites": _items(add_site), "modules": add_module or ()}
+    new: dict[str, Any] = {"views": parse_list(add_view), "sites": parse_list(add_site), "modules": add_module or ()}
     where: dict[str, Any] = {"ckpt": ckpt, "root": root, "device": device, "workers": workers}
     if benchmark is None:
         _refuse_beside(context)
@@ -183,7 +187,7 @@ def command(
 
 def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Views, sites and modules of a run."""
-    return {"views": _items(given["views"]), "sites": _items(given["sites"]), "modules": given["module"] or ()}
+    return {"views": parse_list(given["views"]), "sites": parse_list(given["sites"]), "modules": given["module"] or ()}
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,10 +284,6 @@ def _verified(out: Path) -> list[str]:
     from extract.store import verify_run
 
     return verify_run(out, drop=True)
-
-
-def _items(text: str | None) -> list[str] | None:
-    return None if text is None else parse_list(text)
 
 
 def _batch_size(text: str) -> Any:

@@ -33,7 +33,9 @@ def command(
         list[str] | None,
         typer.Option(help=f"Maps to score: {KIND_NAMES}; repeat for several (default: all that both runs hold)."),
     ] = None,
-    sites: Annotated[str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")] = None,
+    sites: Annotated[
+        list[str] | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for tables and figures; default: heads in the run.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -50,7 +52,7 @@ def command(
             Run.open(run),
             Run.open(select),
             kind or (),
-            parse_list(sites) if sites else None,
+            parse_list(sites),
             target,
             progress,
             seed=seed,

@@ -44,7 +44,7 @@ Method = Annotated[
     ),
 ]
 Sites = Annotated[
-    str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all that can be changed.")
+    list[str] | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all that can be changed.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for tables, summary and figure.")]
 OfRun = Annotated[
@@ -121,7 +121,7 @@ def command(
             benchmark,
             split,
             method,
-            sites=parse_list(sites) if sites else None,
+            sites=parse_list(sites),
             out=out,
             run=run,
             concepts=concept,

@@ -88,9 +88,9 @@ def loading(tokenizer: str | None, weights: str | None, config: Sequence[str] | 
     return {"tokenizer": tokenizer, "weights": weights, "config": parse_pairs(config, "--config")}
 
 
-def parse_list(text: str) -> list[str]:
-    """The items of a comma-separated list, without the blanks round them."""
-    return [item.strip() for item in text.split(",")]
+def parse_list(texts: Sequence[str] | None) -> list[str] | None:
+    """The items of an option that may come several times, each a comma-separated list; None where it is not given."""
+    return None if texts is None else [item.strip() for text in texts for item in text.split(",")]
 
 
 @contextmanager

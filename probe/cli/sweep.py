@@ -42,10 +42,10 @@ Control = Annotated[
     ),
 ]
 Measure = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(help="Comma-separated, besides: description-length, usable-information, learning-curve, frontier."),
 ]
-Sites = Annotated[str | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")]
+Sites = Annotated[list[str] | None, typer.Option(help="Comma-separated sites, block.* for a stage; default all.")]
 Seeds = Annotated[list[int] | None, typer.Option(help="Seed of splits and probes; repeat for several (default 0).")]
 Group = Annotated[
     str | None, typer.Option(help="Never split apart: image, caption, annotation or tangram (default image).")
@@ -83,8 +83,8 @@ def command(
     from probe.tables import SUMMARY
 
     given = {"questions": question, "probes": probe, "controls": control, "seeds": seed, "group": group}
-    given |= {"sites": None if sites is None else parse_list(sites), "device": device}
-    given |= {"measures": None if measure is None else parse_list(measure)}
+    given |= {"sites": parse_list(sites), "device": device}
+    given |= {"measures": parse_list(measure)}
     said = _config(run) | {name: value for name, value in given.items() if value is not None}
     runs = [Path(path) for path in said.pop("runs")]
     target = _target(out, said.pop("out", None), runs)

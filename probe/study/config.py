@@ -10,12 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grounding.errors import BadInput, unknown_choice
 from grounding.finetune.recipes import read_recipe, settings_from, with_recipe
 from grounding.finetune.settings import FinetuneSettings
-from grounding.yaml_text import load_yaml
+from grounding.yaml_text import read_mapping
 from probe.study.steps import check_steps
 
 _NAME = r"\w[\w.+-]*"
@@ -31,6 +29,11 @@ class Cell:
     fraction: float
     seed: int
     settings: FinetuneSettings
+
+    @property
+    def start(self) -> str:
+        """Model and initialisation, as ``StudyConfig.resolved`` names them."""
+        return f"{self.model}, {self.initialisation}"
 
     @property
     def name(self) -> str:
@@ -134,10 +137,7 @@ class StudyConfig:
     def resolved(self) -> dict[str, dict[str, Any]]:
         """What every model is fine-tuned with from every initialisation, recipes read, but for what the cells vary."""
         return {
-            f"{cell.model}, {cell.initialisation}": {
-                k: v for k, v in asdict(cell.settings).items() if k not in _OF_CELLS
-            }
-            for cell in self.cells()
+            cell.start: {k: v for k, v in asdict(cell.settings).items() if k not in _OF_CELLS} for cell in self.cells()
         }
 
 
@@ -150,13 +150,9 @@ def read_study(source: str | Path) -> StudyConfig:
     shipped = {item.name.removesuffix(".yaml"): item for item in files("probe.study").joinpath("configs").iterdir()}
     if not path.is_file() and str(source) not in shipped:
         raise unknown_choice("study", str(source), [*sorted(shipped), "a YAML file"])
-    text = path.read_text(encoding="utf-8") if path.is_file() else shipped[str(source)].read_text(encoding="utf-8")
-    try:
-        content = load_yaml(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"study {str(source)!r} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"study {str(source)!r} holds a {type(content).__name__}; accepted: an object")
+    content = read_mapping(
+        path if path.is_file() else shipped[str(source)], f"study {str(source)!r}", "keys and values"
+    )
     names = [item.name for item in fields(StudyConfig)]
     for name in content:
         if name not in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,8 @@ CONFIG, CELLS, INTERVENTIONS = "study.json", "cells", "interventions"
 # What a cell's folder holds of what was found.
 CHECKPOINT, SUMMARY, EXAMPLES = "ckpt/config.json", "evaluation/summary.json", "evaluation/examples.csv"
 SWEEP, JOINED, EFFECTS = "sweep/sweep.csv", "sweep/joined.csv", f"{INTERVENTIONS}/interventions.csv"
-ADDED = ("fractions", "seeds")  # of them a study may be given more later
+# Steps, and what of a cell each is behind.
+STEPS = {"evaluate": (SUMMARY,), "extract": ("run", SWEEP), "sweep": (SWEEP,), "intervene": (EFFECTS,)}
 
 
 def open_folder(out: Path, config: StudyConfig) -> None:
@@ -29,38 +31,48 @@ def open_folder(out: Path, config: StudyConfig) -> None:
 
 
 def verify_folder(out: Path, config: StudyConfig) -> dict[str, Any]:
-    """What the folder of a study will say of it: with fractions and seeds of cells that were begun there before, too.
+    """What the folder of a study will say of it: with fractions and seeds of cells that were evaluated before, too.
 
-    Raises BadInput for a folder of something else, and of another study, naming what differs with both values.
+    Raises BadInput for a folder of something else, and where a cell that was begun was made with other settings, or
+    went through a step with other options, naming what differs with both values.
     """
     path = out / CONFIG
     wanted = json.loads(json.dumps({**config.to_json(), "resolved": config.resolved()}))
     if path.exists():
         found = read_json_object(path)
-        _verify(out, wanted, found)
         begun = [cell for cell in read_folder(out).cells() if (out / CELLS / cell.name).is_dir()]
-        wanted["fractions"] = list(dict.fromkeys([*wanted["fractions"], *(cell.fraction for cell in begun)]))
-        wanted["seeds"] = list(dict.fromkeys([*wanted["seeds"], *(cell.seed for cell in begun)]))
+        _verify(out, wanted, found, begun)
+        kept = [cell for cell in begun if is_evaluated(out / CELLS / cell.name)]
+        wanted["fractions"] = list(dict.fromkeys([*wanted["fractions"], *(cell.fraction for cell in kept)]))
+        wanted["seeds"] = list(dict.fromkeys([*wanted["seeds"], *(cell.seed for cell in kept)]))
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"out {str(out)!r} holds something else than a study; accepted: a new folder, or a study's")
     return wanted
 
 
-def _verify(out: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
-    for name in (name for name in wanted if name not in (*ADDED, "resolved")):
-        if wanted[name] != found.get(name):
-            _refuse(out, name, found.get(name), wanted[name])
-    for cells, settings in wanted["resolved"].items():  # what a recipe that is read from a file says now
-        before = found.get("resolved", {}).get(cells, {})
-        for name in settings:
-            if settings[name] != before.get(name):
-                _refuse(out, f"{name} of {cells}", before.get(name), settings[name])
+def _verify(out: Path, wanted: dict[str, Any], found: dict[str, Any], begun: Sequence[Cell]) -> None:
+    for step, behind in STEPS.items():
+        made = ((out / CELLS / cell.name / file).exists() for cell in begun for file in behind)
+        if wanted[step] != found.get(step) and any(made):
+            _refuse(out, step, found.get(step), wanted[step])
+    for cells in dict.fromkeys(cell.start for cell in begun):
+        before, now = (study.get("resolved", {}).get(cells) for study in (found, wanted))
+        if before is None or now is None:
+            _refuse(out, "models", _names(found), _names(wanted))
+        for name in now:  # recipes read: what one in a file says now
+            if now[name] != before.get(name):
+                _refuse(out, f"{name} of {cells}", before.get(name), now[name])
+
+
+def _names(study: dict[str, Any]) -> list[str]:
+    """The models of a study with what each starts from."""
+    return sorted(study.get("resolved", {}))
 
 
 def _refuse(out: Path, name: str, found: Any, wanted: Any) -> NoReturn:
     raise BadInput(
         f"out {str(out)!r} holds a study with {name} {found!r}, not {wanted!r}; "
-        "accepted: the same study (fractions and seeds may be added), or another folder"
+        "accepted: what its cells were made with (more of them may be added), or another folder"
     )
 
 

@@ -13,10 +13,10 @@ from extract.from_checkpoint import extract_checkpoint
 from extract.reader import Run
 from extract.share import Share
 from grounding.benchmarks import open_benchmark
-from grounding.checkpoint import find_checkpoint
 from grounding.errors import BadInput, RunFailed
 from grounding.evaluate_checkpoint import evaluate_checkpoint
 from grounding.finetune.run import finetune
+from grounding.finetune.start import starting_model
 from grounding.finetune.trainer import DEFAULT_LOGGERS, Machine
 from probe.interventions.intervene import intervene
 from probe.study.config import Cell, StudyConfig
@@ -55,16 +55,19 @@ def run_study(
     time, by default as many as there is room for. minutes: after them nothing new is begun, and training stops after a
     step that is kept. failed: takes the reason of each cell that cannot go on, by name, and the others do; without it,
     the first such cell ends the study.
-    Raises BadInput for a folder of another study, naming what differs, and for a benchmark or a checkpoint to begin
-    with that cannot be opened.
+    Raises BadInput for a folder of another study, naming what differs, and for a benchmark or a model to begin with
+    that cannot be opened.
     """
     out, cells = Path(out), config.cells()
     if minutes is not None and not minutes >= 0:
         raise BadInput(f"minutes {minutes} cannot be; accepted: 0 or more")
-    Machine("cpu", 1, 1, workers, tuple(loggers))  # what cannot be is told before a cell begins
+    machine = Machine("auto" if engine == "ray" else device, 1, 1, workers, tuple(loggers))
     mine = [cells[place] for place in (share or Share()).of(len(cells))]
     left = [cell for cell in mine if not is_whole(out, cell, config)]
-    _check_sources(left, out, root)
+    _check_sources([cell for cell in left if not (out / CELLS / cell.name / CHECKPOINT).exists()], root)
+    if engine != "ray":  # whose nodes have devices of their own
+        for cell in left:
+            machine.check_precision(cell.settings.precision)
     open_folder(out, config)
     options: dict[str, Any] = {"root": None if root is None else str(root), "device": device}
     options |= {"workers": workers, "loggers": tuple(loggers)}
@@ -173,15 +176,18 @@ def _of_cell(progress: Progress | None, cell: Cell, number: int, count: int) -> 
     return lambda done, total, doing: progress(done, total, f"{number + 1}/{count} {cell.name}: {doing}")
 
 
-def _check_sources(cells: list[Cell], out: Path, root: Path | str | None) -> None:
-    """Raise BadInput for a benchmark that cannot be opened, or a checkpoint to train from that is not there."""
-    untrained = [cell for cell in cells if not (out / CELLS / cell.name / CHECKPOINT).exists()]
-    for init in dict.fromkeys(cell.settings.init for cell in untrained if cell.settings.init is not None):
-        find_checkpoint(init)
-    of = {repr((s.benchmark, s.root, s.benchmark_options)): s for s in (cell.settings for cell in cells)}
-    for settings in of.values():
+def _check_sources(cells: list[Cell], root: Path | str | None) -> None:
+    """Raise BadInput where what cells train on has no first example, or what they start from cannot be made."""
+    of_data, of_models = {}, {}
+    for settings in (cell.settings for cell in cells):
+        of_data[repr((settings.benchmark, settings.root, settings.benchmark_options, settings.train_split))] = settings
+        of_models[repr((settings.model, settings.size, settings.config, settings.init, settings.tokenizer))] = settings
+    for settings in of_data.values():
         place = settings.root if root is None else root
-        open_benchmark(settings.benchmark, place, settings.data_seed, **settings.benchmark_options)
+        source = open_benchmark(settings.benchmark, place, settings.data_seed, **settings.benchmark_options)
+        source.load(settings.train_split, 1, skip_bad=True)
+    for settings in of_models.values():
+        starting_model(settings)
 
 
 @contextmanager

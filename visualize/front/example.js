@@ -208,9 +208,10 @@ class ExampleView {
     const told = side.about.series.flatMap((series, place) => {
       const value = found.probes[place]?.[series.sites.indexOf(site)];
       if (value === undefined || value === null) return [];
-      return [`${series.probe} ${series.measure === "iou" ? `IoU ${number(value)}` : value >= 0.5 ? "finds it" : "does not find it"}`];
+      const iou = found.ious[place]?.[series.sites.indexOf(site)];
+      return [`${series.probe} ${value >= 0.5 ? "finds it" : "does not find it"}${iou === undefined || iou === null ? "" : ` (IoU ${number(iou)})`}`];
     });
-    return told.length ? `Probes at ${site}: ${told.join("; ")}.` : `No probe was asked about it at ${site}: it was in the part that probes learn from.`;
+    return told.length ? `Probes at ${site}: ${told.join("; ")}.` : `No probe was asked about it at ${site}: ${notAsked(this.record.runs[side.run])}.`;
   }
 
   key(event) {
@@ -242,10 +243,11 @@ const SEEN = {
 
 /** What lines, marks and colours mean. */
 function legend(app, record, runs) {
-  const heated = runs.some((run) => app.index.runs[run].heatmaps), point = Array.isArray(record.target);
+  const heated = runs.map((run) => app.index.runs[run].heatmaps), point = Array.isArray(record.target);
+  const dashed = heated.every(Boolean) ? "box round the model’s peak" : heated.some(Boolean) ? "the model’s box, or a box round its heatmap’s peak" : "the model’s box";
   const entry = (kind, words) => h("li", null, h("span", { class: `sample ${kind}`, "aria-hidden": "true" }), words);
   return h("ul", { class: "legend", "aria-label": "Legend" },
-    entry("solid", "true region"), entry("dashed", heated ? "box round the model’s peak" : "the model’s box"),
+    entry("solid", "true region"), entry("dashed", dashed),
     point && entry("ring", "target"), point && entry("cross", "the model’s answer"),
     entry("heat", "map: from its mean to its largest value"));
 }

@@ -6,8 +6,8 @@ function verdict(record, run) {
   if (correct === null) return "No task is answered here: only the phrases are looked at.";
   if (answer === null) return "Task wrong: there is no answer.";
   if (Array.isArray(record.target)) {
-    const away = Math.hypot(answer[0] - record.target[0], answer[1] - record.target[1]);
-    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${number(away)} image widths or heights from the target (○); ${worth(score)}.`;
+    const [across, down] = answer.map((place, axis) => Math.round(100 * Math.abs(place - record.target[axis])));
+    return `Task ${correct ? "right" : "wrong"}: the answer (✕) lies ${across} % of the width and ${down} % of the height from the target (○); ${worth(score)}.`;
   }
   if (correct) return `Task right: it chose ${candidate(answer)}, the target; ${worth(score)}.`;
   return `Task wrong: the target is ${candidate(record.target)}, it chose ${candidate(answer)}; ${worth(score)}.`;
@@ -51,7 +51,7 @@ function foundPhrases(about, record, run) {
 function explained(app, record, run, place) {
   const phrase = record.phrases[place], found = record.runs[run].phrases[place];
   if (!found) return ["This run leaves the phrase out: its words lie beyond the model’s token limit."];
-  const sentences = [...placed(app.index.runs[run], record, phrase, found), ...probed(app.index.runs[run], found)];
+  const sentences = [...placed(app.index.runs[run], record, phrase, found), ...probed(app.index.runs[run], record, run, place)];
   return sentences.length ? sentences : ["Nothing is known of where the model puts it."];
 }
 
@@ -63,7 +63,7 @@ function placed(run, record, phrase, found) {
       ? `The model puts it in the right image (${candidate(predicted.image)}).`
       : `The model puts it in ${candidate(predicted.image)}; it is in ${candidate(phrase.image)}.`);
   }
-  if (pointing !== null) sentences.push(`Its strongest point is ${pointing > 0 ? "inside" : "outside"} the true region.`);
+  if (pointing !== null) sentences.push(`${run.heatmaps ? "Its strongest point" : "The middle of its box"} is ${pointing > 0 ? "inside" : "outside"} the true region.`);
   if (iou !== null) sentences.push(`Overlap ${run.heatmaps ? "of its whole heatmap " : ""}with the truth (IoU) ${number(iou)}${iou >= 0.5 ? "" : ", below 0.5"}.`);
   return sentences;
 }
@@ -72,7 +72,10 @@ function placed(run, record, phrase, found) {
  * At how many layers each probe finds the phrase, and at how many of them none of its controls does: these know no phrase, or
  * not what goes with what, so that only the others tell of the model.
  */
-function probed(run, found) {
+function probed(run, record, number, phrase) {
+  const found = record.runs[number].phrases[phrase], many = record.images.length > 1;
+  const elsewhere = many && found.predicted && found.predicted.image !== record.phrases[phrase].image;
+  const seen = record.runs[number].part === "validation" ? " The probe was tuned with this image." : "";
   return run.series.flatMap((series, place) => {
     const values = found.probes[place];
     if (!values || CONTROLS.includes(series.probe)) return [];
@@ -81,14 +84,15 @@ function probed(run, found) {
       .filter(([other, theirs]) => theirs && other.question === series.question && CONTROLS.includes(other.probe));
     const alone = right.filter((site) => !controls.some(([other, theirs]) => theirs[other.sites.indexOf(site)] >= 0.5));
     const last = right.length && right.length < known.length ? `, last at ${right[right.length - 1]}` : "";
-    let told = `The ${series.probe} probe (${series.question}) finds it at ${right.length} of ${known.length} layers${last}`;
+    const within = many && series.question === "alignment"; // its candidates lie in the phrase's image alone
+    let told = `The ${series.probe} probe (${series.question}${within ? ", among regions of its own image" : ""}) finds it at ${right.length} of ${known.length} layers${last}`;
     if (right.length && controls.length) {
       const names = controls.map(([other]) => other.probe).join(", ");
       told += alone.length === right.length ? `, where no control (${names}) does` : alone.length
         ? `; at ${right.length - alone.length} of them a control (${names}) does too` : `; so does a control (${names}) at each of them: it tells nothing of the model`;
     }
-    const hidden = alone.length > known.length / 2 && shows(run, found) === false;
-    return [hidden ? `${told}: it can be read inside, though the model does not show it.` : `${told}.`];
+    const hidden = alone.length > known.length / 2 && shows(run, found) === false && !(within && elsewhere);
+    return [`${told}${hidden ? ": it can be read inside, though the model does not show it" : ""}.${seen}`];
   });
 }
 
@@ -120,7 +124,7 @@ function factsOf(app, record, run, marks, onlayer) {
     }
     refill(words, h("p", { class: "chosen" }, h("bdi", null, `“${record.phrases[phrase].text}”`)),
       h("ul", null, explained(app, record, run, phrase).map((sentence) => h("li", null, sentence))));
-    refill(layers, probeLayers(about, found.phrases[phrase], layer, onlayer));
+    refill(layers, probeLayers(about, found, found.phrases[phrase], layer, onlayer));
     if (focused) layers.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
   }
   return { element, show };
@@ -139,15 +143,20 @@ function factRow(app, record, run, place, marks) {
     h("td", { class: level ? "level" : null, style: level }, found ? number(found.iou) : "left out"), h("td", null, points), record.images.length > 1 && h("td", null, where));
 }
 
+/** Why no probe was asked about a phrase. */
+function notAsked({ part }) {
+  return part === "train" || part === null ? "it was in the part that probes learn from" : "it is annotated with no region, or with all of them";
+}
+
 /** What probes find of a phrase, a cell a layer; a click goes to that layer. */
-function probeLayers(run, found, layer, onlayer) {
+function probeLayers(run, about, found, layer, onlayer) {
   if (!run.series.length) return null;
-  const asked = run.series.map((series, place) => [series, found?.probes[place]]).filter(([, values]) => values);
-  if (!asked.length) return h("p", { class: "note" }, "No probe was asked about this phrase: it was in the part that probes learn from.");
+  const asked = run.series.map((series, place) => [series, found?.probes[place], place]).filter(([, values]) => values);
+  if (!asked.length) return h("p", { class: "note" }, `No probe was asked about this phrase: ${notAsked(about)}.`);
   const sites = layersOf(run, "probe");
-  const rows = asked.map(([series, values]) => h("tr", { class: CONTROLS.includes(series.probe) ? "control" : null },
+  const rows = asked.map(([series, values, place]) => h("tr", { class: CONTROLS.includes(series.probe) ? "control" : null },
     h("th", { scope: "row" }, run.series.some((other) => other.question !== series.question) ? `${series.probe}, ${series.question}` : series.probe),
-    sites.map((site) => probeCell(series, values[series.sites.indexOf(site)], site, site === layer))));
+    sites.map((site) => probeCell(series, values[series.sites.indexOf(site)], found.ious[place]?.[series.sites.indexOf(site)], site, site === layer))));
   const numbers = sites.map((site, place) => h("th", { scope: "col", class: site === layer ? "current" : null },
     h("button", { type: "button", "data-key": `layer ${site}`, title: site, "aria-label": `Layer ${site}`, onclick: () => onlayer(site) }, place)));
   return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Probes by layer" },
@@ -156,11 +165,13 @@ function probeLayers(run, found, layer, onlayer) {
       h("thead", null, h("tr", null, h("td", null), numbers)), h("tbody", null, rows)));
 }
 
-function probeCell(series, value, site, current) {
-  const known = value !== null && value !== undefined;
-  const words = !known ? "not asked" : series.measure === "iou" ? `IoU ${number(value)}` : value >= 0.5 ? "found" : value > 0 ? `not found (${number(value)})` : "not found";
+/** A cell of a probe at a layer. value: whether it finds the phrase; iou: of what it finds, where that is known, which is then drawn. */
+function probeCell(series, value, iou, site, current) {
+  const known = value !== null && value !== undefined, level = iou ?? value;
+  const found = value >= 0.5 ? "found" : value > 0 && iou === undefined ? `not found (${number(value)})` : "not found";
+  const words = !known ? "not asked" : iou === undefined || iou === null ? found : `${found}, IoU ${number(iou)}`;
   return h("td", {
     class: `cell${current ? " current" : ""}${known ? "" : " unknown"}`, title: `${series.probe} at ${site}: ${words}`,
-    style: known ? { "--level": `${Math.round(100 * value)}%` } : null,
+    style: known ? { "--level": `${Math.round(100 * level)}%` } : null,
   }, h("span", { class: "unseen" }, words));
 }

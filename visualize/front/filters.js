@@ -84,7 +84,7 @@ function chosen(index, params) {
   const type = index.types.indexOf(params.type), words = (params.q || "").toLocaleLowerCase().trim();
   const tests = []; // of an address typed by hand, what is none of the choices is passed over
   if (words) tests.push((i) => index.searched[i].includes(words));
-  if (params.quadrant in QUADRANTS || ["right", "wrong"].includes(params.quadrant)) tests.push((i) => matches(params.quadrant, index, run, i));
+  if (Object.hasOwn(QUADRANTS, params.quadrant ?? "") || ["right", "wrong"].includes(params.quadrant)) tests.push((i) => matches(params.quadrant, index, run, i));
   if (CHANGES.includes(params.change)) tests.push((i) => changeOf(index, i) === params.change);
   if (params.type && type >= 0) tests.push((i) => table.types[i].includes(type));
   for (const [text, values] of [

@@ -68,6 +68,12 @@ class LiveReport:
             found["sink-filtered"] = found["attention"]
         return {name: tuple(sites) for name, sites in found.items()}
 
+    def heads(self, map: str | None = None) -> tuple[int, ...]:
+        """The heads of a map by their numbers, at any site of any run; of all maps unless one is named."""
+        name = "attention" if map == "sink-filtered" else map
+        views = [view for run in self._index["runs"] for view in run["views"] if name in (None, view["view"])]
+        return tuple(sorted({head for view in views for _, head in view["units"] if head is not None}))
+
     def chunk(self, name: str) -> Any:
         """The chunk that a written report has in the file of that name. Raises KeyError where there is none."""
         if name == "index":

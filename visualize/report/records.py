@@ -23,19 +23,19 @@ PREDICTED = tuple(f"predicted_{corner}" for corner in ("x1", "y1", "x2", "y2"))
 class Series:
     """What one probe found of phrases, layer by layer.
 
-    measure: ``correct`` (share of right choices, 0 to 1) or ``iou``. found: phrase row -> value at each of ``sites``
-    (NaN where it was not asked).
+    found: phrase row -> whether it was found, 0 to 1, at each of ``sites`` (NaN where it was not asked). ious: the same
+    of the IoU of what was found, empty where the question has none.
     """
 
     question: str
     probe: str
-    measure: str
     sites: tuple[str, ...]
     found: Mapping[int, np.ndarray]
+    ious: Mapping[int, np.ndarray]
 
     def record(self) -> dict[str, Any]:
         """The series without its values."""
-        return {"question": self.question, "probe": self.probe, "measure": self.measure, "sites": list(self.sites)}
+        return {"question": self.question, "probe": self.probe, "sites": list(self.sites)}
 
 
 def series_of(items: pd.DataFrame | None) -> list[Series]:
@@ -45,12 +45,15 @@ def series_of(items: pd.DataFrame | None) -> list[Series]:
     items = items[(items["phrase"] >= 0) & (items["seed"] == items["seed"].min())]
     made = []
     for (question, probe), mine in items.groupby(["question", "probe"], sort=False):
-        measure = "iou" if mine["iou"].notna().any() else "correct"
         sites = list(dict.fromkeys(mine["site"]))
-        wide = mine.pivot_table(index="phrase", columns="site", values=measure, sort=False)[sites]
-        found = dict(zip(wide.index.to_numpy(), wide.to_numpy(np.float32), strict=True))
-        made.append(Series(str(question), str(probe), measure, tuple(sites), found))
+        found, ious = ({} if mine[name].isna().all() else _by_phrase(mine, name, sites) for name in ("correct", "iou"))
+        made.append(Series(str(question), str(probe), tuple(sites), found, ious))
     return made
+
+
+def _by_phrase(items: pd.DataFrame, values: str, sites: list[str]) -> dict[int, np.ndarray]:
+    wide = items.pivot_table(index="phrase", columns="site", values=values, sort=False).reindex(columns=sites)
+    return dict(zip(wide.index.to_numpy(), wide.to_numpy(np.float32), strict=True))
 
 
 def example_record(
@@ -139,19 +142,21 @@ def _polygons(phrase: Phrase) -> list[list[list[float]]]:
 
 
 def _found(subject: Subject, row: int, series: Sequence[Series]) -> dict[str, Any]:
-    """Where a run puts a phrase, and what its probes find. ``probes``: number of the series -> values."""
+    """Where a run puts a phrase, and what its probes find. ``probes``, ``ious``: number of the series -> values."""
     table = subject.columns["phrases"]
     box = [rounded(table[name][row]) for name in PREDICTED] if PREDICTED[0] in table else [None]
     index = int(table["predicted_image_index"][row]) if "predicted_image_index" in table else -1
     predicted = {"image": index, "box": box} if index >= 0 and None not in box else None
-    probes = {
-        number: [rounded(value, 3) for value in one.found[row]] for number, one in enumerate(series) if row in one.found
-    }
+    probes, ious = (
+        {number: [rounded(value, 3) for value in held[row]] for number, held in enumerate(of) if row in held}
+        for of in ([one.found for one in series], [one.ious for one in series])
+    )
     return {
         "iou": rounded(table["iou"][row]),
         "pointing": rounded(table["pointing"][row]),
         "predicted": predicted,
         "probes": probes,
+        "ious": ious,
     }
 
 
