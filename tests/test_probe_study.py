@@ -313,19 +313,22 @@ def test_a_cell_that_another_process_ends_meanwhile_is_in_the_tables(done, tmp_p
 
 def test_an_option_of_the_benchmark_goes_to_every_cell_over_those_of_the_recipe(tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: seen.append(cell.settings))
+    monkeypatch.setattr(run_module, "run_cell", lambda cell, *args, **options: seen.append(cell))
     monkeypatch.setattr(run_module, "starting_model", lambda settings: None)  # its tokenizers are on the hub
+    monkeypatch.setattr(run_module.Machine, "check_precision", lambda machine, precision: None)  # it is for GPUs
     root = write_kilogram(tmp_path / "kilogram")
     given = ("--root", root, "--option", "candidates=4", "--option", "colour_order=random")
     code, _, err = run(monkeypatch, capsys, "study", "kilogram", "--out", tmp_path / "out", "--device", "cpu", *given)
     assert (code, err) == (0, "")
     assert len(seen) == 30
-    assert all(settings.benchmark_options == {"colour_order": "random", "candidates": 4} for settings in seen)
+    assert all(cell.settings.benchmark_options == {"colour_order": "random", "candidates": 4} for cell in seen)
+    (tmp_path / "out" / "cells" / seen[0].name).mkdir(parents=True)
     code, _, err = run(
         monkeypatch, capsys, "study", "kilogram", "--out", tmp_path / "out", "--device", "cpu", "--root", root
     )
     assert code == 2
-    assert "holds a study with settings {'benchmark_options'" in err
+    options = "{'colour_order': 'random', 'candidates': 4}"
+    assert f"holds a study with benchmark_options of {seen[0].start} {options}" in err
 
 
 def test_processes_share_the_cells(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def loading(tokenizer: str | None, weights: str | None, config: Sequence[str] | 
 
 def parse_list(texts: Sequence[str] | None) -> list[str] | None:
     """The items of an option that may come several times, each a comma-separated list; None where it is not given."""
-    return None if texts is None else [item.strip() for text in texts for item in text.split(",")]
+    return [item.strip() for text in texts for item in text.split(",")] if texts else None
 
 
 @contextmanager
