@@ -64,9 +64,10 @@ def run_study(
     machine = Machine("auto" if engine == "ray" else device, 1, 1, workers, tuple(loggers))
     mine = [cells[place] for place in (share or Share()).of(len(cells))]
     left = [cell for cell in mine if not is_whole(out, cell, config)]
-    _check_sources([cell for cell in left if not (out / CELLS / cell.name / CHECKPOINT).exists()], root)
+    untrained = [cell for cell in left if not (out / CELLS / cell.name / CHECKPOINT).exists()]
+    _check_sources(untrained, root)
     if engine != "ray":  # whose nodes have devices of their own
-        for cell in left:
+        for cell in untrained:
             machine.check_precision(cell.settings.precision)
     open_folder(out, config)
     options: dict[str, Any] = {"root": None if root is None else str(root), "device": device}
