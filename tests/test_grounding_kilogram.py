@@ -287,7 +287,7 @@ def test_any_size_is_rendered(size):
 def test_the_size_defaults_to_the_benchmarks(root):
     assert Tangram(SQUARE, (RED,), size=40).render().shape == (40, 40, 3)
     assert KiloGram(root, image_size=32).load("dev", limit=1)[0].images[0].render().shape == (32, 32, 3)
-    with pytest.raises(BadInput, match="image size 0"):
+    with pytest.raises(BadInput, match="size 0 is too small"):
         Tangram(SQUARE, (RED,)).render(0)
 
 

@@ -39,8 +39,9 @@ def test_the_help_of_sweep_has_every_control(monkeypatch, capsys):
     assert all(name in out for name in (*CONTROLS, "all", "none"))
 
 
-def test_blanks_in_lists_do_not_matter():
-    assert parse_list("phrase, region ,tokens") == ["phrase", "region", "tokens"]
+def test_lists_may_come_in_parts_and_blanks_in_them_do_not_matter():
+    assert parse_list(["phrase, region ", "tokens"]) == ["phrase", "region", "tokens"]
+    assert parse_list([]) is parse_list(None) is None
 
 
 def strict_json(text: str) -> Any:
