@@ -85,12 +85,9 @@ def evaluate_checkpoint(
     examples = source.load(split, limit, skip_bad)
     source.require(examples, split)
     skipped = tuple(source.skipped)
-    images = image_hash(examples)
-    about = {
-        **{"checkpoint": str(ckpt), "content": checkpoint.content},
-        **_told(source, split, limit, metrics, {} if images is None else {"images": images}),
-        **{"threshold": threshold, "tune_split": tune_split},
-    }
+    told = _told(source, split, limit, metrics, image_hash(examples))
+    about = {"checkpoint": str(ckpt), "content": checkpoint.content, **told}
+    about |= {"threshold": threshold, "tune_split": tune_split}
     check_evaluation_out(out, about)
     level = threshold if threshold is not None else stored_threshold(checkpoint.info)
     if tune_split is not None:
@@ -220,15 +217,13 @@ def _compared(
     return found
 
 
-def _told(
-    source: Benchmark, split: str, limit: int | None, metrics: str, images: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def _told(source: Benchmark, split: str, limit: int | None, metrics: str, images: str | None = None) -> dict[str, Any]:
     """What was evaluated on and by which metrics, JSON values only: enough to find it again.
 
-    images: what tells the images that were read, none where none were.
+    images: hash of those that were read, None where none were.
     """
     root = None if source.root is None else str(source.root)
-    identity = {**source.identity(), **(images or {})}
+    identity = {**source.identity(), **({} if images is None else {"images": images})}
     return {
         "benchmark": source.name,
         "split": split,

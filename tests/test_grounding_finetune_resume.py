@@ -42,6 +42,18 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, mo
     assert sorted(set(steps)) == [1, 3, 5, 6]  # nothing that was logged before the interruption is lost
 
 
+def test_the_seconds_of_a_run_are_those_of_all_its_sittings(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(ConnectionError):
+            tuned(tmp_path / "out")
+    last = tmp_path / "out" / "states" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    state["callbacks"]["Timer"]["time_elapsed"]["train"] = 1000.0
+    torch.save(state, last)
+    assert 1000 <= load_checkpoint(tuned(tmp_path / "out")).info["training"]["seconds"] < 1500
+
+
 @pytest.mark.filterwarnings("error:The dirpath has changed")
 def test_a_run_whose_folder_was_moved_still_knows_its_best(tmp_path, monkeypatch):
     """The first look at dev, before the move, is the best; the looks after it are worse."""

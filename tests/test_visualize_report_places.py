@@ -55,6 +55,8 @@ def test_a_layer_of_the_table_is_that_of_its_own_model_beside_one_with_fewer(tmp
     for name in other.site_names:
         seen.page.get_by_role("button", name=f"Layer {name}", exact=True).click()
         seen.page.wait_for_selector(f".side >> nth=1 >> .map-words:has-text('at {name}')")
+        marked = seen.page.locator(".side").nth(1).locator(".probe-layers .current button")
+        assert marked.get_attribute("title") == name
 
 
 def test_where_there_is_no_map_of_a_probe_its_answers_are_told(tmp_path, look):
@@ -83,13 +85,19 @@ def test_the_filter_of_the_run_keeps_the_focus_and_the_other_filters(two, look):
     assert set(seen.ids()).isdisjoint(before)  # the runs are right about other examples
 
 
-def test_on_the_way_back_the_card_that_was_open_has_the_focus(two, look):
-    seen = look(two[0])
+def open_later_card(seen, number: int) -> list[str]:
+    """Open the card of that number after the first ones of the gallery; the ids of all that it shows."""
     seen.go("/gallery")
     seen.page.get_by_role("button", name="Later").first.click()
     ids = seen.ids()
-    seen.page.locator(".card").nth(20).click()
+    seen.page.locator(".card").nth(number).click()
     seen.page.wait_for_selector(".example h1")
+    return ids
+
+
+def test_on_the_way_back_the_card_that_was_open_has_the_focus(two, look):
+    seen = look(two[0])
+    ids = open_later_card(seen, 20)
     seen.page.go_back()
     until(seen.page, f"document.activeElement.dataset.example === '{ids[20]}'")
     box = seen.page.locator(".card").nth(20).bounding_box()
@@ -100,11 +108,7 @@ def test_on_the_way_back_the_card_that_was_open_has_the_focus(two, look):
 
 def test_on_the_way_back_from_the_next_example_its_card_is_in_sight(two, look):
     seen = look(two[0])
-    seen.go("/gallery")
-    seen.page.get_by_role("button", name="Later").first.click()
-    ids = seen.ids()
-    seen.page.locator(".card").nth(20).click()
-    seen.page.wait_for_selector(".example h1")
+    ids = open_later_card(seen, 20)
     seen.page.get_by_role("link", name="Next").click()
     until(seen.page, f"document.querySelector('.example h1')?.textContent === '{ids[21]}'")
     seen.page.go_back()

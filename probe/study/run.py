@@ -179,15 +179,10 @@ def _of_cell(progress: Progress | None, cell: Cell, number: int, count: int) -> 
 
 def _check_sources(cells: list[Cell], root: Path | str | None) -> None:
     """Raise BadInput where what cells train on has no first example, or what they start from cannot be made."""
-    of_data, of_models = {}, {}
-    for settings in (cell.settings for cell in cells):
-        of_data[repr((settings.benchmark, settings.root, settings.benchmark_options, settings.train_split))] = settings
-        of_models[repr((settings.model, settings.size, settings.config, settings.init, settings.tokenizer))] = settings
-    for settings in of_data.values():
+    for settings in {cell.start: cell.settings for cell in cells}.values():
         place = settings.root if root is None else root
         source = open_benchmark(settings.benchmark, place, settings.data_seed, **settings.benchmark_options)
         source.load(settings.train_split, 1, skip_bad=True)
-    for settings in of_models.values():
         starting_model(settings)
 
 
